@@ -1,0 +1,88 @@
+"""Packaging: the package, with configs/ and tools/ inside it as `.mim`.
+
+Neither torch nor mmcv is imported here, and neither mmcv nor the rest of the
+OpenMMLab stack is a hard requirement: pip would build mmcv from source without
+its compiled ops and nobody would notice until much later. `tools/setup_env.sh`
+installs the stack and checks it; `pip install .[mim]` asks pip for it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = 'memvit_mm'
+VERSION = '0.1.0'
+# What is copied, and what makes sense in a checkout only.
+MIM_FOLDERS = {'configs': ('.py', '.md', '.yml'), 'tools': ('.py', '.sh')}
+CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'run_tests.sh')
+
+
+class BuildWithMim(build_py):
+    """`build_py` that adds `.mim/configs` and `.mim/tools`, as MMAction2 has them.
+
+    A normal build copies them into the build folder, never into the checkout. An
+    editable install links them instead, so that edits count at once.
+    """
+
+    def run(self):
+        if not self.editable_mode:
+            # pip builds in the checkout: a file deleted since the last build would
+            # otherwise be packed again.
+            shutil.rmtree(Path(self.build_lib) / PACKAGE, ignore_errors=True)
+        super().run()
+        for folder, suffixes in MIM_FOLDERS.items():
+            if (ROOT / folder).is_dir():
+                if self.editable_mode:
+                    self.link(folder)
+                else:
+                    self.copy(folder, suffixes)
+
+    def link(self, folder):
+        link = ROOT / PACKAGE / '.mim' / folder
+        link.parent.mkdir(exist_ok=True)
+        if link.is_symlink():
+            link.unlink()
+        if not link.exists():
+            link.symlink_to(os.path.join('..', '..', folder), target_is_directory=True)
+
+    def copy(self, folder, suffixes):
+        target = Path(self.build_lib) / PACKAGE / '.mim'
+        for source in sorted((ROOT / folder).rglob('*')):
+            wanted = source.suffix in suffixes and source.name not in CHECKOUT_ONLY
+            if wanted and '__pycache__' not in source.parts:
+                copy = target / source.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, copy)
+
+
+def long_description():
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+setup(
+    name=PACKAGE,
+    version=VERSION,
+    description='Memory-augmented video transformers (MeMViT) for MMAction2',
+    long_description=long_description(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    python_requires='>=3.9',
+    install_requires=['numpy', 'torch>=2.1'],
+    extras_require={
+        'mim': [
+            'mmengine>=0.10.3,<1.0.0',
+            'mmcv>=2.0.0,<2.2.0',
+            'mmdet>=3.1.0,<3.4.0',
+            'mmaction2>=1.2.0,<1.3.0',
+        ],
+        'tests': ['pytest'],
+    },
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)
