@@ -1,0 +1,287 @@
+"""What MMAction2 1.2.0 and mmengine 0.10 need to run on today's torch and numpy.
+
+``import memvit_mm`` calls :func:`apply` before anything imports ``mmaction.models``.
+Each fix looks whether it is needed, changes one thing, and names the issue upstream;
+:func:`applied` tells which ones were.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+_applied: list = []
+
+
+class Fix(NamedTuple):
+    """One thing to repair: ``needed()`` looks, ``repair()`` does it."""
+
+    name: str
+    needed: Callable[[], bool]
+    repair: Callable[[], None]
+
+
+def apply() -> None:
+    """Apply every fix that is needed here and has not been applied yet.
+
+    Raises:
+        ImportError: If a part of the OpenMMLab stack is missing; the message says
+            how to install it.
+    """
+    check_stack()
+    for fix in FIXES:
+        if fix.name not in _applied and fix.needed():
+            fix.repair()
+            _applied.append(fix.name)
+            logger.debug('Applied the fix %r (memvit_mm.compat).', fix.name)
+
+
+def applied() -> tuple:
+    """Names of the fixes that were needed here, in the order of application."""
+    return tuple(_applied)
+
+
+def check_stack() -> None:
+    """Say what is missing before some import fails in the middle of MMAction2."""
+    setup = 'run `bash tools/setup_env.sh` in a checkout of memvit_mm'
+    for package in ('mmengine', 'mmcv', 'mmdet', 'mmaction'):
+        if importlib.util.find_spec(package) is None:
+            pip_name = 'mmaction2' if package == 'mmaction' else package
+            raise ImportError(
+                f'memvit_mm needs {pip_name}, which is not installed: {setup}, or '
+                'install the OpenMMLab stack yourself.'
+            )
+    if importlib.util.find_spec('mmcv._ext') is None:
+        raise ImportError(
+            'mmcv is installed without its compiled ops, which mmdet and MMAction2 '
+            f'need: {setup}, or `pip uninstall mmcv` and `MMCV_WITH_OPS=1 pip install '
+            '--no-build-isolation mmcv==2.1.0` with torch installed before.'
+        )
+
+
+# --- mmengine without pkg_resources ------------------------------------------------
+
+
+def needs_pkg_resources() -> bool:
+    """Whether setuptools no longer has the module that mmengine imports (82+)."""
+    return importlib.util.find_spec('pkg_resources') is None
+
+
+def replace_pkg_resources() -> None:
+    """Look packages up by ``importlib.metadata``; open-mmlab/mmengine#1676.
+
+    mmengine needs this for ``mmaction::...`` in a config's ``_base_``.
+    """
+    import mmengine.config.config
+    import mmengine.hub.hub
+    import mmengine.utils.package_utils
+
+    for module in (
+        mmengine.utils.package_utils,
+        mmengine.utils,
+        mmengine.config.config,
+        mmengine.hub.hub,
+    ):
+        for function in (is_installed, get_installed_path):
+            if hasattr(module, function.__name__):
+                setattr(module, function.__name__, function)
+
+
+def is_installed(package: str) -> bool:
+    """As ``mmengine.utils.is_installed``."""
+    try:
+        importlib.metadata.distribution(package)
+        return True
+    except importlib.metadata.PackageNotFoundError:
+        spec = importlib.util.find_spec(package)
+        return spec is not None and spec.origin is not None
+
+
+def get_installed_path(package: str) -> str:
+    """As ``mmengine.utils.get_installed_path``: the folder of a package's module."""
+    modules = [package]
+    try:
+        top_level = importlib.metadata.distribution(package).read_text('top_level.txt')
+        modules += (top_level or '').split()[:1]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None:
+            return os.path.dirname(spec.origin)
+    raise importlib.metadata.PackageNotFoundError(package)
+
+
+# --- MMAction2's undeclared importlib_metadata -------------------------------------
+
+
+def needs_importlib_metadata() -> bool:
+    """Whether the backport that ``mmaction.utils.dependency`` imports is missing."""
+    return importlib.util.find_spec('importlib_metadata') is None
+
+
+def lend_importlib_metadata() -> None:
+    """Import that one module with Python's own.
+
+    Not reported upstream: MMAction2 1.2.0 does not declare what it imports there.
+    """
+    sys.modules['importlib_metadata'] = importlib.metadata
+    try:
+        importlib.import_module('mmaction.utils.dependency')
+    finally:
+        del sys.modules['importlib_metadata']
+
+
+# --- MMAction2's missing folder ----------------------------------------------------
+
+
+def needs_drn() -> bool:
+    """Whether the wheel lacks ``mmaction/models/localizers/drn`` (1.2.0 does)."""
+    mmaction = importlib.util.find_spec('mmaction')
+    localizers = Path(mmaction.origin).parent / 'models' / 'localizers'
+    return not (localizers / 'drn').is_dir()
+
+
+def add_drn() -> None:
+    """Let ``mmaction.models`` import DRN; open-mmlab/mmaction2#2714.
+
+    The model itself is not in the wheel: building it says so.
+    """
+    from mmaction.registry import MODELS
+
+    name = 'mmaction.models.localizers.drn'
+    package, module = types.ModuleType(name), types.ModuleType(f'{name}.drn')
+    package.__path__ = []
+    package.drn, module.DRN = module, DRN
+    sys.modules[package.__name__] = package
+    sys.modules[module.__name__] = module
+    MODELS.register_module(name='DRN', module=DRN, force=True)
+
+
+class DRN:
+    """Stands where MMAction2's localizer of this name should be."""
+
+    def __init__(self, *args, **kwargs):
+        raise ImportError(
+            "DRN is missing from mmaction2 1.2.0's wheel (open-mmlab/mmaction2#2714): "
+            'install MMAction2 from its source to use this model.'
+        )
+
+
+# --- names that numpy 2 removed ----------------------------------------------------
+
+NUMPY_NAMES = {'NAN': np.nan, 'Inf': np.inf, 'in1d': np.isin}
+NUMPY_USERS = (
+    'mmaction.evaluation.functional.ava_evaluation.metrics',
+    'mmaction.evaluation.metrics.multimodal_metric',
+    'mmaction.datasets.transforms.pose_transforms',
+    'mmaction.utils.misc',
+)
+
+
+def needs_numpy_names() -> bool:
+    """Whether numpy lacks a name that MMAction2 uses (2.0 and later)."""
+    return not all(name in vars(np) for name in NUMPY_NAMES)
+
+
+def lend_numpy_names() -> None:
+    """Give them to the modules that use them, not to numpy.
+
+    Not reported upstream: MMAction2 1.2.0 is older than numpy 2 (whose migration guide
+    lists the names). Without ``np.NAN``, ``AVAMetric`` fails on the first class that
+    has no box.
+    """
+    for name in NUMPY_USERS:
+        importlib.import_module(name).np = NumpyWithOldNames()
+
+
+class NumpyWithOldNames(types.ModuleType):
+    """``numpy`` for one module, with the names in ``NUMPY_NAMES`` as well."""
+
+    def __init__(self):
+        super().__init__('numpy')
+
+    def __getattr__(self, name):
+        if name in NUMPY_NAMES:
+            return NUMPY_NAMES[name]
+        return getattr(np, name)
+
+
+# --- mmengine's checkpoints --------------------------------------------------------
+
+
+def needs_safe_load() -> bool:
+    """Whether mmengine's loader is still its own.
+
+    This is needed on every torch: before 2.6 it unpickles whatever it is given, since
+    2.6 it cannot resume from its own checkpoints.
+    """
+    from . import safe_load
+
+    return not safe_load.is_installed()
+
+
+def install_safe_load() -> None:
+    """See :mod:`memvit_mm.safe_load`; open-mmlab/mmengine#1655."""
+    from . import safe_load
+
+    safe_load.install()
+
+
+# --- memvit_mm::some_config.py -----------------------------------------------------
+
+
+def needs_config_scope() -> bool:
+    """Whether mmengine does not know ``memvit_mm::``; its packages are a fixed list."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    return 'memvit_mm' not in MODULE2PACKAGE
+
+
+def add_config_scope() -> None:
+    """Let ``_base_`` and ``mmengine.hub.get_config`` take ``memvit_mm::NAME.py``.
+
+    No issue upstream: mmengine keeps the list of packages to itself. The scope that
+    goes with ``package::`` is left out, since our components are in MMAction2's
+    registries.
+    """
+    import mmengine.hub
+    from mmengine.config import Config
+
+    from .paths import get_config_path
+
+    prefix = 'memvit_mm::'
+    get_cfg_path = Config._get_cfg_path
+    get_config = mmengine.hub.get_config
+
+    def get_cfg_path_or_ours(cfg_path, filename):
+        if cfg_path.startswith(prefix):
+            return get_config_path(cfg_path[len(prefix) :]), None
+        return get_cfg_path(cfg_path, filename)
+
+    def get_config_or_ours(cfg_path, pretrained=False):
+        if cfg_path.startswith(prefix):
+            return Config.fromfile(get_config_path(cfg_path[len(prefix) :]))
+        return get_config(cfg_path, pretrained)
+
+    Config._get_cfg_path = staticmethod(get_cfg_path_or_ours)
+    mmengine.hub.get_config = get_config_or_ours
+    mmengine.hub.hub.get_config = get_config_or_ours
+
+
+FIXES = (
+    Fix('pkg_resources', needs_pkg_resources, replace_pkg_resources),
+    Fix('importlib_metadata', needs_importlib_metadata, lend_importlib_metadata),
+    Fix('drn', needs_drn, add_drn),
+    Fix('numpy_names', needs_numpy_names, lend_numpy_names),
+    Fix('safe_load', needs_safe_load, install_safe_load),
+    Fix('config_scope', needs_config_scope, add_config_scope),
+)
