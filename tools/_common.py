@@ -1,0 +1,145 @@
+"""What train.py and test.py share: options, one-sentence errors, gloo on CPU."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from pathlib import Path
+
+# What users can cause by their configs, options and files.
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    KeyError,
+    ImportError,
+    SyntaxError,
+)
+
+
+def run(main) -> None:
+    """Call ``main``; end with one sentence and exit code 1 on a user's mistake.
+
+    ``MEMVIT_DEBUG=1`` shows the traceback.
+    """
+    try:
+        import_package()
+        main()
+    except USER_ERRORS as error:
+        if os.environ.get('MEMVIT_DEBUG', '0') != '0':
+            raise
+        print(f'Error: {sentence(error)}', file=sys.stderr)
+        print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)
+        sys.exit(1)
+
+
+def import_package() -> None:
+    """Import memvit_mm first, before anything imports ``mmaction.models``.
+
+    In a checkout whose environment has no memvit_mm installed, take the checkout's.
+    """
+    if importlib.util.find_spec('memvit_mm') is None:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    importlib.import_module('memvit_mm')
+
+
+def sentence(error: BaseException) -> str:
+    """The message of an error, with its kind where the message alone says little."""
+    if isinstance(error, KeyError):
+        text = str(error.args[0]) if error.args else ''
+        # A bare KeyError is a key; mmengine's registries raise whole sentences.
+        return text if ' ' in text else f'the key {text!r} is missing{_where(error)}.'
+    if isinstance(error, SyntaxError):
+        return f'{error.filename}, line {error.lineno}: {error.msg}.'
+    return str(error) or f'{type(error).__name__}{_where(error)}.'
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+
+
+def add_common_arguments(parser) -> None:
+    """Options that MMAction2's train.py and test.py have in common."""
+    from mmengine.config import DictAction
+
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config; nested keys are joined by dots, lists '
+        'are written key="[a,b]" or key=a,b, without blanks',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started the processes of a distributed run',
+    )
+    # torch.distributed.launch of old passes this one.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args):
+    """The config with ``--launcher``, ``--cfg-options`` and ``--work-dir`` merged in.
+
+    The work directory is, in this order: the option, the config's, and
+    ``work_dirs/CONFIG_NAME``.
+    """
+    from mmengine.config import Config
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not os.path.isfile(args.config):
+        raise FileNotFoundError(f'There is no config file {args.config}.')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    return cfg
+
+
+def require_checkpoint(path: str) -> None:
+    """Refuse a local checkpoint that does not exist; addresses are left alone."""
+    if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        raise FileNotFoundError(f'There is no checkpoint file {path}.')
+
+
+def build_runner(cfg):
+    """The runner of a config, over gloo where there is no GPU."""
+    from mmaction.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    use_cpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def use_cpu(cfg) -> None:
+    """Let a distributed run work without CUDA.
+
+    mmengine assumes a GPU per process in two places: where it initializes the process
+    group, and where it hands ``device_ids`` to DistributedDataParallel.
+    """
+    import torch
+
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs, and there are none here; on CPUs '
+            'use tools/dist_train.sh or tools/dist_test.sh.'
+        )
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
