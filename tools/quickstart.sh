@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Sets up, makes a small set of videos, trains the demo model and its twin without
+# memory, tests both and shows what memory is good for:
+#   bash tools/quickstart.sh [OPTIONS OF setup_env.sh]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+
+setup_env "$@"
+[ ${#REST[@]} -eq 0 ] || die "There is no option ${REST[0]}: see --help."
+cd "$REPO"
+
+DATA=data/memvit_demo
+declare -A TOOK
+
+stage() { # stage NAME COMMAND...: run it, say how long it took
+    local start=$SECONDS
+    printf '\n== %s\n' "$1"
+    "${@:2}" || die "'${*:2}' failed: see the lines above."
+    TOOK[$1]=$((SECONDS - start))
+    echo "== $1: ${TOOK[$1]} s"
+}
+
+checkpoint() { # the last one of a training run
+    cat "work_dirs/$1/last_checkpoint" 2>/dev/null ||
+        die "There is no checkpoint in work_dirs/$1: its training wrote none."
+}
+
+stage 'Demo data' "$PY" tools/make_demo_dataset.py "$DATA"
+for name in memvit_demo memvit_demo_no_memory; do
+    stage "Training $name" "$PY" tools/train.py "configs/$name.py" \
+        --work-dir "work_dirs/$name"
+done
+for name in memvit_demo memvit_demo_no_memory; do
+    CHECKPOINT="$(checkpoint "$name")"
+    stage "Testing $name" "$PY" tools/test.py "configs/$name.py" "$CHECKPOINT" \
+        --work-dir "work_dirs/$name/test"
+done
+
+echo
+"$PY" tools/plot_demo.py work_dirs/memvit_demo work_dirs/memvit_demo_no_memory \
+    --seconds "${TOOK[Training memvit_demo]}" "${TOOK[Training memvit_demo_no_memory]}" \
+    --out work_dirs/memvit_demo.png
+echo "Data: $REPO/$DATA; checkpoints, logs and results:" \
+    "$REPO/work_dirs/memvit_demo and ${REPO}/work_dirs/memvit_demo_no_memory"

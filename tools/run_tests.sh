@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up, installs memvit_mm as users get it, and tests the installed package:
+#   bash tools/run_tests.sh [OPTIONS OF setup_env.sh] [OPTIONS OF pytest]
+# For instance: bash tools/run_tests.sh -k sampler
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+
+setup_env --copy "$@"
+cd "$REPO"
+# Not `python -m pytest`, which would put the checkout first in sys.path; the tests
+# check that memvit_mm is the installed one (tests/conftest.py).
+export MEMVIT_TEST_INSTALLED=1
+PATH="$(dirname "$PY"):$PATH" exec "$PY" -c '
+import sys
+
+sys.path = [path for path in sys.path if path]
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:]))
+' -q --durations=15 "${REST[@]+"${REST[@]}"}"
