@@ -1,0 +1,236 @@
+"""Readers of AVA's files: annotations, excluded keyframes, person proposals.
+
+Each refuses what it does not understand with one sentence that names file and line.
+"""
+
+import io
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from mmengine.fileio import get
+
+# A box may stick out of the frame by this share of it before it counts as wrong, for
+# instance as being in pixels.
+MARGIN = 0.1
+
+Keyframe = tuple[str, int]
+"""Video id and timestamp."""
+
+
+def read_lines(path: str, what: str, option: str) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        FileNotFoundError, ValueError: If it does not exist, or is no text.
+    """
+    content = _read(path, what, option)
+    try:
+        return content.decode('utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{what} {path} is not a text file ({error.reason} at byte '
+            f'{error.start}): check {option}.'
+        ) from error
+
+
+def _read(path: str, what: str, option: str) -> bytes:
+    try:
+        return get(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'{what} {path} does not exist: check {option} of the dataset.'
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f'{what} {path} cannot be read ({error.strerror or error}): check {option} '
+            'of the dataset.'
+        ) from error
+
+
+def read_annotations(
+    path: str, num_classes: int, classes: Optional[Sequence[int]] = None
+) -> tuple[list[str], dict[Keyframe, dict[tuple, tuple[int, list[int]]]]]:
+    """Read an AVA annotation file, merging the lines of one box.
+
+    Args:
+        path (str): A CSV file with lines ``video,second,x1,y1,x2,y2,label,person``;
+            coordinates are fractions of the frame, labels count from 1.
+        num_classes (int): Number of labels, with 0 for no action.
+        classes (Sequence[int], optional): The labels in the file that are learned as
+            labels 0, 1, ...; lines with others are left out. By default all.
+
+    Returns:
+        The videos in the file, in order, and for each keyframe its boxes
+        ``(x1, y1, x2, y2)``, in order, with the person's id and the labels.
+
+    Raises:
+        FileNotFoundError, ValueError: If the file or a line cannot be read.
+    """
+    videos: dict[str, None] = {}
+    keyframes: dict[Keyframe, dict[tuple, tuple[int, list[int]]]] = {}
+    low, high = -MARGIN, 1 + MARGIN
+    learned = None
+    if classes is not None:
+        learned = {label: place for place, label in enumerate(classes)}
+    for number, line in enumerate(read_lines(path, 'Annotation file', 'ann_file'), 1):
+        if not line.strip():
+            continue
+        try:
+            video, second, x1, y1, x2, y2, label, person, *_ = line.split(',')
+            box = (float(x1), float(y1), float(x2), float(y2))
+            keyframe = (video, int(second))
+            label_id, person_id = int(label), int(person)
+        except ValueError as error:
+            raise ValueError(
+                f'{path}:{number}: {line.strip()!r} is not a line of an AVA annotation '
+                'file: expected video,second,x1,y1,x2,y2,label,person, such as '
+                '1j20qq1JyX4,0902,0.002,0.118,0.714,0.977,12,1.'
+            ) from error
+        if not (low <= box[0] <= box[2] <= high and low <= box[1] <= box[3] <= high):
+            raise ValueError(
+                f'{path}:{number}: box {", ".join((x1, y1, x2, y2))} is not '
+                'x1, y1, x2, y2 with x1 <= x2 and y1 <= y2 as fractions of the frame: '
+                'divide pixels by its width and height.'
+            )
+        if label_id < 1 or (learned is None and label_id >= num_classes):
+            raise ValueError(
+                f'{path}:{number}: label {label_id} is not one of 1 to '
+                f'{num_classes - 1}: labels count from 1, and num_classes is their '
+                'number plus one, for no action.'
+            )
+        videos[video] = None
+        if learned is not None:
+            label_id = learned.get(label_id, 0)
+        if label_id:
+            boxes = keyframes.setdefault(keyframe, {})
+            boxes.setdefault(box, (person_id, []))[1].append(label_id)
+    return list(videos), keyframes
+
+
+def read_exclusions(path: Optional[str]) -> set[Keyframe]:
+    """The keyframes in a file of lines ``video,second``; none if there is no file."""
+    if path is None:
+        return set()
+    excluded = set()
+    for number, line in enumerate(read_lines(path, 'File', 'exclude_file'), 1):
+        if not line.strip():
+            continue
+        try:
+            video, second = line.strip().split(',')
+            excluded.add((video, int(second)))
+        except ValueError as error:
+            raise ValueError(
+                f'{path}:{number}: {line.strip()!r} does not name a keyframe to '
+                'exclude: expected video,second.'
+            ) from error
+    return excluded
+
+
+def read_proposals(path: str) -> dict[Keyframe, np.ndarray]:
+    """Read the person proposals of every keyframe.
+
+    Args:
+        path (str): A pickle (or ``.json``) file of a dict from ``'video,second'`` to
+            boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as fractions of the frame,
+            and a score. The pickle may hold numpy arrays, strings and numbers,
+            nothing that runs code.
+
+    Returns:
+        dict[(str, int), np.ndarray]: float32 ``[n, 5]`` for each keyframe, coordinates
+        clipped to [0, 1]; score 1 where the file has none.
+
+    Raises:
+        FileNotFoundError, ValueError: If the file is missing or something else.
+    """
+    content = _read(path, 'Proposal file', 'proposal_file')
+    try:
+        if path.endswith('.json'):
+            table = json.loads(content)
+        else:
+            table = _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
+    except Exception as error:
+        raise ValueError(
+            f'Proposal file {path} cannot be read ({error}): expected a pickle of '
+            "{'video,second': array [n, 5]}."
+        ) from error
+    if not isinstance(table, dict):
+        raise ValueError(
+            f'Proposal file {path} holds a {type(table).__name__}, expected a dict '
+            "{'video,second': array [n, 5]}, such as MMAction2's "
+            'ava_dense_proposals_val.FAIR.recall_93.9.pkl.'
+        )
+    return dict(_proposals(path, table))
+
+
+def _proposals(path: str, table: dict) -> Iterator[tuple[Keyframe, np.ndarray]]:
+    for key, value in table.items():
+        try:
+            video, second = key.rsplit(',', 1)
+            keyframe = (video, int(second))
+        except (AttributeError, ValueError) as error:
+            raise ValueError(
+                f"Proposal file {path} has the key {key!r}, expected 'video,second' "
+                "such as '1j20qq1JyX4,0902'."
+            ) from error
+        try:
+            boxes = np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError):
+            boxes = np.empty((1, 0))
+        if boxes.size == 0 and boxes.ndim and boxes.shape[0] == 0:
+            boxes = np.zeros((0, 5), dtype=np.float32)
+        if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+            raise ValueError(
+                f'Proposal file {path} has {_describe(value)} for {key!r}, expected '
+                'an array [n, 5] of x1, y1, x2, y2 and score.'
+            )
+        corners = boxes[:, :4]
+        if not ((corners >= -MARGIN) & (corners <= 1 + MARGIN)).all():
+            raise ValueError(
+                f'Proposal file {path} has a box with coordinates '
+                f'{corners.min():g} to {corners.max():g} for {key!r}, expected '
+                'fractions of the frame: divide pixels by its width and height.'
+            )
+        full = np.ones((len(boxes), 5), dtype=np.float32)
+        full[:, : boxes.shape[1]] = boxes
+        np.clip(full[:, :4], 0, 1, out=full[:, :4])
+        yield keyframe, full
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f'an array {list(value.shape)}'
+    return f'a {type(value).__name__}'
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays, containers, strings and numbers, and nothing else."""
+
+    _numpy = {
+        ('multiarray', '_reconstruct'),
+        ('multiarray', 'scalar'),
+        ('numeric', '_frombuffer'),
+    }
+    _other = {
+        ('numpy', 'ndarray'),
+        ('numpy', 'dtype'),
+        ('_codecs', 'encode'),
+        ('collections', 'OrderedDict'),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up what a pickle of arrays needs, under numpy 1's and 2's names."""
+        package, _, part = module.rpartition('.')
+        if package in ('numpy.core', 'numpy._core') and (part, name) in self._numpy:
+            core = 'numpy._core' if int(np.__version__.split('.')[0]) > 1 else None
+            return super().find_class(f'{core or "numpy.core"}.{part}', name)
+        if (module, name) in self._other or (
+            module == 'numpy.dtypes' and name.endswith('DType')
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(
+            f'it holds {module}.{name}, and only numpy arrays, dicts, lists, strings '
+            'and numbers are read'
+        )

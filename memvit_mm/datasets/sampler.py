@@ -1,0 +1,392 @@
+"""Batches in which every row is a video that goes on where it stopped.
+
+A model with memory needs each video's clips in time order. The sampler deals the
+clips of a dataset to *lanes*, one lane per row of each rank's batch, and lets every
+lane advance by one clip a step:
+
+- training (``shuffle=True``): the videos, shuffled, laid end to end and cut into runs
+  of equal length, one run per lane. All ranks take the same number of steps.
+- testing (``shuffle=False``): whole videos per lane, lanes balanced. Every clip comes
+  exactly once, on exactly one rank; batches shrink when lanes run dry.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+from mmaction.registry import DATA_SAMPLERS
+from mmengine.dataset import BaseDataset
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+Key = Union[str, Callable[[dict], Any]]
+
+VIDEO_KEY = 'video_id'
+ORDER_KEY = 'timestamp'
+
+
+class ClipIndex(int):
+    """An index into the dataset that knows why it was drawn.
+
+    It behaves as the plain ``int`` it is, so datasets need not know about it.
+    mmengine's ``BaseDataset`` stores it as ``results['sample_idx']``, where transforms
+    find it, in the worker too; with ``'sample_idx'`` among the ``meta_keys`` of
+    ``PackActionInputs`` it reaches the model.
+
+    Args:
+        value: Index of the clip in the dataset.
+        run: Number of the run the clip belongs to: ``epoch * lanes + lane``. A video
+            that is cut between two lanes is two streams to a memory, and the run tells
+            them apart, in one epoch and over several.
+        epoch: Epoch the clip was drawn for.
+        seed: The sampler's seed.
+
+    Subtracting from it or taking it modulo a number keeps these, since that is how
+    ``ConcatDataset`` and ``RepeatDataset`` find the sample in the dataset inside.
+
+    Examples:
+        >>> index = ClipIndex(7, run=3, epoch=1)
+        >>> index == 7, (index - 5).run, index % 4
+        (True, 3, ClipIndex(3, run=3, epoch=1, seed=0))
+    """
+
+    run: int
+    epoch: int
+    seed: int
+
+    def __new__(
+        cls, value: int, run: int = 0, epoch: int = 0, seed: int = 0
+    ) -> 'ClipIndex':
+        self = super().__new__(cls, value)
+        self.run = int(run)
+        self.epoch = int(epoch)
+        self.seed = int(seed)
+        return self
+
+    def _like(self, value: int) -> 'ClipIndex':
+        return type(self)(value, self.run, self.epoch, self.seed)
+
+    def __add__(self, other: int) -> int:
+        value = int.__add__(self, other)
+        return value if value is NotImplemented else self._like(value)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: int) -> int:
+        value = int.__sub__(self, other)
+        return value if value is NotImplemented else self._like(value)
+
+    def __mod__(self, other: int) -> int:
+        value = int.__mod__(self, other)
+        return value if value is NotImplemented else self._like(value)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (int(self), self.run, self.epoch, self.seed)
+
+    def __repr__(self) -> str:
+        return (
+            f'ClipIndex({int(self)}, run={self.run}, epoch={self.epoch}, '
+            f'seed={self.seed})'
+        )
+
+    __str__ = int.__repr__
+
+
+@DATA_SAMPLERS.register_module()
+class SequentialClipSampler(Sampler):
+    """Batch sampler that plays every video in order, one video per batch row.
+
+    In a dataloader config it stands beside the usual sampler, whose dataset, seed and
+    epoch it uses and whose order it replaces::
+
+        train_dataloader = dict(
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_sampler=dict(type='SequentialClipSampler', shuffle=True),
+            dataset=...)
+
+    **Training** (``shuffle=True``). There are ``lanes = world_size * batch_size``
+    lanes; lane ``rank * batch_size + row`` is always that row of that rank. Per epoch
+    the videos are shuffled by (seed, epoch), laid end to end and cut into ``lanes``
+    runs of equal length. At most ``lanes - 1`` clips are dropped, others each epoch.
+    Indices are :class:`ClipIndex`.
+
+    **Testing** (``shuffle=False``). The longest video not yet placed goes to the lane
+    with the least to do, so that the ranks finish at about the same time. Nothing is
+    padded or dropped: batches get smaller as lanes run dry, and a rank without a video
+    has no batch. Indices are plain ``int``.
+
+    Args:
+        sampler (Sampler): The sampler mmengine builds first; its ``dataset``, ``seed``
+            and ``epoch`` are used (``DistSamplerSeedHook`` sets the epoch there).
+        batch_size (int): Clips per step on each rank, that is lanes per rank.
+        shuffle (bool): Training or testing order, see above.
+        seed (int, optional): Seed of the order, equal on all ranks. Defaults to the
+            seed of ``sampler``, or else one that mmengine agrees on over all ranks.
+        video_key (str or callable): Key of a sample's video, or a function that takes
+            the sample's dict (as from ``get_data_info``) and returns the video.
+        order_key (str or callable): The same for what orders the clips of a video: a
+            number (seconds, frames) or anything that can be compared.
+        drop_last (bool): Accepted since mmengine's batch samplers have it; has no
+            effect. Training never has a smaller last batch, testing never drops one.
+
+    A dataset is read once, when the sampler is built. It is one of: a dataset with
+    ``stream_keys()`` that returns the videos and the orders of all samples (ours
+    have that), any mmengine ``BaseDataset``, any dataset with ``get_data_info``,
+    and ``ConcatDataset``, ``RepeatDataset`` or ``Subset`` of these, nested as you like.
+    A video that occurs in two of the concatenated datasets is two streams.
+
+    Raises:
+        ValueError: If the dataset is empty, a sample has no video or no order, or there
+            are fewer clips than lanes in training. TypeError for a dataset that cannot
+            be read.
+
+    Examples:
+        >>> from mmengine.dataset import BaseDataset, DefaultSampler
+        >>> class Clips(BaseDataset):
+        ...     def load_data_list(self):
+        ...         return [dict(video_id=v, timestamp=t) for v, t in
+        ...                 [('a', 2), ('a', 1), ('b', 1), ('c', 1), ('a', 3)]]
+        >>> sampler = DefaultSampler(Clips(), shuffle=False, seed=0)
+        >>> list(SequentialClipSampler(sampler, batch_size=2, shuffle=False))
+        [[1, 2], [0, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        shuffle: bool,
+        seed: Optional[int] = None,
+        video_key: Key = VIDEO_KEY,
+        order_key: Key = ORDER_KEY,
+        drop_last: bool = False,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+            raise ValueError(f'batch_size must be an integer, got {batch_size!r}.')
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+        dataset = getattr(sampler, 'dataset', getattr(sampler, 'data_source', None))
+        if dataset is None:
+            raise TypeError(
+                f'SequentialClipSampler needs a sampler with a dataset, got '
+                f'{type(sampler).__name__}: set '
+                "sampler=dict(type='DefaultSampler', shuffle=True) in the dataloader."
+            )
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.shuffle = bool(shuffle)
+        self.rank, self.world_size = get_dist_info()
+        self.lanes = self.world_size * batch_size
+        if seed is None:
+            seed = getattr(sampler, 'seed', None)
+        self.seed = int(sync_random_seed() if seed is None else seed)
+        self._epoch = 0
+
+        self._streams = _read_streams(dataset, video_key, order_key)
+        self.num_clips = sum(len(clips) for _, clips in self._streams)
+        if self.num_clips == 0:
+            raise ValueError(
+                f'{type(dataset).__name__} has no samples: check its ann_file, '
+                'exclude_file and filters.'
+            )
+        if self.shuffle:
+            self._steps = self.num_clips // self.lanes
+            if self._steps == 0:
+                raise ValueError(
+                    f'{type(dataset).__name__} has {self.num_clips} clips, fewer than '
+                    f'the {self.lanes} lanes of {self.world_size} ranks with '
+                    f'batch_size={batch_size}: lower batch_size or use fewer ranks.'
+                )
+            self._rows: list[np.ndarray] = []
+        else:
+            self._rows = self._whole_videos()
+            self._steps = max(map(len, self._rows))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration is for."""
+        return int(getattr(self.sampler, 'epoch', self._epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, as ``DistSamplerSeedHook`` does on the inner sampler."""
+        self._epoch = epoch
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """The number of batches on this rank."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield one batch of indices a step, one per lane that has a clip left."""
+        if not self.shuffle:
+            for step in range(self._steps):
+                yield [int(row[step]) for row in self._rows if step < len(row)]
+            return
+        epoch = self.epoch
+        first = self.rank * self.batch_size
+        rows = self.lane_clips(epoch)[first : first + self.batch_size]
+        for step in range(self._steps):
+            yield [
+                ClipIndex(clip, epoch * self.lanes + first + row, epoch, self.seed)
+                for row, clip in enumerate(rows[:, step].tolist())
+            ]
+
+    def lane_clips(self, epoch: int) -> np.ndarray:
+        """The clips of all lanes of all ranks in a training epoch.
+
+        Args:
+            epoch (int): The epoch.
+
+        Returns:
+            np.ndarray: Indices into the dataset, int64, ``[lanes, steps]``.
+        """
+        # RandomState, since its numbers never change with numpy's version
+        random = np.random.RandomState([self.seed % 2**32, epoch])
+        order = random.permutation(len(self._streams))
+        laid = np.concatenate([self._streams[stream][1] for stream in order])
+        # [clips] -> [lanes, steps]
+        return laid[: self.lanes * self._steps].reshape(self.lanes, self._steps)
+
+    def _whole_videos(self) -> list[np.ndarray]:
+        """This rank's lanes when every lane plays whole videos."""
+        # Equal ids are never on two lanes: the model could not tell them apart.
+        videos: dict[Hashable, list[np.ndarray]] = {}
+        for video, clips in self._streams:
+            videos.setdefault(video, []).append(clips)
+        blocks = [np.concatenate(parts) for parts in videos.values()]
+        # Among equally busy lanes the first row of every rank comes first, so that few
+        # videos spread over the ranks.
+        queue = [
+            (0, row, rank)
+            for row in range(self.batch_size)
+            for rank in range(self.world_size)
+        ]
+        rows: list[list[np.ndarray]] = [[] for _ in range(self.batch_size)]
+        for block in sorted(blocks, key=len, reverse=True):
+            load, row, rank = queue[0]
+            heapq.heapreplace(queue, (load + len(block), row, rank))
+            if rank == self.rank:
+                rows[row].append(block)
+        empty = np.zeros(0, dtype=np.int64)
+        return [np.concatenate(row) if row else empty for row in rows]
+
+
+def _read_streams(
+    dataset: Any, video_key: Key, order_key: Key
+) -> list[tuple[Hashable, np.ndarray]]:
+    """Every stream of a dataset: its video and its clips' indices in time order.
+
+    Streams come in the order of their first sample, clips of equal order as in the
+    dataset.
+    """
+    streams: list[tuple[Hashable, np.ndarray]] = []
+    for offset, videos, orders in _read_parts(dataset, 0, video_key, order_key):
+        numbers: dict[Hashable, int] = {}
+        of_stream = np.array(
+            [numbers.setdefault(video, len(numbers)) for video in videos],
+            dtype=np.int64,
+        )
+        clips = np.lexsort((_sortable(orders), of_stream))
+        sizes = np.bincount(of_stream, minlength=len(numbers))
+        parts = np.split(clips + offset, np.cumsum(sizes)[:-1])
+        streams.extend(zip(numbers, parts))
+    return streams
+
+
+def _sortable(orders: Sequence[Any]) -> np.ndarray:
+    """Numbers that sort as the orders do."""
+    try:
+        array = np.asarray(orders)
+    except ValueError:  # ragged
+        array = np.empty(0, dtype=object)
+    if array.ndim == 1 and array.dtype.kind in 'biuf':
+        if not np.isnan(array.astype(np.float64)).any():
+            return array
+        raise ValueError(
+            f'Sample {int(np.isnan(array).argmax())} has the order nan: give every '
+            'clip a number that can be sorted.'
+        )
+    place = {order: number for number, order in enumerate(sorted(set(orders)))}
+    return np.array([place[order] for order in orders], dtype=np.int64)
+
+
+def _read_parts(
+    dataset: Any, offset: int, video_key: Key, order_key: Key
+) -> Iterator[tuple[int, Sequence[Hashable], Sequence[Any]]]:
+    """Videos and orders of the datasets inside, each with its first index."""
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    if hasattr(dataset, 'datasets'):  # ConcatDataset
+        for inner in dataset.datasets:
+            yield from _read_parts(inner, offset, video_key, order_key)
+            offset += len(inner)
+    elif hasattr(dataset, 'times') and hasattr(dataset, 'dataset'):  # RepeatDataset
+        parts = list(_read_parts(dataset.dataset, 0, video_key, order_key))
+        for copy in range(dataset.times):
+            start = offset + copy * len(dataset.dataset)
+            for inner, videos, orders in parts:
+                yield start + inner, videos, orders
+    elif hasattr(dataset, 'indices') and hasattr(dataset, 'dataset'):  # Subset
+        inside = list(_read_parts(dataset.dataset, 0, video_key, order_key))
+        videos = [video for _, part, _ in inside for video in part]
+        orders = [order for _, _, part in inside for order in part]
+        chosen = list(dataset.indices)
+        yield offset, [videos[i] for i in chosen], [orders[i] for i in chosen]
+    elif (
+        hasattr(dataset, 'stream_keys')
+        and video_key == VIDEO_KEY
+        and order_key == ORDER_KEY
+    ):
+        videos, orders = dataset.stream_keys()
+        yield offset, videos, orders
+    else:
+        yield offset, *_read_infos(dataset, video_key, order_key)
+
+
+def _read_infos(
+    dataset: Any, video_key: Key, order_key: Key
+) -> tuple[list[Hashable], list[Any]]:
+    """Videos and orders, read from every sample's dict."""
+    if not hasattr(dataset, 'get_data_info'):
+        raise TypeError(
+            f'SequentialClipSampler cannot read {type(dataset).__name__}: give it a '
+            'method stream_keys() that returns the video ids and the timestamps of '
+            'all samples.'
+        )
+
+    def stored(index: int) -> dict:
+        # what load_data_list made, without what a subclass adds for the pipeline
+        if not dataset.serialize_data:
+            return dataset.data_list[index]  # and without a deep copy
+        return BaseDataset.get_data_info(dataset, index)
+
+    read = stored if isinstance(dataset, BaseDataset) else dataset.get_data_info
+    if len(dataset) and read is stored and not _has(stored(0), video_key, order_key):
+        read = dataset.get_data_info
+    videos, orders = [], []
+    for index in range(len(dataset)):
+        info = read(index)
+        videos.append(_value(info, video_key, 'video_key', index, dataset))
+        orders.append(_value(info, order_key, 'order_key', index, dataset))
+    return videos, orders
+
+
+def _has(info: dict, *keys: Key) -> bool:
+    return all(isinstance(key, str) and key in info for key in keys)
+
+
+def _value(info: dict, key: Key, argument: str, index: int, dataset: Any) -> Any:
+    value = info.get(key) if isinstance(key, str) else key(info)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing:
+        name = repr(key) if isinstance(key, str) else getattr(key, '__name__', key)
+        raise ValueError(
+            f'Sample {index} of {type(dataset).__name__} has no {name} (its keys: '
+            f'{", ".join(sorted(map(str, info)))}): add it in load_data_list, or name '
+            f'the right one with SequentialClipSampler({argument}=...).'
+        )
+    return value
