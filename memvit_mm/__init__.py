@@ -1,0 +1,15 @@
+"""Memory-augmented multiscale vision transformers (MeMViT) for MMAction2.
+
+``custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)`` in a config
+registers everything and mends what MMAction2 1.2.0 needs on current torch and numpy.
+"""
+
+from . import compat
+
+compat.apply()
+
+from . import engine, models  # noqa: E402
+
+__version__ = '0.1.0'
+
+__all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', '__version__']

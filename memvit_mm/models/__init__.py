@@ -1,0 +1,17 @@
+"""Models: backbone, memory, recognizer, detector and heads."""
+
+from .actor_memory import ActorMemoryHead
+from .detector import MemoryAVARoIHead, MemoryFastRCNN
+from .memory import ClipMemory, Stream
+from .memvit import MeMViT
+from .recognizer import MemoryRecognizer3D
+
+__all__ = [
+    'ActorMemoryHead',
+    'ClipMemory',
+    'MeMViT',
+    'MemoryAVARoIHead',
+    'MemoryFastRCNN',
+    'MemoryRecognizer3D',
+    'Stream',
+]

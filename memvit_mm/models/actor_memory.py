@@ -1,0 +1,258 @@
+"""ActorMemoryHead: attention among the people of a clip and of earlier clips."""
+
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmaction.models.backbones.mvit import MLP
+from mmaction.registry import MODELS
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from .attention import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .memory import MemoryStep
+from .relative_position import HIDDEN, folded_attention
+
+
+class ActorMemoryBlock(BaseModule):
+    """A transformer block over the people of a clip, with memory, not compressed.
+
+    As the backbone's blocks, without pooling, positions and class token; the residual
+    of the queries is added on all positions.
+
+    Args:
+        dims (int): Channels.
+        num_heads (int): Attention heads.
+        mlp_ratio (float): Hidden channels of the MLP by ``dims``.
+        drop_path (float): Stochastic depth.
+        attn_drop (float): Dropout on attention weights.
+        qkv_drop (float): Dropout on queries, keys and values.
+        drop (float): Dropout after the output projection and in the MLP.
+        norm_cfg (dict): Normalization layers.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        attn_drop: float,
+        qkv_drop: float,
+        drop: float,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.norm1 = build_norm_layer(norm_cfg, dims)[1]
+        self.attn = nn.ModuleDict(
+            {name: nn.Linear(dims, dims) for name in ('q', 'k', 'v', 'proj')}
+        )
+        self.qkv_drop = nn.Dropout(qkv_drop)
+        self.drop = nn.Dropout(drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = build_norm_layer(norm_cfg, dims)[1]
+        self.mlp = MLP(dims, int(dims * mlp_ratio), dims)
+
+    def forward(
+        self, x: Tensor, num_keys: int, past: Optional[PastClips]
+    ) -> Tuple[Tensor, Tensor]:
+        """Attend from all positions to the first ``num_keys`` and to memory.
+
+        Args:
+            x (Tensor): [B, L, C].
+            num_keys (int): How many of the L positions others can see.
+            past (PastClips, optional): Earlier clips, [B, num_keys, C] each.
+
+        Returns:
+            tuple: [B, L, C], and what is to be remembered, [B, num_keys, C].
+        """
+        normed = self.norm1(x)
+        current = keys = normed[:, :num_keys]
+        q_extra = k_extra = None
+        if past is not None:
+            keys = torch.cat([past.older.key, past.recent.key, current], dim=1)
+            hidden = hidden_slots(past.valid, num_keys)
+            # (B, K) -> (B, 1, K, 1)
+            k_extra = F.pad(hidden, (0, num_keys))[:, None, :, None]
+            q_extra = x.new_ones(x.shape[0], self.num_heads, x.shape[1], 1)
+        q = self._heads('q', normed)
+        attended = folded_attention(
+            q,
+            self._heads('k', keys),
+            self._heads('v', keys),
+            q_extra,
+            k_extra,
+            dropout=self.attn_drop if self.training else 0.0,
+        )
+        # (B, heads, L, C) -> (B, L, heads*C)
+        attended = self.attn['proj']((attended + q).transpose(1, 2).flatten(2))
+        x = x + self.drop_path(self.drop(attended))
+        hidden = self.drop(self.mlp.act(self.mlp.fc1(self.norm2(x))))
+        return x + self.drop_path(self.drop(self.mlp.fc2(hidden))), current
+
+    def _heads(self, name: str, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, heads, L, C)."""
+        x = self.qkv_drop(self.attn[name](x))
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class ActorMemoryHead(BaseModule):
+    """Shared head that relates the people of a clip to each other and to the past.
+
+    Takes RoI features as MMAction2's other shared heads (LFB, ACRN) and returns what
+    ``BBoxHeadAVA`` takes. In :class:`MemoryAVARoIHead` inside
+    :class:`MemoryFastRCNN` it attends to earlier clips; in a plain ``AVARoIHead`` it
+    has no memory and relates the people of one clip.
+
+    Source: MeMViT (arXiv 2201.08383), sec. 5.1, and appendix on AVA.
+
+    The people of a clip are padded with zeros to ``max_actors`` positions, and, as
+    published, the padding is attended to: trained weights count on it. Of more than
+    ``max_actors`` people, all get a result, but only the first ``max_actors`` are seen
+    by others and remembered.
+
+    Args:
+        in_channels (int): Channels of the RoI features.
+        num_heads (int): Attention heads; must divide ``in_channels``.
+        num_layers (int): Blocks. Defaults to 1.
+        mlp_ratio (float): Hidden channels of the MLP. Defaults to 4.
+        max_actors (int): Positions per clip. Defaults to 100.
+        memory_length (int): Earlier clips attended; 0 for none. Defaults to 2.
+        memory_gap (int): Steps between them. Defaults to 2.
+        drop_path_rate (float): Stochastic depth of the last block.
+        attn_drop_rate (float): Dropout on attention weights.
+        qkv_drop_rate (float): Dropout on queries, keys and values.
+        drop_rate (float): Dropout after projections.
+        norm_cfg (dict): Normalization layers.
+        init_cfg (dict | list[dict], optional): As everywhere in mmengine.
+
+    Raises:
+        ValueError: If an argument is out of range; the message says which.
+
+    Examples:
+        >>> import torch
+        >>> head = ActorMemoryHead(in_channels=8, num_heads=2)
+        >>> rois = torch.tensor([[0, 1, 1, 9, 9], [0, 2, 2, 8, 8], [1, 0, 0, 5, 5.]])
+        >>> roi_features = torch.rand(3, 8, 1, 7, 7)  # [people, C, T, H, W]
+        >>> tuple(head(roi_features, rois=rois).shape)
+        (3, 8, 1, 1, 1)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_heads: int,
+        num_layers: int = 1,
+        mlp_ratio: float = 4.0,
+        max_actors: int = 100,
+        memory_length: int = 2,
+        memory_gap: int = 2,
+        drop_path_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        qkv_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        norm_cfg: dict = dict(type='LN', eps=1e-6),
+        init_cfg: Optional[dict] = [
+            dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.02),
+            dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
+        ],
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if in_channels % num_heads:
+            raise ValueError(
+                f'num_heads={num_heads} must divide in_channels={in_channels}.'
+            )
+        if num_layers < 1 or max_actors < 1 or memory_length < 0 or memory_gap < 1:
+            raise ValueError(
+                f'num_layers={num_layers}, max_actors={max_actors} and memory_gap='
+                f'{memory_gap} must be at least 1, memory_length={memory_length} at '
+                'least 0 (0: no memory).'
+            )
+        self.max_actors = max_actors
+        self.memory_length = memory_length
+        self.memory_gap = memory_gap
+        self.in_channels = in_channels
+        rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
+        if num_layers == 1:
+            rates = [drop_path_rate]
+        self.blocks = ModuleList(
+            ActorMemoryBlock(
+                in_channels,
+                num_heads,
+                mlp_ratio,
+                rate,
+                attn_drop_rate,
+                qkv_drop_rate,
+                drop_rate,
+                norm_cfg,
+            )
+            for rate in rates
+        )
+
+    def memory_specs(self) -> Dict[str, MemorySpec]:
+        """What each block keeps of a clip, by name: 'actors0', …"""
+        if self.memory_length == 0:
+            return {}
+        spec = MemorySpec(
+            self.in_channels,
+            self.max_actors,
+            self.max_actors,
+            self.memory_length,
+            self.memory_gap,
+        )
+        return {f'actors{i}': spec for i in range(len(self.blocks))}
+
+    def forward(
+        self,
+        x: Tensor,
+        rois: Tensor,
+        feat: Optional[Tensor] = None,
+        img_metas: Optional[List[dict]] = None,
+        memory: Optional[MemoryStep] = None,
+        **kwargs,
+    ) -> Tensor:
+        """Relate people.
+
+        Args:
+            x (Tensor): RoI features, [people, C, T, H, W]; averaged over time, then
+                the maximum over the box.
+            rois (Tensor): [people, 5], the first column is the row of the batch.
+            feat (Tensor, optional): Unused; other shared heads get it.
+            img_metas (list[dict], optional): One per row of the batch.
+            memory (MemoryStep, optional): The memory step of this batch.
+
+        Returns:
+            Tensor: [people, C, 1, 1, 1].
+        """
+        people = x.mean(dim=2).amax(dim=(2, 3))
+        rows = rois[:, 0].long()
+        batch = len(memory if memory is not None else img_metas or ())
+        batch = batch or (int(rows.max()) + 1 if len(rows) else 0)
+        # Place of each person among those of its row.
+        same = rows[:, None] == rows[None, :]
+        place = same.tril(-1).sum(dim=1)
+        length = max(self.max_actors, int(place.max()) + 1 if len(place) else 0)
+        # (people, C) -> (B, L, C)
+        sequence = x.new_zeros(batch, length, self.in_channels)
+        sequence = sequence.index_put((rows, place), people)
+
+        past, written = {}, {}
+        if memory is not None:
+            past = memory.past(self.memory_specs(), like=sequence)
+        for i, block in enumerate(self.blocks):
+            name = f'actors{i}'
+            sequence, current = block(sequence, self.max_actors, past.get(name))
+            if name in past:
+                written[name] = Written(KeyValue(current, current))
+        if memory is not None:
+            memory.keep(written)
+        # (B, L, C) -> (people, C, 1, 1, 1)
+        return sequence[rows, place][:, :, None, None, None]

@@ -1,0 +1,523 @@
+"""Pooled attention over a clip and the memories of earlier clips (MeMViT)."""
+
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmaction.models.backbones.mvit import resize_decomposed_rel_pos
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor
+
+from .relative_position import (
+    HIDDEN,
+    Size,
+    causal_time_terms,
+    concat_tables,
+    folded_attention,
+    key_codes,
+    memory_time_table,
+    query_channels,
+    spatial_tables,
+)
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of clips, each [B, tokens, C], class token first if any."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass
+class PastClips:
+    """What one layer may attend to of earlier clips, one row per row of the batch.
+
+    Slots are fixed in number and hidden where empty, so shapes never depend on how
+    full the memory is.
+    """
+
+    recent: KeyValue
+    """The clip ``gap`` steps back, not yet compressed: [B, tokens, C]."""
+    older: KeyValue
+    """The clips 2 * gap, 3 * gap, … steps back, compressed (where the layer has a
+    compression), joined oldest first: [B, (length - 1) * tokens, C]."""
+    valid: Tensor
+    """Which slots hold a clip, oldest first, the last one is ``recent``: bool,
+    [B, length]."""
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """What one layer keeps of a clip, and which clips it reads (MeMViT, sec. 4)."""
+
+    channels: int
+    """Width of the keys and values."""
+    tokens: int
+    """Keys of one clip, class token included, as they are written."""
+    compressed_tokens: int
+    """Keys of one clip after compression; equal to ``tokens`` without it."""
+    length: int
+    """Clips that are attended."""
+    gap: int
+    """Steps between them: the clips gap, 2 * gap, …, length * gap back."""
+
+
+@dataclass
+class Written:
+    """What one layer hands over to be remembered. The memory detaches it."""
+
+    current: KeyValue
+    """This clip, not compressed: [B, tokens, C]."""
+    compressed: Optional[KeyValue] = None
+    """The clip ``gap`` steps back, compressed at this step: [B, tokens', C]."""
+
+
+LayerMemories = Dict[str, PastClips]
+LayerWrites = Dict[str, Written]
+
+
+def empty_memory(specs: Dict[str, MemorySpec], batch: int, like: Tensor):
+    """The memory of streams that have just begun: all slots empty.
+
+    Args:
+        specs (dict[str, MemorySpec]): By layer.
+        batch (int): Rows.
+        like (Tensor): Gives device and dtype.
+
+    Returns:
+        dict[str, PastClips]: Zeros, every slot marked as not valid.
+    """
+
+    def zeros(tokens: int, channels: int) -> KeyValue:
+        blank = like.new_zeros(batch, tokens, channels)
+        return KeyValue(blank, blank)
+
+    return {
+        name: PastClips(
+            zeros(spec.tokens, spec.channels),
+            zeros((spec.length - 1) * spec.compressed_tokens, spec.channels),
+            torch.zeros(batch, spec.length, dtype=torch.bool, device=like.device),
+        )
+        for name, spec in specs.items()
+    }
+
+
+def hidden_slots(valid: Tensor, tokens: int) -> Tensor:
+    """Scores that hide the keys of empty slots.
+
+    Args:
+        valid (Tensor): bool, [B, slots].
+        tokens (int): Keys per slot.
+
+    Returns:
+        Tensor: [B, slots * tokens], 0 or ``HIDDEN``.
+    """
+    return (~valid).float().mul(HIDDEN).repeat_interleave(tokens, dim=1)
+
+
+def pool_tokens(
+    x: Tensor,
+    size: Size,
+    conv: nn.Conv3d,
+    norm: nn.Module,
+    num_heads: int,
+    with_cls_token: bool,
+    causal: bool = False,
+) -> Tuple[Tensor, Size]:
+    """Pool tokens by a depthwise convolution, then normalize them.
+
+    The class token skips the convolution, not the normalization (MViTv2, sec. 3;
+    MeMViT, sec. 4.1, where a past clip is compressed).
+
+    Args:
+        x (Tensor): [B, cls + T*H*W, num_heads * C].
+        size (tuple[int, int, int]): T, H, W.
+        conv (nn.Conv3d): Over C channels, shared by the heads.
+        norm (nn.Module): Over C channels.
+        num_heads (int): Heads that the channels are split into.
+        with_cls_token (bool): Whether the first token is the class token.
+        causal (bool): Pad the past only, so that no output sees a later frame.
+
+    Returns:
+        tuple: [B, num_heads, cls + T'*H'*W', C] and (T', H', W').
+    """
+    batch, _, channels = x.shape
+    channels //= num_heads
+    cls_token, patches = x[:, :with_cls_token], x[:, with_cls_token:]
+    # (B, T*H*W, heads*C) -> (B, heads, C, T, H, W) -> (B*heads, C, T, H, W)
+    patches = patches.reshape(batch, *size, num_heads, channels)
+    patches = patches.permute(0, 4, 5, 1, 2, 3).flatten(0, 1)
+    if causal:
+        steps, *spatial = conv.padding
+        patches = F.pad(patches, (0, 0, 0, 0, 2 * steps, 0))
+        patches = F.conv3d(
+            patches,
+            conv.weight,
+            stride=conv.stride,
+            padding=(0, *spatial),
+            groups=conv.groups,
+        )
+    else:
+        patches = conv(patches)
+    out_size = tuple(patches.shape[2:])
+    # (B*heads, C, T', H', W') -> (B, heads, T'*H'*W', C)
+    patches = patches.reshape(batch, num_heads, channels, -1).transpose(2, 3)
+    if with_cls_token:
+        # (B, 1, heads*C) -> (B, heads, 1, C)
+        cls_token = cls_token.reshape(batch, 1, num_heads, channels).transpose(1, 2)
+        patches = torch.cat([cls_token, patches], dim=2)
+    return norm(patches), out_size
+
+
+def pooled_size(size: Sequence[int], conv: nn.Conv3d) -> Size:
+    """The grid that a pooling convolution makes of a grid T, H, W."""
+    return tuple(
+        (n + 2 * p - k) // s + 1
+        for n, p, k, s in zip(size, conv.padding, conv.kernel_size, conv.stride)
+    )
+
+
+class MemoryAttention(BaseModule):
+    """Multi-head pooling attention that also reads compressed memories.
+
+    Two forms of the same layer. ``pool_first=True`` is MeMViT's: the normed input is
+    pooled, and only then projected; memory keeps the pooled, unprojected keys and
+    values, and the projections of *now* are applied to all of them.
+    ``pool_first=False`` is MViTv2's, as in MMAction2's ``MViT``: projected, then
+    pooled; memory keeps keys and values as they are attended.
+
+    Source: MeMViT (arXiv 2201.08383), sec. 4, eq. 3-6; MViTv2 (arXiv 2112.01526),
+    eq. 2-5.
+
+    Args:
+        in_dims (int): Channels of the input.
+        out_dims (int): Channels of the output.
+        num_heads (int): Attention heads.
+        input_size (tuple[int, int, int]): T, H, W of the input tokens that the
+            tables of relative positions are made for. H and W must be equal.
+        qkv_bias (bool): Bias in the q, k and v projections.
+        norm_cfg (dict): Normalization after pooling.
+        pool_kernel (tuple[int, int, int]): Kernel of the pooling convolutions.
+        stride_q (sequence[int]): Stride of the queries' pooling.
+        stride_kv (sequence[int]): Stride of the keys' and values' pooling.
+        rel_pos_embed (bool): Decomposed relative positions.
+        rel_pos_zero_init (bool): Start them at zero.
+        residual_pooling (bool): Add the pooled queries to the output.
+        with_cls_token (bool): The first token is a class token.
+        pool_first (bool): See above.
+        causal (bool): No output depends on later frames of its clip.
+        memory_length (int): Clips of memory; 0 for a layer without memory, which
+            then has no memory parameters.
+        memory_gap (int): Steps between attended clips.
+        compress_kernel (tuple[int, int, int]): Kernel of the compression.
+        compress_stride (tuple[int, int, int]): Stride of the compression.
+        init_cfg (dict, optional): As everywhere in mmengine.
+    """
+
+    def __init__(
+        self,
+        in_dims: int,
+        out_dims: int,
+        num_heads: int,
+        input_size: Size,
+        qkv_bias: bool = True,
+        norm_cfg: dict = dict(type='LN'),
+        pool_kernel: Sequence[int] = (3, 3, 3),
+        stride_q: Sequence[int] = (1, 1, 1),
+        stride_kv: Sequence[int] = (1, 1, 1),
+        rel_pos_embed: bool = True,
+        rel_pos_zero_init: bool = False,
+        residual_pooling: bool = True,
+        with_cls_token: bool = True,
+        pool_first: bool = True,
+        causal: bool = False,
+        memory_length: int = 0,
+        memory_gap: int = 1,
+        compress_kernel: Sequence[int] = (7, 3, 3),
+        compress_stride: Sequence[int] = (4, 2, 2),
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.num_heads = num_heads
+        self.out_dims = out_dims
+        self.residual_pooling = residual_pooling
+        self.rel_pos_embed = rel_pos_embed
+        self.rel_pos_zero_init = rel_pos_zero_init
+        self.with_cls_token = with_cls_token
+        self.pool_first = pool_first
+        self.causal = causal
+        self.memory_length = memory_length
+        self.memory_gap = memory_gap
+
+        if pool_first:
+            self.q = nn.Linear(in_dims, out_dims, bias=qkv_bias)
+            self.k = nn.Linear(in_dims, out_dims, bias=qkv_bias)
+            self.v = nn.Linear(in_dims, out_dims, bias=qkv_bias)
+        else:
+            self.qkv = nn.Linear(in_dims, out_dims * 3, bias=qkv_bias)
+        self.proj = nn.Linear(out_dims, out_dims)
+
+        self.memory_dims = in_dims if pool_first else out_dims
+        pool_dims = self.memory_dims // num_heads
+
+        def pool(stride, kernel=pool_kernel, dims=pool_dims) -> nn.Conv3d:
+            padding = [k // 2 for k in kernel]
+            return nn.Conv3d(
+                dims, dims, kernel, stride, padding, groups=dims, bias=False
+            )
+
+        def norm(dims=pool_dims) -> nn.Module:
+            return build_norm_layer(norm_cfg, dims)[1]
+
+        self.pool_q, self.norm_q = pool(stride_q), norm()
+        self.pool_k, self.norm_k = pool(stride_kv), norm()
+        self.pool_v, self.norm_v = pool(stride_kv), norm()
+        if memory_length > 0:
+            compress = (compress_stride, compress_kernel, self.memory_dims)
+            self.compress_k = pool(*compress)
+            self.norm_compress_k = norm(self.memory_dims)
+            self.compress_v = pool(*compress)
+            self.norm_compress_v = norm(self.memory_dims)
+
+        self.built_len = pooled_size(input_size, self.pool_q)[0]
+        if rel_pos_embed:
+            self._build_relative_positions(input_size, out_dims // num_heads)
+
+    def _build_relative_positions(self, input_size: Size, head_dims: int) -> None:
+        q_size = pooled_size(input_size, self.pool_q)
+        k_size = pooled_size(input_size, self.pool_k)
+
+        def table(length: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(length, head_dims))
+
+        self.rel_pos_h = table(2 * max(q_size[1], k_size[1]) - 1)
+        self.rel_pos_w = table(2 * max(q_size[2], k_size[2]) - 1)
+        self.rel_pos_t = table(2 * max(q_size[0], k_size[0]) - 1)
+        if self.memory_length > 0:
+            m_size = pooled_size(k_size, self.compress_k)
+            self.rel_pos_mem_h = table(2 * max(q_size[1], m_size[1]) - 1)
+            self.rel_pos_mem_w = table(2 * max(q_size[2], m_size[2]) - 1)
+            # As long as published, or longer where the settings reach further.
+            steps = self.memory_length * m_size[0]
+            self.rel_pos_mem_t = table(
+                max(
+                    (self.memory_length + 1) * q_size[0] - 1,
+                    q_size[0] + self._memory_stride() * (steps - 1),
+                )
+            )
+
+    def _memory_stride(self) -> int:
+        """Query time steps that one time step of a memory stands for."""
+        stride = self.compress_k.stride[0] * self.pool_k.stride[0]
+        return max(stride // self.pool_q.stride[0], 1)
+
+    def init_weights(self) -> None:
+        """Initialize relative positions; the rest follows ``init_cfg``."""
+        super().init_weights()
+        if self.rel_pos_embed and not self.rel_pos_zero_init:
+            for name, parameter in self.named_parameters(recurse=False):
+                if name.startswith('rel_pos'):
+                    trunc_normal_(parameter, std=0.02)
+
+    def memory_spec(self, in_size: Size) -> MemorySpec:
+        """What this layer keeps of a clip whose tokens form a grid T, H, W."""
+        k_size = pooled_size(in_size, self.pool_k)
+        m_size = pooled_size(k_size, self.compress_k)
+
+        def count(size):
+            return size[0] * size[1] * size[2] + self.with_cls_token
+
+        return MemorySpec(
+            self.memory_dims,
+            count(k_size),
+            count(m_size),
+            self.memory_length,
+            self.memory_gap,
+        )
+
+    def _pool(self, x: Tensor, size: Size, name: str) -> Tuple[Tensor, Size]:
+        conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
+        return pool_tokens(
+            x, size, conv, norm, self.num_heads, self.with_cls_token, self.causal
+        )
+
+    def _compress(self, x: Tensor, size: Size, name: str) -> Tuple[Tensor, Size]:
+        """Compress a past clip: (B, tokens, C) -> (B, tokens', C), T', H', W'."""
+        conv = getattr(self, f'compress_{name}')
+        norm = getattr(self, f'norm_compress_{name}')
+        x, size = pool_tokens(x, size, conv, norm, 1, self.with_cls_token)
+        return x.squeeze(1), size
+
+    def forward(
+        self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
+    ) -> Tuple[Tensor, Size, Optional[Written]]:
+        """Attend to the clip and, if given, to earlier clips.
+
+        Args:
+            x (Tensor): Normed tokens, [B, cls + T*H*W, in_dims].
+            in_size (tuple[int, int, int]): T, H, W.
+            past (PastClips, optional): Memory of this layer.
+
+        Returns:
+            tuple: Tokens [B, cls + T'*H'*W', out_dims], (T', H', W'), and what is to
+            be remembered (None if ``past`` is).
+        """
+        if self.pool_first:
+            # Pooled with the heads apart, then merged for the projections:
+            # (B, heads, tokens, C) -> (B, tokens, heads*C)
+            q, q_size = self._pool(x, in_size, 'q')
+            k, k_size = self._pool(x, in_size, 'k')
+            v, _ = self._pool(x, in_size, 'v')
+            k, v = self._merge(k), self._merge(v)
+            q = self._split(self.q(self._merge(q)))
+        else:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            q, q_size = self._pool(q, in_size, 'q')
+            k, k_size = self._pool(k, in_size, 'k')
+            v, _ = self._pool(v, in_size, 'v')
+            k, v = self._merge(k), self._merge(v)
+
+        written, m_size = None, None
+        keys, values = k, v
+        if past is not None:
+            memory, m_size = self._read(past, k_size)
+            written = Written(KeyValue(k, v), memory)
+            keys = torch.cat([past.older.key.to(k), memory.key.to(k), k], dim=1)
+            values = torch.cat([past.older.value.to(v), memory.value.to(v), v], dim=1)
+        if self.pool_first:
+            keys, values = self.k(keys), self.v(values)
+
+        q_extra, k_extra = self._bias(q, q_size, k_size, m_size, past)
+        out = folded_attention(
+            q, self._split(keys), self._split(values), q_extra, k_extra
+        )
+        if self.residual_pooling:
+            if self.with_cls_token:
+                out = torch.cat([out[:, :, :1], out[:, :, 1:] + q[:, :, 1:]], dim=2)
+            else:
+                out = out + q
+        return self.proj(self._merge(out)), q_size, written
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, tokens, heads*C) -> (B, heads, tokens, C)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        """(B, heads, tokens, C) -> (B, tokens, heads*C)."""
+        return x.transpose(1, 2).flatten(2)
+
+    def _read(self, past: PastClips, k_size: Size) -> Tuple[KeyValue, Size]:
+        """Compress the clip that is attended for the first time.
+
+        Its gradient trains the compression; the memory keeps the result detached, so
+        that no gradient ever reaches the past clip itself. (The published code
+        compresses a clip one step after it was seen; with a gap of 2 or more its
+        compression is then never trained.)
+        """
+        key, m_size = self._compress(past.recent.key, k_size, 'k')
+        value, _ = self._compress(past.recent.value, k_size, 'v')
+        return KeyValue(key, value), m_size
+
+    def _bias(
+        self,
+        q: Tensor,
+        q_size: Size,
+        k_size: Size,
+        m_size: Optional[Size],
+        past: Optional[PastClips],
+    ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+        """Extra channels of queries and keys: positions, empty slots, causality."""
+        positions = self.rel_pos_embed or self.causal
+        if not positions and past is None:
+            return None, None
+        cls = int(self.with_cls_token)
+        q_columns, k_columns = [], []
+        if positions:
+            tables, num_current = self._tables(q, q_size, k_size, m_size)
+            terms = None
+            if self.causal:
+                stride = self.pool_k.stride[0] // self.pool_q.stride[0]
+                terms = causal_time_terms(q_size[0], k_size[0], max(stride, 1), q)
+            channels = query_channels(q[:, :, cls:], q_size, tables, num_current, terms)
+            # The class token has no position: zeros, as a query and as a key.
+            q_columns.append(F.pad(channels, (0, 0, cls, 0)))
+            k_columns.append(self._key_positions(k_size, m_size, q))
+        # One more channel hides whole keys: empty slots, and in a causal model the
+        # current clip's class token, which has seen all of the clip.
+        if past is not None or (self.causal and cls):
+            q_columns.append(q.new_ones(*q.shape[:3], 1))
+            hidden = q.new_zeros(q.shape[0], k_size[0] * k_size[1] * k_size[2] + cls)
+            if self.causal and cls:
+                hidden[:, 0] = HIDDEN
+            if past is not None:
+                tokens = m_size[0] * m_size[1] * m_size[2] + cls
+                slots = hidden_slots(past.valid, tokens).to(hidden)
+                hidden = torch.cat([slots, hidden], dim=1)
+            # (B, K) -> (B, 1, K, 1)
+            hidden = hidden[:, None, :, None]
+            k_columns = [
+                column.expand(hidden.shape[0], -1, -1, -1) for column in k_columns
+            ]
+            k_columns.append(hidden)
+        return torch.cat(q_columns, dim=-1), torch.cat(k_columns, dim=-1)
+
+    def _tables(self, q: Tensor, q_size: Size, k_size: Size, m_size: Optional[Size]):
+        """Position vectors by axis, [q, k, C], and how many k are the current clip's.
+
+        The order is current clip, then memory: the order of the extra channels.
+        """
+        if not self.rel_pos_embed:
+            zeros = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, k_size)]
+            if m_size is None:
+                return zeros, k_size
+            m_grid = (m_size[0] * self.memory_length, *m_size[1:])
+            memory = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, m_grid)]
+            return concat_tables([zeros, memory]), k_size
+        current = (
+            resize_decomposed_rel_pos(self.rel_pos_t, q_size[0], k_size[0]),
+            *spatial_tables(
+                self.rel_pos_h, self.rel_pos_w, q_size[1:], k_size[1:], self.pool_first
+            ),
+        )
+        if m_size is None:
+            return concat_tables([current]), k_size
+        memory = (
+            memory_time_table(
+                self.rel_pos_mem_t,
+                q_size[0],
+                m_size[0] * self.memory_length,
+                self._memory_stride(),
+                self.built_len,
+            ),
+            *spatial_tables(
+                self.rel_pos_mem_h,
+                self.rel_pos_mem_w,
+                q_size[1:],
+                m_size[1:],
+                self.pool_first,
+            ),
+        )
+        return concat_tables([current, memory]), k_size
+
+    def _key_positions(self, k_size: Size, m_size: Optional[Size], q: Tensor) -> Tensor:
+        """Codes of all keys, [1, 1, K, E], in the order [oldest … newest, current]."""
+        cls = int(self.with_cls_token)
+        current = key_codes(k_size, q.device, q.dtype)
+        current = F.pad(current, (0, 0, cls, 0))
+        if m_size is None:
+            return current[None, None]
+        steps, height, width = m_size
+        m_grid = (steps * self.memory_length, height, width)
+        memory = key_codes(m_grid, q.device, q.dtype)
+        # One class token in front of each clip:
+        # (slots*T*H*W, E) -> (slots, cls + T*H*W, E) -> (slots*(cls + T*H*W), E)
+        memory = memory.unflatten(0, (self.memory_length, -1))
+        memory = F.pad(memory, (0, 0, cls, 0)).flatten(0, 1)
+        # Channels are [current's, memory's].
+        memory = F.pad(memory, (current.shape[-1], 0))
+        current = F.pad(current, (0, memory.shape[-1] - current.shape[-1]))
+        return torch.cat([memory, current], dim=0)[None, None]

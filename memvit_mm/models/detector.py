@@ -1,0 +1,244 @@
+"""MemoryFastRCNN and MemoryAVARoIHead: action detection that remembers."""
+
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmaction.models.roi_heads import AVARoIHead
+from mmaction.registry import MODELS
+from mmaction.utils import ConfigType, InstanceList, SampleList
+from mmdet.models.detectors import FastRCNN
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures.bbox import bbox2roi
+from torch import Tensor
+
+from .actor_memory import ActorMemoryHead
+from .memory import MemoryStep
+from .streams import MemoryOwner, Rows, in_row_order, rows_of, waves
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class MemoryAVARoIHead(AVARoIHead):
+    """MMAction2's ``AVARoIHead`` for any batch size, and for memory over people.
+
+    Frames without a box are no exception: they give an empty result, and an actor
+    memory without people. Takes the configs that ``AVARoIHead`` takes.
+    """
+
+    def loss(
+        self,
+        x: Union[Tensor, Tuple[Tensor]],
+        rpn_results_list: InstanceList,
+        data_samples: SampleList,
+        memory: Optional[MemoryStep] = None,
+    ) -> dict:
+        """Losses of a batch.
+
+        Args:
+            x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
+            rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
+            data_samples (list[ActionDataSample]): With ``gt_instances``.
+            memory (MemoryStep, optional): The memory step of this batch.
+
+        Returns:
+            dict[str, Tensor]: Losses, precision and recall.
+        """
+        sampling_results = []
+        for proposals, sample in zip(rpn_results_list, data_samples):
+            proposals.priors = proposals.pop('bboxes')
+            assigned = self.bbox_assigner.assign(proposals, sample.gt_instances, None)
+            sampling_results.append(
+                self.bbox_sampler.sample(assigned, proposals, sample.gt_instances)
+            )
+        metas = [sample.metainfo for sample in data_samples]
+        return self.bbox_loss(x, sampling_results, metas, memory)['loss_bbox']
+
+    def bbox_loss(
+        self,
+        x: Union[Tensor, Tuple[Tensor]],
+        sampling_results: List[SamplingResult],
+        batch_img_metas: List[dict],
+        memory: Optional[MemoryStep] = None,
+    ) -> dict:
+        """Scores and losses of the sampled boxes."""
+        rois = bbox2roi([result.priors for result in sampling_results])
+        results = self._bbox_forward(x, rois, batch_img_metas, memory)
+        losses = self.bbox_head.loss_and_target(
+            cls_score=results['cls_score'],
+            rois=rois,
+            sampling_results=sampling_results,
+            rcnn_train_cfg=self.train_cfg,
+        )
+        return {**results, 'loss_bbox': losses['loss_bbox']}
+
+    def _bbox_forward(
+        self,
+        x: Union[Tensor, Tuple[Tensor]],
+        rois: Tensor,
+        batch_img_metas: List[dict],
+        memory: Optional[MemoryStep] = None,
+    ) -> dict:
+        """Scores of boxes: [people, classes] for rois [people, 5]."""
+        if memory is None or not isinstance(self.shared_head_module, ActorMemoryHead):
+            return super()._bbox_forward(x, rois, batch_img_metas)
+        features, _ = self.bbox_roi_extractor(x, rois)
+        features = self.shared_head(
+            features, rois=rois, img_metas=batch_img_metas, memory=memory
+        )
+        return dict(cls_score=self.bbox_head(features), bbox_feats=features)
+
+    @property
+    def shared_head_module(self) -> Optional[torch.nn.Module]:
+        """The shared head, or None."""
+        return self.shared_head if self.with_shared_head else None
+
+    def predict(
+        self,
+        x: Union[Tensor, Tuple[Tensor]],
+        rpn_results_list: InstanceList,
+        data_samples: SampleList,
+        memory: Optional[MemoryStep] = None,
+        **kwargs,
+    ) -> InstanceList:
+        """Predict for a batch of any size.
+
+        Args:
+            x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
+            rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
+            data_samples (list[ActionDataSample]): One per row.
+            memory (MemoryStep, optional): The memory step of this batch.
+
+        Returns:
+            list[InstanceData]: Per frame, ``bboxes`` [people, 4] in [0, 1] of the
+            frame, and ``scores`` [people, classes].
+        """
+        boxes = [result.bboxes for result in rpn_results_list]
+        metas = [sample.metainfo for sample in data_samples]
+        rois = bbox2roi(boxes)
+        scores = self._bbox_forward(x, rois, metas, memory)['cls_score']
+        counts = [len(b) for b in boxes]
+        return self.bbox_head.predict_by_feat(
+            rois=rois.split(counts),
+            cls_scores=scores.split(counts),
+            batch_img_metas=metas,
+            rcnn_test_cfg=self.test_cfg,
+        )
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class MemoryFastRCNN(MemoryOwner, FastRCNN):
+    """Action detector that reads videos clip by clip and remembers what came before.
+
+    Owns one :class:`ClipMemory` for backbone and actor head. Each sample's stream and
+    time are read from its metainfo (``video_id``, ``timestamp``). Any MMAction2
+    backbone works, one that takes no memory just gets none.
+
+    At test a batch may hold anything: several clips of one video run one after the
+    other, frames of different size (``img_shape``) run apart, so that padding reaches
+    no result.
+
+    Source: MeMViT (arXiv 2201.08383), sec. 5.1.
+
+    Args:
+        memory (dict): Config of the :class:`ClipMemory`.
+        **kwargs: As mmdet's ``FastRCNN``.
+    """
+
+    def __init__(self, *args, memory: dict = dict(type='ClipMemory'), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.memory = MODELS.build(memory)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
+        """Losses of a batch, [B, 1, C, T, H, W] or [B, C, T, H, W]."""
+        step = self.memory.step(*rows_of(batch_data_samples))
+        x = self._features(batch_inputs, step)
+        proposals = [sample.proposals for sample in batch_data_samples]
+        losses = self._call_roi_head('loss', x, proposals, batch_data_samples, step)
+        step.commit()
+        return losses
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> SampleList:
+        """Predict: each sample gets ``pred_instances``, see the RoI head."""
+        rows = rows_of(batch_data_samples)
+        shapes = [tuple(sample.img_shape) for sample in batch_data_samples]
+        results: List[Any] = [None] * len(batch_data_samples)
+        for group in waves(rows, shapes):
+            samples = [batch_data_samples[i] for i in group]
+            step = self._step(rows, group)
+            x = self._features(self._clips(batch_inputs, group, shapes), step)
+            proposals = [sample.proposals for sample in samples]
+            outputs = self._call_roi_head('predict', x, proposals, samples, step)
+            step.commit()
+            for row, output in zip(group, outputs):
+                results[row] = output
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: Optional[SampleList] = None
+    ) -> tuple:
+        """Features and, with data samples, the boxes' scores.
+
+        Returns:
+            tuple: The backbone's features over all rows and, with data samples, the
+            scores [people, classes] of the proposals, row by row.
+        """
+        if batch_data_samples is None:
+            return (self._features(batch_inputs, None),)
+        rows = rows_of(batch_data_samples)
+        groups = waves(rows)
+        features, scores = [], [None] * len(batch_data_samples)
+        for group in groups:
+            step = self._step(rows, group)
+            x = self._features(self._clips(batch_inputs, group), step)
+            samples = [batch_data_samples[i] for i in group]
+            boxes = [sample.proposals.bboxes for sample in samples]
+            out = self.roi_head._bbox_forward(
+                x, bbox2roi(boxes), [sample.metainfo for sample in samples], step
+            )['cls_score']
+            step.commit()
+            features.append(x)
+            for row, part in zip(group, out.split([len(b) for b in boxes])):
+                scores[row] = part
+        return in_row_order(features, groups), torch.cat(scores)
+
+    def _step(self, rows: Rows, group: Sequence[int]) -> MemoryStep:
+        return self.memory.step(
+            [rows.streams[i] for i in group], [rows.times[i] for i in group]
+        )
+
+    def _clips(
+        self,
+        inputs: Tensor,
+        group: List[int],
+        shapes: Optional[List[Tuple[int, int]]] = None,
+    ) -> Tensor:
+        """The rows of a group, without the padding that a batch of sizes needs."""
+        if len(group) < len(inputs):
+            inputs = inputs[torch.tensor(group)]
+        if shapes is not None:
+            height, width = shapes[group[0]]
+            inputs = inputs[..., :height, :width]
+        return inputs
+
+    def _features(self, inputs: Tensor, step: Optional[MemoryStep]) -> Any:
+        """[B, C, T, H, W] -> the backbone's features, through the neck if there is."""
+        x = self.run_backbone(inputs, step)
+        return self.neck(x) if self.with_neck else x
+
+    def _call_roi_head(
+        self,
+        method: str,
+        x: Any,
+        proposals: InstanceList,
+        samples: SampleList,
+        step: MemoryStep,
+    ) -> ConfigType:
+        """Other RoI heads than ours take no memory."""
+        kwargs = {}
+        if isinstance(self.roi_head, MemoryAVARoIHead):
+            kwargs = dict(memory=step)
+        return getattr(self.roi_head, method)(x, proposals, samples, **kwargs)

@@ -1,0 +1,410 @@
+"""ClipMemory: what is remembered of each stream's last clips. The only state."""
+
+import copy
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Union
+
+import torch
+from mmaction.registry import MODELS
+from mmdet.registry import MODELS as MMDET_MODELS
+from torch import Tensor
+
+from .attention import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+
+
+class Stream(NamedTuple):
+    """What a memory belongs to: one video, camera, or crop of a video, in time order.
+
+    Examples:
+        >>> Stream('video_7')
+        Stream(video='video_7', view=0, run=0, epoch=0)
+    """
+
+    video: Hashable
+    """``metainfo['video_id']``."""
+    view: int = 0
+    """Which of several crops or views of the video."""
+    run: int = 0
+    """Which of several passages of the video that are read side by side."""
+    epoch: int = 0
+    """The pass over the data that it belongs to."""
+
+
+def steps_back(length: int, gap: int) -> List[int]:
+    """Which earlier clips are attended, oldest first (MeMViT, sec. 4.2).
+
+    Examples:
+        >>> steps_back(length=2, gap=2)
+        [4, 2]
+    """
+    return [gap * i for i in range(length, 0, -1)]
+
+
+@dataclass
+class KeptLayer:
+    """What is kept of one clip at one layer, without gradient."""
+
+    key: Tensor
+    """[tokens, C]."""
+    value: Tensor
+    """[tokens, C]; the same tensor as ``key`` where a layer keeps one thing."""
+    compressed: bool = False
+
+
+@dataclass
+class KeptClip:
+    """What is kept of one clip."""
+
+    time: Union[int, float]
+    """In the unit of ``metainfo['timestamp']``; only its order matters."""
+    layers: Dict[str, KeptLayer] = field(default_factory=dict)
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class ClipMemory:
+    """The last clips' keys and values of every memory layer, per stream.
+
+    Rows of a batch are looked up by stream, so batches may have any composition and
+    any size: what a row gets depends on its own stream's past alone. A stream seen
+    for the first time starts empty; so does one whose clip is not later than the
+    clip before.
+
+    It is deliberately no ``nn.Module`` and has no buffers: mmengine averages those
+    over ranks, copies them into EMA models and saves them in checkpoints.
+
+    Args:
+        max_streams (int): Streams to remember at most; the least recently used goes
+            first. Defaults to 64.
+
+    Examples:
+        >>> import torch
+        >>> from memvit_mm.models.attention import KeyValue, MemorySpec, Written
+        >>> memory = ClipMemory()
+        >>> specs = {'layer0': MemorySpec(4, 3, 3, length=1, gap=1)}
+        >>> for time in (0, 1):
+        ...     step = memory.step([Stream('a'), Stream('b')], [time, time])
+        ...     past = step.past(specs, like=torch.zeros(1))['layer0']
+        ...     print(past.valid.squeeze(1).tolist())
+        ...     clip = torch.rand(2, 3, 4)  # [B, tokens, C]
+        ...     step.keep({'layer0': Written(KeyValue(clip, clip))})
+        ...     step.commit()
+        [False, False]
+        [True, True]
+        >>> memory.num_bytes  # one clip each: 3 tokens x 4 channels x 4 bytes
+        96
+        >>> memory.reset('a')
+        >>> memory.streams
+        [Stream(video='b', view=0, run=0, epoch=0)]
+    """
+
+    def __init__(self, max_streams: int = 64) -> None:
+        if max_streams < 1:
+            raise ValueError(f'max_streams={max_streams} must be at least 1.')
+        self.max_streams = max_streams
+        self._clips: 'OrderedDict[Stream, List[KeptClip]]' = OrderedDict()
+        self._aside: list = []
+        self._warned: set = set()
+
+    # ------------------------------------------------------------------- reading
+
+    @property
+    def streams(self) -> List[Stream]:
+        """The streams remembered, least recently used first."""
+        return list(self._clips)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(streams={len(self)}, '
+            f'max_streams={self.max_streams}, bytes={self.num_bytes})'
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the remembered tensors take, those set aside included."""
+        storages = {}
+        for streams in [self._clips, *self._aside]:
+            for clips in streams.values():
+                for clip in clips:
+                    for kept in clip.layers.values():
+                        for tensor in (kept.key, kept.value):
+                            storage = tensor.untyped_storage()
+                            storages[storage.data_ptr()] = storage.nbytes()
+        return sum(storages.values())
+
+    def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> 'MemoryStep':
+        """Begin one clip for each of some streams; nothing changes before its commit.
+
+        Args:
+            streams (sequence[Stream]): One per row of the batch.
+            times (sequence[int | float]): When each row's clip is, any ordered number.
+
+        Returns:
+            MemoryStep: Reads the past, takes what is to be kept.
+
+        Raises:
+            ValueError: If the batch has more streams than ``max_streams``.
+        """
+        times = [t.item() if hasattr(t, 'item') else t for t in times]
+        if len(set(streams)) > self.max_streams:
+            raise ValueError(
+                f'The batch has clips of {len(set(streams))} streams, but the memory '
+                f'keeps max_streams={self.max_streams}: raise max_streams or lower the '
+                'batch size.'
+            )
+        rows: Dict[Stream, int] = {}
+        pasts = []
+        for row in sorted(range(len(streams)), key=lambda row: times[row]):
+            stream = streams[row]
+            past = list(self._clips.get(stream, ()))
+            if stream in rows:
+                self._warn_order(stream, times[row], times[rows[stream]])
+                past = []
+            elif past and times[row] <= past[-1].time:
+                self._warn_order(stream, times[row], past[-1].time)
+                past = []
+            rows[stream] = row
+            pasts.append((row, past))
+        return MemoryStep(
+            self,
+            list(streams),
+            times,
+            [p for _, p in sorted(pasts, key=lambda item: item[0])],
+        )
+
+    def _warn_order(self, stream: Stream, time: Any, last: Any) -> None:
+        self.warn_once(
+            'order',
+            f'The clip of {stream.video!r} at {time} is not later than the one before '
+            f'it, at {last}: it starts with an empty memory. Memory needs the clips of '
+            'a video in time order: use batch_sampler=dict('
+            "type='SequentialClipSampler') in the dataloader, add 'sample_idx' to the "
+            'meta_keys of PackActionInputs for training, and call reset_memory() '
+            'before a video begins again. (Said once.)',
+        )
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Warn the first time that something of this kind happens."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=2)
+
+    # ----------------------------------------------------------------- lifecycle
+
+    def reset(self, stream: Optional[Hashable] = None) -> None:
+        """Forget everything, or one :class:`Stream`, or all streams of one video id."""
+        if stream is None:
+            self._clips.clear()
+            return
+        for known in self.streams:
+            if stream == known or stream == known.video:
+                del self._clips[known]
+
+    def set_aside(self) -> None:
+        """Put the present memory away and go on with an empty one."""
+        self._aside.append(self._clips)
+        self._clips = OrderedDict()
+
+    def restore(self) -> None:
+        """Drop the present memory and take back the one set aside last.
+
+        Raises:
+            RuntimeError: If nothing was set aside.
+        """
+        if not self._aside:
+            raise RuntimeError('No memory was set aside: call set_aside() first.')
+        self._clips = self._aside.pop()
+
+    def state_dict(self) -> Dict[str, list]:
+        """All streams as plain lists, numbers, strings and tensors.
+
+        ``torch.save`` it, and load it with ``weights_only=True``.
+        """
+        return dict(
+            streams=[
+                dict(
+                    stream=tuple(stream),
+                    clips=[
+                        dict(
+                            time=clip.time,
+                            layers={
+                                name: dict(
+                                    key=kept.key,
+                                    value=kept.value,
+                                    compressed=kept.compressed,
+                                )
+                                for name, kept in clip.layers.items()
+                            },
+                        )
+                        for clip in clips
+                    ],
+                )
+                for stream, clips in self._clips.items()
+            ]
+        )
+
+    def load_state_dict(self, state: Dict[str, list]) -> None:
+        """Replace the memory by a saved one. Its tensors are copied."""
+        state = copy.deepcopy(state)
+        self._clips = OrderedDict(
+            (
+                Stream(*entry['stream']),
+                [
+                    KeptClip(
+                        clip['time'],
+                        {
+                            name: KeptLayer(**kept)
+                            for name, kept in clip['layers'].items()
+                        },
+                    )
+                    for clip in entry['clips']
+                ],
+            )
+            for entry in state['streams']
+        )
+
+    def _commit(self, stream: Stream, clips: List[KeptClip]) -> None:
+        self._clips[stream] = clips
+        self._clips.move_to_end(stream)
+        while len(self._clips) > self.max_streams:
+            self._clips.popitem(last=False)
+
+
+class MemoryStep:
+    """One clip of each of some streams: read the past, keep the present, commit.
+
+    Made by :meth:`ClipMemory.step`. Until :meth:`commit` the memory is as it was, so
+    that a forward pass that fails leaves no trace.
+    """
+
+    def __init__(
+        self,
+        memory: ClipMemory,
+        streams: List[Stream],
+        times: list,
+        pasts: List[List[KeptClip]],
+    ) -> None:
+        self.memory = memory
+        self.streams = streams
+        self.times = times
+        self._pasts = pasts
+        self._new = [KeptClip(time) for time in times]
+        self._compressed: list = []
+        self._specs: Dict[str, MemorySpec] = {}
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def past(self, specs: Dict[str, MemorySpec], like: Tensor) -> LayerMemories:
+        """What each layer may attend to.
+
+        Args:
+            specs (dict[str, MemorySpec]): What the layers keep and read.
+            like (Tensor): Gives device and dtype.
+
+        Returns:
+            dict[str, PastClips]: By layer, one row per stream of this step.
+        """
+        for row in range(len(self)):
+            if not self._fits(row, specs):
+                self.memory.warn_once(
+                    'size',
+                    f'The frames of {self.streams[row].video!r} changed their size at '
+                    f'{self.times[row]}: its memory starts afresh. (Said once.)',
+                )
+                self._pasts[row] = []
+        self._specs.update(specs)
+        return {name: self._past(name, spec, like) for name, spec in specs.items()}
+
+    def _fits(self, row: int, specs: Dict[str, MemorySpec]) -> bool:
+        for clip in self._pasts[row]:
+            for name, spec in specs.items():
+                kept = clip.layers.get(name)
+                if kept is not None:
+                    size = spec.compressed_tokens if kept.compressed else spec.tokens
+                    if kept.key.shape != (size, spec.channels):
+                        return False
+        return True
+
+    def _slot(self, row: int, name: str, back: int) -> Optional[KeptLayer]:
+        """What a row's layer kept of the clip ``back`` steps before this one."""
+        past = self._pasts[row]
+        return past[-back].layers.get(name) if back <= len(past) else None
+
+    def _past(self, name: str, spec: MemorySpec, like: Tensor) -> PastClips:
+        slots = [
+            [self._slot(row, name, back) for row in range(len(self))]
+            for back in steps_back(spec.length, spec.gap)
+        ]
+        *older, recent = [
+            self._stack(slot, tokens, spec.channels, like)
+            for slot, tokens in zip(
+                slots, [spec.compressed_tokens] * (spec.length - 1) + [spec.tokens]
+            )
+        ]
+        if older:
+            # slots x [B, tokens, C] -> [B, slots*tokens, C]
+            older = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
+        else:
+            none = like.new_zeros(len(self), 0, spec.channels)
+            older = KeyValue(none, none)
+        valid = [[kept is not None for kept in slot] for slot in slots]
+        return PastClips(recent, older, torch.tensor(valid, device=like.device).t())
+
+    def _stack(
+        self, slot: List[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
+    ) -> KeyValue:
+        """Rows of one slot: [B, tokens, C], zeros where there is nothing."""
+        if not any(slot):
+            zeros = like.new_zeros(len(slot), tokens, channels)
+            return KeyValue(zeros, zeros)
+        zeros = None if all(slot) else like.new_zeros(tokens, channels)
+
+        def rows(part: str) -> Tensor:
+            return torch.stack(
+                [zeros if k is None else getattr(k, part).to(like) for k in slot]
+            )
+
+        key = rows('key')
+        shared = all(kept is None or kept.key is kept.value for kept in slot)
+        return KeyValue(key, key if shared else rows('value'))
+
+    def keep(self, written: LayerWrites) -> None:
+        """Take what the layers hand over. The one place where gradient ends.
+
+        Args:
+            written (dict[str, Written]): By layer, rows as in this step.
+        """
+        for name, new in written.items():
+            for row, kept in enumerate(self._rows(new.current, compressed=False)):
+                self._new[row].layers[name] = kept
+            if new.compressed is not None:
+                gap = self._specs[name].gap
+                for row, kept in enumerate(self._rows(new.compressed, compressed=True)):
+                    if self._slot(row, name, gap) is not None:
+                        self._compressed.append((row, gap, name, kept))
+
+    def _rows(self, pair: KeyValue, compressed: bool) -> List[KeptLayer]:
+        # Each row owns its storage: a view would keep the whole batch alive.
+        keys = [key.clone() for key in pair.key.detach()]
+        if pair.value is pair.key:
+            return [KeptLayer(key, key, compressed) for key in keys]
+        values = [value.clone() for value in pair.value.detach()]
+        return [KeptLayer(k, v, compressed) for k, v in zip(keys, values)]
+
+    def commit(self) -> None:
+        """Make this step part of the memory."""
+        for row, gap, name, kept in self._compressed:
+            past = self._pasts[row]
+            clip = past[-gap]
+            past[-gap] = KeptClip(clip.time, {**clip.layers, name: kept})
+        horizon = max((s.length * s.gap for s in self._specs.values()), default=0)
+        # In order of time: if a batch held two clips of a stream, the later one stays.
+        for row in sorted(range(len(self)), key=lambda row: self.times[row]):
+            clips = [*self._pasts[row], self._new[row]]
+            self.memory._commit(self.streams[row], clips[-horizon:] if horizon else [])

@@ -1,0 +1,141 @@
+"""MemoryRecognizer3D: an MMAction2 recognizer that remembers."""
+
+from typing import Any, Optional
+
+import torch
+from mmaction.models.recognizers import Recognizer3D
+from mmaction.registry import MODELS
+from mmaction.utils import ForwardResults, OptSampleList, SampleList
+from torch import Tensor
+
+from .streams import MemoryOwner, in_row_order, rows_of, waves
+
+
+@MODELS.register_module()
+class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
+    """3D recognizer that reads videos clip by clip and remembers what came before.
+
+    Owns one :class:`ClipMemory`. Each sample's stream and time are read from its
+    metainfo (``video_id``, ``timestamp``); the backbone gets the matching rows. Any
+    MMAction2 backbone works, one that takes no memory just gets none. Without data
+    samples (``model(inputs)``) there is no memory.
+
+    Args:
+        memory (dict): Config of the :class:`ClipMemory`.
+        **kwargs: As MMAction2's ``Recognizer3D``.
+
+    Examples:
+        >>> import torch
+        >>> from mmaction.structures import ActionDataSample
+        >>> model = MemoryRecognizer3D(
+        ...     backbone=dict(type='MeMViT', arch='tiny', spatial_size=64),
+        ...     cls_head=dict(type='MViTHead', num_classes=5, in_channels=768)).eval()
+        >>> sample = ActionDataSample(metainfo=dict(video_id='a', timestamp=1.0))
+        >>> clip = torch.rand(1, 1, 3, 16, 64, 64)  # [B, views, C, T, H, W]
+        >>> tuple(model(clip, [sample], mode='tensor', stage='head')[0].shape)
+        (5,)
+        >>> model.memory.streams
+        [Stream(video='a', view=0, run=0, epoch=0)]
+        >>> model.reset_memory('a')
+        >>> len(model.memory)
+        0
+    """
+
+    def __init__(self, *args, memory: dict = dict(type='ClipMemory'), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.memory = MODELS.build(memory)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: OptSampleList = None,
+        mode: str = 'tensor',
+        **kwargs,
+    ) -> ForwardResults:
+        """As MMAction2's recognizers; 'tensor' mode uses and updates memory, too.
+
+        Args:
+            inputs (Tensor): [B, views, C, T, H, W].
+            data_samples (list[ActionDataSample], optional): One per sample.
+            mode (str): 'tensor', 'predict' or 'loss'.
+        """
+        if mode == 'tensor':
+            kwargs.setdefault('stage', 'backbone')
+            return self.extract_feat(inputs, data_samples=data_samples, **kwargs)[0]
+        return super().forward(inputs, data_samples, mode, **kwargs)
+
+    def predict(
+        self, inputs: Tensor, data_samples: SampleList, **kwargs
+    ) -> SampleList:
+        """Predict, as MMAction2's, with memory."""
+        feats, predict_kwargs = self.extract_feat(
+            inputs, data_samples=data_samples, test_mode=True
+        )
+        return self.cls_head.predict(feats, data_samples, **predict_kwargs)
+
+    def extract_feat(
+        self,
+        inputs: Tensor,
+        stage: str = 'neck',
+        data_samples: OptSampleList = None,
+        test_mode: bool = False,
+    ) -> tuple:
+        """Extract features, and remember.
+
+        Args:
+            inputs (Tensor): [B, views, C, T, H, W].
+            stage (str): 'backbone', 'neck' or 'head'.
+            data_samples (list[ActionDataSample], optional): Without them there is no
+                memory.
+            test_mode (bool): Features for the head's ``predict``.
+
+        Returns:
+            tuple: Features, rows = samples x views, and keyword arguments for the head.
+        """
+        views = inputs.shape[1]
+        # [B, views, C, T, H, W] -> [B*views, C, T, H, W]
+        inputs = inputs.flatten(0, 1)
+        kwargs = {}
+        if test_mode and self.test_cfg is not None:
+            kwargs['fcn_test'] = self.test_cfg.get('fcn_test', False)
+            limit = self.test_cfg.get('max_testing_views', None)
+        else:
+            limit = None
+        x = self._remembering_backbone(inputs, data_samples, views, limit)
+        if stage == 'backbone':
+            return x, kwargs
+        if self.with_neck:
+            x, loss_aux = self.neck(x, data_samples=None if test_mode else data_samples)
+            if not test_mode:
+                kwargs['loss_aux'] = loss_aux
+        if stage == 'head' and self.with_cls_head:
+            x = self.cls_head(x, **kwargs)
+        return x, kwargs
+
+    def _remembering_backbone(
+        self,
+        inputs: Tensor,
+        data_samples: OptSampleList,
+        views: int,
+        limit: Optional[int],
+    ) -> Any:
+        if data_samples is None or not self.backbone_remembers:
+            groups = [list(range(len(inputs)))]
+            rows = None
+        else:
+            rows = rows_of(data_samples, views)
+            groups = waves(rows)
+        if limit is not None:
+            groups = [g[i : i + limit] for g in groups for i in range(0, len(g), limit)]
+        parts = []
+        for group in groups:
+            step = None
+            if rows is not None:
+                step = self.memory.step(
+                    [rows.streams[i] for i in group], [rows.times[i] for i in group]
+                )
+            clips = inputs if len(group) == len(inputs) else inputs[torch.tensor(group)]
+            parts.append(self.run_backbone(clips, step))
+            if step is not None:
+                step.commit()
+        return in_row_order(parts, groups)

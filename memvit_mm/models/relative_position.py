@@ -1,0 +1,229 @@
+"""Decomposed relative positions, folded into the product of queries and keys.
+
+The bias of query (t, h, w) on key (t', h', w') is a sum of three terms, one per axis
+(MViTv2, arXiv 2112.01526, eq. 4). Adding it to the scores needs a tensor of queries x
+keys. Instead each query gets a few extra channels, its terms for every t', h' and w',
+and each key the one-hot code of its own (t', h', w'): the scores are then one matrix
+product, which fused attention kernels never write to memory.
+"""
+
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmaction.models.backbones.mvit import resize_decomposed_rel_pos
+from torch import Tensor
+
+# The score of a key that must not be seen. Its weight is exactly zero after the
+# softmax in every dtype, and it fits into float16.
+HIDDEN = -3e4
+
+Size = Tuple[int, int, int]
+
+
+def _resize(table: Tensor, length: int) -> Tensor:
+    """Interpolate a table of relative positions linearly: (L, C) -> (length, C)."""
+    if table.shape[0] == length:
+        return table
+    # (L, C) -> (1, C, L) -> (1, C, length) -> (length, C)
+    table = table.t().unsqueeze(0)
+    return F.interpolate(table, size=length, mode='linear').squeeze(0).t()
+
+
+def spatial_tables(
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    q_size: Tuple[int, int],
+    k_size: Tuple[int, int],
+    shared_geometry: bool,
+) -> Tuple[Tensor, Tensor]:
+    """The position vectors of each query row (column) for each key row (column).
+
+    Args:
+        rel_pos_h (Tensor): Table of the height axis, [2 * max(q, k) - 1, C] at the
+            size the model was built for; interpolated for other sizes.
+        rel_pos_w (Tensor): Table of the width axis.
+        q_size (tuple[int, int]): Height and width of the queries.
+        k_size (tuple[int, int]): Height and width of the keys.
+        shared_geometry (bool): False is MViTv2: each axis for itself. True is what
+            the published MeMViT computes on frames that are not square: the longer
+            axis takes the interpolated length and the ratios of the shorter one, and
+            its distances are clamped into the range of the shorter axis. (There the
+            rule is written for wide frames and fails on high ones; here it holds
+            for both.) The two agree on square frames.
+
+    Returns:
+        tuple[Tensor, Tensor]: [q_h, k_h, C] and [q_w, k_w, C].
+    """
+    (q_h, q_w), (k_h, k_w) = q_size, k_size
+    if not shared_geometry or (q_h == q_w and k_h == k_w):
+        return (
+            resize_decomposed_rel_pos(rel_pos_h, q_h, k_h),
+            resize_decomposed_rel_pos(rel_pos_w, q_w, k_w),
+        )
+    if q_w >= q_h:
+        short = resize_decomposed_rel_pos(rel_pos_h, q_h, k_h)
+        return short, _long_axis(rel_pos_w, (q_h, k_h), (q_w, k_w))
+    short = resize_decomposed_rel_pos(rel_pos_w, q_w, k_w)
+    return _long_axis(rel_pos_h, (q_w, k_w), (q_h, k_h)), short
+
+
+def _long_axis(table: Tensor, short: Tuple[int, int], long: Tuple[int, int]) -> Tensor:
+    """Position vectors of the longer axis, read with the shorter axis's geometry."""
+    (q_short, k_short), (q_long, k_long) = short, long
+    table = _resize(table, 2 * max(q_short, k_short) - 1)
+    q_ratio = max(k_short / q_short, 1.0)
+    k_ratio = max(q_short / k_short, 1.0)
+    queries = torch.arange(q_long, device=table.device)[:, None] * q_ratio
+    keys = torch.arange(k_long, device=table.device)[None, :] * k_ratio
+    offset = (k_short - 1) * k_ratio
+    last = (q_short - 1) * q_ratio + offset
+    return table[(queries - keys + offset).clamp(0, last).long()]
+
+
+def memory_time_table(
+    table: Tensor, q_len: int, steps: int, stride: int, built_len: int
+) -> Tensor:
+    """The position vectors of each query time for each time step of the memories.
+
+    The newest memory step is at distance ``i`` of query time ``i``, every older one
+    ``stride`` further away, however many memories there are.
+
+    Args:
+        table (Tensor): [L, C]; entry d is for distance d.
+        q_len (int): Time steps of the queries.
+        steps (int): Time steps of all memories together, oldest first.
+        stride (int): Query time steps that one memory step stands for.
+        built_len (int): Query time steps the table was made for; for clips of another
+            length it is interpolated in proportion.
+
+    Returns:
+        Tensor: [q_len, steps, C].
+    """
+    if q_len != built_len:
+        table = _resize(table, (table.shape[0] + 1) * q_len // built_len - 1)
+    queries = torch.arange(q_len, device=table.device)[:, None]
+    back = torch.arange(steps - 1, -1, -1, device=table.device)[None, :]
+    return table[(queries + stride * back).clamp(max=table.shape[0] - 1)]
+
+
+def query_channels(
+    q: Tensor,
+    q_size: Size,
+    tables: Sequence[Tensor],
+    num_current: Sequence[int],
+    time_terms: Optional[Tensor] = None,
+) -> Tensor:
+    """The extra channels of the patch queries: their terms for every key t, h and w.
+
+    A term common to all keys of one group can move from axis to axis, so each group's
+    first time step and first column are folded into its rows: two channels fewer.
+
+    Args:
+        q (Tensor): Unscaled patch queries, [B, heads, T*H*W, C].
+        q_size (tuple[int, int, int]): T, H, W of the queries.
+        tables (sequence[Tensor]): Position vectors [T, k, C], [H, k, C], [W, k, C],
+            where k counts the current clip's positions first, then the memory's.
+        num_current (sequence[int]): How many of each k are the current clip's.
+        time_terms (Tensor, optional): Added to the terms of the current clip's time
+            steps, [T, k]; see :func:`causal_time_terms`.
+
+    Returns:
+        Tensor: [B, heads, T*H*W, E], in the order that :func:`key_codes` expects.
+    """
+    batch, heads, _, channels = q.shape
+    # (B, heads, T*H*W, C) -> (B, heads, T, H, W, C)
+    grid = q.reshape(batch, heads, *q_size, channels)
+    rel_t, rel_h, rel_w = (
+        torch.einsum(f'bnthwc,{axis}kc->bnthwk', grid, table.to(q.dtype))
+        for axis, table in zip('thw', tables)
+    )
+    if time_terms is not None:
+        hidden = F.pad(time_terms, (0, rel_t.shape[-1] - num_current[0]))
+        rel_t = rel_t + hidden[:, None, None, :]
+    groups = []
+    for part in range(1 if rel_t.shape[-1] == num_current[0] else 2):
+        t, h, w = (
+            rel[..., :n] if part == 0 else rel[..., n:]
+            for rel, n in zip((rel_t, rel_h, rel_w), num_current)
+        )
+        groups += [
+            t[..., 1:] - t[..., :1],
+            h + t[..., :1] + w[..., :1],
+            w[..., 1:] - w[..., :1],
+        ]
+    # (B, heads, T, H, W, E) -> (B, heads, T*H*W, E)
+    return torch.cat(groups, dim=-1).flatten(2, 4)
+
+
+def key_codes(size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One-hot codes of key positions, matching one group of :func:`query_channels`.
+
+    Args:
+        size (tuple[int, int, int]): T, H, W of the keys.
+
+    Returns:
+        Tensor: [T*H*W, (T - 1) + H + (W - 1)].
+
+    Examples:
+        >>> key_codes((1, 2, 2), 'cpu', torch.float32)
+        tensor([[1., 0., 0.],
+                [1., 0., 1.],
+                [0., 1., 0.],
+                [0., 1., 1.]])
+    """
+    codes = [torch.eye(n, device=device, dtype=dtype) for n in size]
+    columns = [codes[0][:, 1:], codes[1], codes[2][:, 1:]]
+    views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
+    grid = [
+        code.view(*view, code.shape[-1]).expand(*size, code.shape[-1])
+        for code, view in zip(columns, views)
+    ]
+    return torch.cat(grid, dim=-1).flatten(0, 2)
+
+
+def folded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_extra: Optional[Tensor],
+    k_extra: Optional[Tensor],
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(q k^T / sqrt(C) + q_extra k_extra^T) v, without a tensor of scores.
+
+    Args:
+        q (Tensor): [B, heads, Q, C].
+        k (Tensor): [B, heads, K, C].
+        v (Tensor): [B, heads, K, C].
+        q_extra (Tensor, optional): [B, heads, Q, E], or None for no bias.
+        k_extra (Tensor, optional): [B or 1, 1, K, E].
+        dropout (float): Dropout on the attention weights.
+
+    Returns:
+        Tensor: [B, heads, Q, C].
+    """
+    channels = v.shape[-1]
+    q = q * q.shape[-1] ** -0.5
+    if q_extra is not None:
+        # Fused kernels want q, k and v equally wide, and a multiple of 8.
+        pad = -(channels + q_extra.shape[-1]) % 8
+        k_extra = k_extra.to(k.dtype).expand(*k.shape[:3], -1)
+        q = F.pad(torch.cat([q, q_extra.to(q.dtype)], dim=-1), (0, pad))
+        k = F.pad(torch.cat([k, k_extra], dim=-1), (0, pad))
+        v = F.pad(v, (0, q.shape[-1] - channels))
+    out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=1.0)
+    return out[..., :channels]
+
+
+def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tensor:
+    """HIDDEN where a key's time step lies after the query's: [q_len, k_len]."""
+    queries = torch.arange(q_len, device=like.device)[:, None]
+    keys = torch.arange(k_len, device=like.device)[None, :] * stride
+    return (keys > queries).to(like.dtype) * HIDDEN
+
+
+def concat_tables(parts: List[Optional[Sequence[Tensor]]]) -> List[Tensor]:
+    """Join the tables of the current clip and of the memory, axis by axis."""
+    parts = [part for part in parts if part is not None]
+    return [torch.cat(axis, dim=1) for axis in zip(*parts)]

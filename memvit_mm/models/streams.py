@@ -1,0 +1,126 @@
+"""Which stream and time each row of a batch belongs to, and which rows run together."""
+
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence
+
+import torch
+from mmaction.utils import SampleList
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .memory import ClipMemory, Stream
+
+
+class Rows(NamedTuple):
+    """Streams and times of the rows of a batch."""
+
+    streams: List[Stream]
+    times: List[Any]
+
+
+def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
+    """Read each sample's stream and time from its meta information.
+
+    Args:
+        data_samples (list[ActionDataSample]): With ``video_id`` and ``timestamp`` in
+            their metainfo; in training ``sample_idx``, too, as
+            :class:`SequentialClipSampler` gives it.
+        views (int): Crops or views per sample, each of which is a stream.
+
+    Returns:
+        Rows: ``len(data_samples) * views`` of them, the views of a sample together.
+
+    Raises:
+        ValueError: If a sample does not say its video or its time.
+    """
+    streams, times = [], []
+    for number, sample in enumerate(data_samples):
+        meta = sample.metainfo
+        for key in ('video_id', 'timestamp'):
+            if key not in meta:
+                raise ValueError(
+                    f'Sample {number} of the batch has no {key!r} in its metainfo '
+                    f'(it has {sorted(meta)}), so its memory cannot be found: add '
+                    f'{key!r} to the meta_keys of PackActionInputs, and see that the '
+                    'dataset provides it.'
+                )
+        index = meta.get('sample_idx')
+        run, epoch = getattr(index, 'run', 0), getattr(index, 'epoch', 0)
+        for view in range(views):
+            streams.append(Stream(meta['video_id'], view, run, epoch))
+            times.append(meta['timestamp'])
+    return Rows(streams, times)
+
+
+def waves(rows: Rows, kinds: Optional[Sequence[Any]] = None) -> List[List[int]]:
+    """Groups of rows that can run at once, in the order in which they must run.
+
+    Two clips of one stream follow each other, earlier first, whatever the batch looks
+    like. Rows of different ``kinds`` (frame sizes, say) run apart.
+
+    Examples:
+        >>> a, b = Stream('a'), Stream('b')
+        >>> waves(Rows([a, b, a], [2.0, 1.0, 1.0]))
+        [[1, 2], [0]]
+    """
+    turn: dict = {}
+    groups: dict = {}
+    for row in sorted(range(len(rows.streams)), key=lambda row: rows.times[row]):
+        stream = rows.streams[row]
+        turn[stream] = turn.get(stream, -1) + 1
+        kind = kinds[row] if kinds is not None else None
+        groups.setdefault((turn[stream], kind), []).append(row)
+    # Sorting is stable: kinds stay in the order in which they were met.
+    return [sorted(groups[key]) for key in sorted(groups, key=lambda key: key[0])]
+
+
+def in_row_order(parts: Iterable[Any], groups: List[List[int]]) -> Any:
+    """Put the outputs of :func:`waves` back in the order of the batch.
+
+    Args:
+        parts (iterable): Per group, a nest of tensors whose first axis is the rows.
+        groups (list[list[int]]): The groups.
+
+    Returns:
+        The same nest, over all rows.
+    """
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([row for group in groups for row in group]).argsort()
+
+    def join(*tensors: Tensor) -> Tensor:
+        joined = torch.cat(tensors)
+        return joined[order.to(joined.device)]
+
+    leaves = [pytree.tree_flatten(part)[0] for part in parts]
+    spec = pytree.tree_flatten(parts[0])[1]
+    return pytree.tree_unflatten([join(*row) for row in zip(*leaves)], spec)
+
+
+class MemoryOwner:
+    """Mixin of models that own one :class:`ClipMemory`, at ``self.memory``."""
+
+    memory: ClipMemory
+
+    def reset_memory(self, stream: Any = None) -> None:
+        """Forget everything, or one video id (all its views), or one stream."""
+        self.memory.reset(stream)
+
+    @property
+    def backbone_remembers(self) -> bool:
+        """Whether the backbone takes memory. Others just get none."""
+        return bool(getattr(self.backbone, 'memory_layers', ()))
+
+    def run_backbone(self, inputs: Tensor, step: Any) -> Any:
+        """Features of clips [B, C, T, H, W], with memory where the backbone has it.
+
+        Args:
+            inputs (Tensor): Clips, [B, C, T, H, W].
+            step (MemoryStep, optional): The memory step of these rows.
+        """
+        if step is None or not self.backbone_remembers:
+            return self.backbone(inputs)
+        past = step.past(self.backbone.memory_specs(inputs.shape[-3:]), like=inputs)
+        features, written = self.backbone(inputs, memory=past)
+        step.keep(written)
+        return features
