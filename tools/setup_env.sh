@@ -70,8 +70,9 @@ setup_env() {
     make_environment
     install_torch
     install_libraries
+    install_openmmlab
     install_mmcv
-    install_packages "$install"
+    install_package "$install"
     rm -f "$LOG"
     echo "Set up in $SECONDS s: $PY"
 }
@@ -183,6 +184,14 @@ install_libraries() {
     fi
 }
 
+# --- OpenMMLab ------------------------------------------------------------------------
+
+install_openmmlab() {
+    step 4 "mmengine, mmdet, MMAction2"
+    # Not ours to change what is there: memvit_mm says on import what does not fit.
+    pip_install --no-deps "${OPENMMLAB[@]}"
+}
+
 # --- mmcv with its ops ----------------------------------------------------------------
 
 has_ops() {
@@ -193,7 +202,7 @@ install_mmcv() {
     local version
     version="$(version_of mmcv)"
     if has_ops; then
-        step 4 "mmcv $version with its ops is there"
+        step 5 "mmcv $version with its ops is there"
         return
     fi
     if [ "$VENV" = none ] && [ -n "$version" ]; then
@@ -201,7 +210,7 @@ install_mmcv() {
             "torch: run '$PY -m pip uninstall mmcv' and this again, which compiles them."
     fi
     need_compiler
-    step 4 "mmcv: compiling its ops (about 15 minutes of processor time, once)"
+    step 5 "mmcv: compiling its ops (about 15 minutes of processor time, once)"
     # Its setup.py imports pkg_resources, torch and psutil.
     pip_install 'setuptools>=64,<81' wheel ninja psutil
     compile_mmcv
@@ -239,6 +248,8 @@ compile_mmcv() {
     MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" "$PY" -m pip install -v --no-deps \
         --no-build-isolation "$@" "$MMCV" </dev/null >"$LOG" 2>&1 &
     pid=$!
+    # shellcheck disable=SC2064
+    trap "stop_tree $pid" EXIT
     while kill -0 "$pid" 2>/dev/null; do
         sleep 1
         if [ $((SECONDS - start - shown)) -ge "$every" ]; then
@@ -247,24 +258,30 @@ compile_mmcv() {
         fi
     done
     [ -t 1 ] && echo
+    trap - EXIT
     wait "$pid" || pip_failed "$MMCV"
     echo "      done in $((SECONDS - start)) s"
+}
+
+stop_tree() { # a process and what it started
+    local child
+    for child in $(ps -o pid= --ppid "$1"); do
+        stop_tree "$child"
+    done
+    kill "$1" 2>/dev/null || true
 }
 
 progress() {
     local files end='\n'
     [ -t 1 ] && end='\r'
-    files="$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$LOG" | tail -n 1 | tr -d ' []')"
+    files="$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$LOG" | tail -n 1 | tr -d ' []' || true)"
     printf "      %d:%02d min%s$end" $(($1 / 60)) $(($1 % 60)) "${files:+, file $files}"
 }
 
-# --- OpenMMLab and this package -------------------------------------------------------
+# --- this package ---------------------------------------------------------------------
 
-install_packages() {
+install_package() {
     local mode=()
-    step 5 "mmengine, mmdet, MMAction2"
-    # Not ours to change what is there: memvit_mm says on import what does not fit.
-    pip_install --no-deps "${OPENMMLAB[@]}"
     if [ "$1" = editable ]; then
         mode=(--editable)
     else
