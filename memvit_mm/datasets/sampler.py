@@ -37,10 +37,10 @@ class ClipIndex(int):
 
     Args:
         value: Index of the clip in the dataset.
-        run: Number of the run the clip belongs to: ``epoch * lanes + lane``. A video
-            that is cut between two lanes is two streams to a memory, and the run tells
-            them apart, in one epoch and over several.
-        epoch: Epoch the clip was drawn for.
+        run: Number of the run, and lane, the clip belongs to. A video that is cut
+            between two lanes is two streams to a memory, which the run tells apart.
+        epoch: Epoch the clip was drawn for. What follows in the next epoch is no
+            continuation, even if it is the next clip of that video in that lane.
         seed: The sampler's seed.
 
     Subtracting from it or taking it modulo a number keeps these, since that is how
@@ -231,7 +231,7 @@ class SequentialClipSampler(Sampler):
         rows = self.lane_clips(epoch)[first : first + self.batch_size]
         for step in range(self._steps):
             yield [
-                ClipIndex(clip, epoch * self.lanes + first + row, epoch, self.seed)
+                ClipIndex(clip, first + row, epoch, self.seed)
                 for row, clip in enumerate(rows[:, step].tolist())
             ]
 
