@@ -329,26 +329,39 @@ def _background(seed: Sequence[int], size: int) -> np.ndarray:
 
 def _draw_distractors(image: np.ndarray, scene: Scene, index: int) -> None:
     """A cart, a bouncing ball and a bird pass behind the people."""
-    rng = np.random.default_rng([*scene.seed, 6])
     size, seconds, u = scene.size, index / scene.fps, scene.size / 96
-    span = size * 1.4
-    for kind in ('cart', 'ball', 'bird'):
-        colour = _muted(rng, 50, 200)
-        speed = rng.uniform(6, 16) * u * rng.choice([-1, 1])
-        x = (rng.uniform(0, span) + speed * seconds) % span - 0.2 * size
-        low, high = rng.uniform(0.78, 0.86) * size, rng.uniform(0.06, 0.2) * size
+    for kind, colour, start, speed, low, high in _distractors(scene.seed):
+        x = ((start + speed * seconds) % 1.4 - 0.2) * size
         if kind == 'cart':
-            _rectangle(image, x - 8 * u, low - 7 * u, x + 8 * u, low, colour)
+            y = low * size
+            _rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
             for wheel in (-5, 5):
-                _circle(image, x + wheel * u, low + u, 2.5 * u, _OUTLINE)
+                _circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
         elif kind == 'ball':
             height = abs(np.sin(seconds * 3)) * 26 * u
-            _circle(image, x, low - height, 4 * u, colour)
+            _circle(image, x, low * size - height, 4 * u, colour)
         else:
             flap = np.sin(seconds * 9) * 3 * u
             for side in (-1, 1):
-                tip = (x + side * 5 * u, high - flap)
-                _line(image, (x, high), tip, colour, 2 * u)
+                tip = (x + side * 5 * u, high * size - flap)
+                _line(image, (x, high * size), tip, colour, 2 * u)
+
+
+@lru_cache(maxsize=4)
+def _distractors(seed: tuple[int, ...]) -> list[tuple]:
+    """Kind, colour, place and speed (sides, sides per second), two heights each."""
+    rng = np.random.default_rng([*seed, 6])
+    return [
+        (
+            kind,
+            _muted(rng, 50, 200),
+            rng.uniform(0, 1.4),
+            rng.uniform(0.06, 0.16) * rng.choice([-1, 1]),
+            rng.uniform(0.78, 0.86),
+            rng.uniform(0.06, 0.2),
+        )
+        for kind in ('cart', 'ball', 'bird')
+    ]
 
 
 def _draw_person(image, person: Person, index: int, event) -> None:
@@ -357,7 +370,7 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     def at(dx, up):
         return x + dx * u, ground - up * u
 
-    swing = np.sin(person.phase[index]) * 6 if person.walking[index] else 2.0
+    swing = np.sin(person.phase[index]) * 7 if person.walking[index] else 2.0
     hip, neck = at(0, 23), at(0, 43)
     for foot in (swing, -swing):
         _line(image, hip, at(foot, 1), person.trousers, 4.5 * u)
