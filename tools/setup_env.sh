@@ -130,8 +130,10 @@ make_environment() {
         fi
         PY="$(cd "$VENV/bin" && pwd)/python"
     fi
-    # Where pip puts things, wheels are unpacked and mmcv is compiled.
-    if ! has_ops; then
+    if has_ops; then
+        OPS=there
+    else
+        # Where pip puts things, wheels are unpacked and mmcv is compiled.
         need_space "$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
         need_space "${TMPDIR:-/tmp}"
     fi
@@ -198,10 +200,12 @@ has_ops() {
     "$PY" -c 'from mmcv.ops import RoIAlign' >/dev/null 2>&1
 }
 
+OPS= # 'there' once they were found
+
 install_mmcv() {
     local version
     version="$(version_of mmcv)"
-    if has_ops; then
+    if [ "$OPS" = there ]; then
         step 5 "mmcv $version with its ops is there"
         return
     fi
@@ -245,11 +249,12 @@ compile_mmcv() {
     local start=$SECONDS every=60 shown=0 pid
     [ -t 1 ] && every=1
     : >"$LOG"
-    MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" "$PY" -m pip install -v --no-deps \
-        --no-build-isolation "$@" "$MMCV" </dev/null >"$LOG" 2>&1 &
+    # A session of its own, so that Ctrl-C ends the compilers as well.
+    MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" setsid "$PY" -m pip install -v \
+        --no-deps --no-build-isolation "$@" "$MMCV" </dev/null >"$LOG" 2>&1 &
     pid=$!
     # shellcheck disable=SC2064
-    trap "stop_tree $pid" EXIT
+    trap "kill -- -$pid 2>/dev/null" EXIT
     while kill -0 "$pid" 2>/dev/null; do
         sleep 1
         if [ $((SECONDS - start - shown)) -ge "$every" ]; then
@@ -261,14 +266,6 @@ compile_mmcv() {
     trap - EXIT
     wait "$pid" || pip_failed "$MMCV"
     echo "      done in $((SECONDS - start)) s"
-}
-
-stop_tree() { # a process and what it started
-    local child
-    for child in $(ps -o pid= --ppid "$1"); do
-        stop_tree "$child"
-    done
-    kill "$1" 2>/dev/null || true
 }
 
 progress() {
@@ -294,7 +291,7 @@ install_package() {
     if ! "$PY" -c 'import setuptools, wheel' 2>/dev/null; then
         pip_install 'setuptools>=64' wheel
     fi
-    pip_install --no-deps --no-build-isolation "${mode[@]}" "$REPO"
+    try_pip --no-deps --no-build-isolation "${mode[@]}" "$REPO" || pip_failed "$REPO"
     (cd / && "$PY" -c 'import memvit_mm') >"$LOG" 2>&1 ||
         die "memvit_mm was installed but cannot be imported ($(tail -n 1 "$LOG"))."
 }
@@ -331,7 +328,20 @@ environment() { "$PY" -c 'import sys; print(sys.prefix)'; }
 
 try_pip() { "$PY" -m pip install "$@" </dev/null >"$LOG" 2>&1; }
 
-pip_install() { try_pip "$@" || pip_failed "${*: -1}"; }
+pip_install() { have "$@" || try_pip "$@" || pip_failed "${*: -1}"; }
+
+have() { # whether every requirement is met; pip needs a second or two to say so
+    "$PY" - "$@" >/dev/null 2>&1 <<'PYTHON'
+import sys
+from importlib.metadata import version
+
+from pip._vendor.packaging.requirements import Requirement
+
+options = ('--no-deps',)
+wanted = [Requirement(text) for text in sys.argv[1:] if text not in options]
+sys.exit(not all(item.specifier.contains(version(item.name)) for item in wanted))
+PYTHON
+}
 
 last_error() { grep -iE 'error' "$LOG" | tail -n 1 | sed 's/^ *//' | cut -c 1-200; }
 
