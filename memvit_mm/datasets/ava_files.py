@@ -51,14 +51,17 @@ def _read(path: str, what: str, option: str) -> bytes:
 
 
 def read_annotations(
-    path: str, num_classes: int, classes: Optional[Sequence[int]] = None
+    path: str,
+    num_classes: Optional[int] = None,
+    classes: Optional[Sequence[int]] = None,
 ) -> tuple[list[str], dict[Keyframe, dict[tuple, tuple[int, list[int]]]]]:
     """Read an AVA annotation file, merging the lines of one box.
 
     Args:
         path (str): A CSV file with lines ``video,second,x1,y1,x2,y2,label,person``;
             coordinates are fractions of the frame, labels count from 1.
-        num_classes (int): Number of labels, with 0 for no action.
+        num_classes (int, optional): Number of labels, with 0 for no action; others
+            are an error. Not checked by default.
         classes (Sequence[int], optional): The labels in the file that are learned as
             labels 0, 1, ...; lines with others are left out. By default all.
 
@@ -95,11 +98,15 @@ def read_annotations(
                 'x1, y1, x2, y2 with x1 <= x2 and y1 <= y2 as fractions of the frame: '
                 'divide pixels by its width and height.'
             )
-        if label_id < 1 or (learned is None and label_id >= num_classes):
+        if label_id < 1:
             raise ValueError(
-                f'{path}:{number}: label {label_id} is not one of 1 to '
-                f'{num_classes - 1}: labels count from 1, and num_classes is their '
-                'number plus one, for no action.'
+                f'{path}:{number}: label {label_id} is not possible: labels count '
+                'from 1, since 0 means no action.'
+            )
+        if learned is None and num_classes is not None and label_id >= num_classes:
+            raise ValueError(
+                f'{path}:{number}: label {label_id} is too large for num_classes='
+                f'{num_classes}: set it to the largest label plus one.'
             )
         videos[video] = None
         if learned is not None:
