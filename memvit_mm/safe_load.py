@@ -26,6 +26,10 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import digit_version
 
+# Parts of torch's message and of ours.
+TORCHSCRIPT = 'TorchScript archive'
+TAR = 'its old tar format'
+
 _own_checkpoint = ContextVar('own_checkpoint', default=False)
 _patching = threading.RLock()
 
@@ -139,17 +143,11 @@ def _load(torch_load, filename: str, file, *args, **kwargs):
     try:
         return _load_allowed(torch_load, file, *args, **kwargs)
     except (pickle.UnpicklingError, EOFError, RuntimeError, tarfile.TarError) as error:
-        # "Unsupported global: GLOBAL a.b", "Unsupported class a.b", "... object a.b"
-        found = re.search(
-            r'(?:GLOBAL|[Uu]nsupported (?:class|operand)) (\S+)', str(error)
-        )
-        foreign = found.group(1) if found else None
-        if 'TorchScript' in str(error):
-            foreign = 'a TorchScript program'
+        foreign = _foreign_content(str(error))
         if foreign is None:
             raise ValueError(
-                f'{filename} is no readable checkpoint: it is damaged, incomplete or '
-                f'of another kind ({_first_line(error)}); fetch or write it again.'
+                f'{filename} is no readable checkpoint (it is damaged, incomplete or '
+                'of another kind): fetch or write it again.'
             ) from error
         if not own:
             raise ValueError(
@@ -168,6 +166,22 @@ def _load(torch_load, filename: str, file, *args, **kwargs):
     return torch_load(file, *args, weights_only=False, **kwargs)
 
 
+def _foreign_content(message: str):
+    """What an unpickler refused, by its message; None if it refused nothing."""
+    for pattern in (
+        r'GLOBAL (\S+)',
+        r'[Uu]nsupported class (\S+)',
+        r'unrecognized function (\S+)',
+        r"but got <class '([^']+)'>",
+        f'({TAR})',
+        f'({TORCHSCRIPT})',
+    ):
+        found = re.search(pattern, message)
+        if found:
+            return found.group(1)
+    return None
+
+
 def _load_allowed(torch_load, file, *args, **kwargs):
     if has_named_safe_globals(torch.__version__):
         named = [(value, name) for name, value in allowed_globals().items()]
@@ -178,7 +192,7 @@ def _load_allowed(torch_load, file, *args, **kwargs):
     if isinstance(file, (str, os.PathLike)) and tarfile.is_tarfile(file):
         # torch < 2.6 unpickles parts of its oldest file format whatever weights_only
         # says (CVE-2025-32434).
-        raise pickle.UnpicklingError('GLOBAL <anything, being a tar file>')
+        raise pickle.UnpicklingError(TAR)
     try:
         return torch_load(file, *args, weights_only=True, **kwargs)
     except pickle.UnpicklingError:
@@ -227,7 +241,3 @@ def _restricted_pickle():
 def _rewind(file) -> None:
     if hasattr(file, 'seek'):
         file.seek(0)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
