@@ -4,11 +4,13 @@ from .actor_memory import ActorMemoryHead
 from .detector import MemoryAVARoIHead, MemoryFastRCNN
 from .memory import ClipMemory, Stream
 from .memvit import MeMViT
+from .mvit_neck import MViTNeck
 from .recognizer import MemoryRecognizer3D
 
 __all__ = [
     'ActorMemoryHead',
     'ClipMemory',
+    'MViTNeck',
     'MeMViT',
     'MemoryAVARoIHead',
     'MemoryFastRCNN',

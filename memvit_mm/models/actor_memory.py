@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .attention import KeyValue, MemorySpec, PastClips, Written, hidden_slots
 from .memory import MemoryStep
-from .relative_position import HIDDEN, folded_attention
+from .relative_position import folded_attention
 
 
 class ActorMemoryBlock(BaseModule):

@@ -1,7 +1,8 @@
 """Pooled attention over a clip and the memories of earlier clips (MeMViT)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -283,9 +284,25 @@ class MemoryAttention(BaseModule):
             self.compress_v = pool(*compress)
             self.norm_compress_v = norm(self.memory_dims)
 
+        self._check_size(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
         if rel_pos_embed:
             self._build_relative_positions(input_size, out_dims // num_heads)
+
+    def _check_size(self, input_size: Size) -> None:
+        """No layer may be left without a token."""
+        sizes = dict(queries=pooled_size(input_size, self.pool_q))
+        sizes['keys'] = pooled_size(input_size, self.pool_k)
+        if self.memory_length > 0:
+            sizes['memory'] = pooled_size(sizes['keys'], self.compress_k)
+        for name, size in sizes.items():
+            if min(size) < 1:
+                raise ValueError(
+                    f'tokens of T, H, W = {tuple(input_size)} leave {size} for the '
+                    f'{name}: use a smaller stride or kernel in patch_cfg, '
+                    'pool_kernel, adaptive_kv_stride, compress_kernel or '
+                    'compress_stride, or larger clips.'
+                )
 
     def _build_relative_positions(self, input_size: Size, head_dims: int) -> None:
         q_size = pooled_size(input_size, self.pool_q)

@@ -1,6 +1,7 @@
 """MemoryFastRCNN and MemoryAVARoIHead: action detection that remembers."""
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, List, Optional, Tuple, Union
 
 import torch
 from mmaction.models.roi_heads import AVARoIHead
@@ -80,18 +81,22 @@ class MemoryAVARoIHead(AVARoIHead):
         memory: Optional[MemoryStep] = None,
     ) -> dict:
         """Scores of boxes: [people, classes] for rois [people, 5]."""
-        if memory is None or not isinstance(self.shared_head_module, ActorMemoryHead):
+        remembers = self.with_shared_head and isinstance(
+            self.shared_head, ActorMemoryHead
+        )
+        if len(rois) > 0 and not (remembers and memory is not None):
             return super()._bbox_forward(x, rois, batch_img_metas)
         features, _ = self.bbox_roi_extractor(x, rois)
-        features = self.shared_head(
-            features, rois=rois, img_metas=batch_img_metas, memory=memory
-        )
-        return dict(cls_score=self.bbox_head(features), bbox_feats=features)
-
-    @property
-    def shared_head_module(self) -> Optional[torch.nn.Module]:
-        """The shared head, or None."""
-        return self.shared_head if self.with_shared_head else None
+        if remembers:
+            # Also when there is nobody: the clip takes its place in the memory.
+            features = self.shared_head(
+                features, rois=rois, img_metas=batch_img_metas, memory=memory
+            )
+        if len(rois) == 0:
+            scores = features.new_zeros(0, self.bbox_head.num_classes)
+        else:
+            scores = self.bbox_head(features)
+        return dict(cls_score=scores, bbox_feats=features)
 
     def predict(
         self,

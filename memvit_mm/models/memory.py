@@ -3,8 +3,9 @@
 import copy
 import warnings
 from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import torch
 from mmaction.registry import MODELS
@@ -104,7 +105,7 @@ class ClipMemory:
         if max_streams < 1:
             raise ValueError(f'max_streams={max_streams} must be at least 1.')
         self.max_streams = max_streams
-        self._clips: 'OrderedDict[Stream, List[KeptClip]]' = OrderedDict()
+        self._clips: OrderedDict[Stream, List[KeptClip]] = OrderedDict()
         self._aside: list = []
         self._warned: set = set()
 

@@ -1,6 +1,8 @@
 """MeMViT: the backbone. Clips (and, if given, memory) in, features out."""
 
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from functools import partial
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -298,7 +300,8 @@ class MeMViT(BaseModule):
                 heads *= head_mul
             widens = i if dim_mul_in_attention else i + 1
             out_dims = dims * dim_mul if widens in dim_mul_indices else dims
-            block = MemoryBlock(
+            build_block = partial(
+                MemoryBlock,
                 dims,
                 out_dims,
                 heads,
@@ -322,12 +325,15 @@ class MeMViT(BaseModule):
                 compress_kernel=compress_kernel,
                 compress_stride=compress_stride,
             )
+            try:
+                block = build_block()
+            except ValueError as error:
+                raise ValueError(f'Layer {i}: {error}') from None
             self.blocks.append(block)
             size, dims = block.init_out_size, out_dims
             stage = self.stage_indices.get(i)
             if stage in self.out_scales:
                 self.add_module(f'norm{stage}', build_norm_layer(norm_cfg, dims)[1])
-        self._check_sizes(temporal_size, spatial_size)
 
     # ------------------------------------------------------------------ settings
 
@@ -392,22 +398,6 @@ class MeMViT(BaseModule):
                 f'{tuple(stride)} at least 1 on each axis.'
             )
         return layers
-
-    def _check_sizes(self, temporal_size: int, spatial_size: int) -> None:
-        """No layer may be left without a token."""
-        size = self.patch_embed.init_out_size
-        for i, block in enumerate(self.blocks):
-            sizes = [size, pooled_size(size, block.attn.pool_k), block.init_out_size]
-            if i in self.memory_layers:
-                sizes.append(pooled_size(sizes[1], block.attn.compress_k))
-            if min(min(s) for s in sizes) < 1:
-                raise ValueError(
-                    f'layer {i} has no token left for clips of {temporal_size} frames '
-                    f'of {spatial_size}x{spatial_size} (T, H, W: {sizes}): use smaller '
-                    'strides in patch_cfg, adaptive_kv_stride or compress_stride, or '
-                    'larger clips.'
-                )
-            size = block.init_out_size
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` says; the class token as in the paper's code."""

@@ -1,5 +1,7 @@
 """MemoryRecognizer3D: an MMAction2 recognizer that remembers."""
 
+import inspect
+from collections.abc import Iterable
 from typing import Any, Optional
 
 import torch
@@ -64,9 +66,7 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
             return self.extract_feat(inputs, data_samples=data_samples, **kwargs)[0]
         return super().forward(inputs, data_samples, mode, **kwargs)
 
-    def predict(
-        self, inputs: Tensor, data_samples: SampleList, **kwargs
-    ) -> SampleList:
+    def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:
         """Predict, as MMAction2's, with memory."""
         feats, predict_kwargs = self.extract_feat(
             inputs, data_samples=data_samples, test_mode=True
@@ -96,6 +96,8 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         # [B, views, C, T, H, W] -> [B*views, C, T, H, W]
         inputs = inputs.flatten(0, 1)
         kwargs = {}
+        if self.with_cls_head and 'num_segs' in self._head_parameters:
+            kwargs['num_segs'] = views
         if test_mode and self.test_cfg is not None:
             kwargs['fcn_test'] = self.test_cfg.get('fcn_test', False)
             limit = self.test_cfg.get('max_testing_views', None)
@@ -111,6 +113,11 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         if stage == 'head' and self.with_cls_head:
             x = self.cls_head(x, **kwargs)
         return x, kwargs
+
+    @property
+    def _head_parameters(self) -> Iterable[str]:
+        """What the head's forward asks for: TSNHead and its kind want ``num_segs``."""
+        return inspect.signature(self.cls_head.forward).parameters
 
     def _remembering_backbone(
         self,

@@ -7,7 +7,8 @@ and each key the one-hot code of its own (t', h', w'): the scores are then one m
 product, which fused attention kernels never write to memory.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -172,14 +173,15 @@ def key_codes(size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
                 [0., 1., 0.],
                 [0., 1., 1.]])
     """
-    codes = [torch.eye(n, device=device, dtype=dtype) for n in size]
-    columns = [codes[0][:, 1:], codes[1], codes[2][:, 1:]]
-    views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
-    grid = [
-        code.view(*view, code.shape[-1]).expand(*size, code.shape[-1])
-        for code, view in zip(columns, views)
+    steps, height, width = size
+    eye = [torch.eye(n, device=device, dtype=dtype) for n in size]
+    columns = [
+        eye[0][:, None, None, 1:].expand(-1, height, width, -1),
+        eye[1][None, :, None, :].expand(steps, -1, width, -1),
+        eye[2][None, None, :, 1:].expand(steps, height, -1, -1),
     ]
-    return torch.cat(grid, dim=-1).flatten(0, 2)
+    # (T, H, W, E) -> (T*H*W, E)
+    return torch.cat(columns, dim=-1).flatten(0, 2)
 
 
 def folded_attention(

@@ -1,6 +1,7 @@
 """Which stream and time each row of a batch belongs to, and which rows run together."""
 
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, List, NamedTuple, Optional
 
 import torch
 from mmaction.utils import SampleList

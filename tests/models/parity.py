@@ -1,12 +1,14 @@
 """Reading the parity files: numbers of the published model for random weights."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, List
 
-import memvit_mm  # noqa: F401
 import numpy as np
 import torch
+
+import memvit_mm  # noqa: F401
 
 DATA = Path(__file__).parents[1] / 'data'
 FILES = sorted(path.stem for path in DATA.glob('*.npz'))

@@ -1,0 +1,6 @@
+"""What every config of memvit_mm has: the package, and a memory that is reset."""
+
+_base_ = 'mmaction::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='MemoryResetHook')]

@@ -1,0 +1,76 @@
+"""MeMViT-16, 16 frames x 4, for AVA: backbone, memory over people, 80 classes."""
+
+model = dict(
+    type='MemoryFastRCNN',
+    _scope_='mmdet',
+    memory=dict(type='ClipMemory', max_streams=64),
+    backbone=dict(
+        type='MeMViT',
+        arch='small',
+        spatial_size=224,
+        temporal_size=16,
+        memory_length=2,
+        memory_gap=2,
+        drop_path_rate=0.4,
+        output_cls_token=False,
+    ),
+    roi_head=dict(
+        type='MemoryAVARoIHead',
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor3D',
+            roi_layer_type='RoIAlign',
+            output_size=7,
+            featmap_stride=32,
+            with_temporal_pool=True,
+        ),
+        shared_head=dict(
+            type='ActorMemoryHead',
+            in_channels=768,
+            num_heads=8,
+            num_layers=1,
+            max_actors=100,
+            memory_length=2,
+            memory_gap=2,
+            drop_path_rate=0.1,
+            attn_drop_rate=0.5,
+            qkv_drop_rate=0.3,
+            drop_rate=0.3,
+        ),
+        bbox_head=dict(
+            type='BBoxHeadAVA',
+            background_class=True,
+            in_channels=768,
+            num_classes=81,
+            multilabel=True,
+            dropout_ratio=0.5,
+        ),
+    ),
+    data_preprocessor=dict(
+        type='mmaction.ActionDataPreprocessor',
+        # 0.45 and 0.225 of [0, 1]; frames are RGB.
+        mean=[114.75, 114.75, 114.75],
+        std=[57.375, 57.375, 57.375],
+        format_shape='NCTHW',
+    ),
+    train_cfg=dict(
+        rcnn=dict(
+            assigner=dict(
+                type='MaxIoUAssignerAVA',
+                pos_iou_thr=0.9,
+                neg_iou_thr=0.9,
+                min_pos_iou=0.9,
+            ),
+            # Ground truth, and detected boxes that match it; no others, since AVA
+            # labels only some of the people.
+            sampler=dict(
+                type='RandomSampler',
+                num=32,
+                pos_fraction=1,
+                neg_pos_ub=0,
+                add_gt_as_proposals=True,
+            ),
+            pos_weight=1.0,
+        )
+    ),
+    test_cfg=dict(rcnn=None),
+)

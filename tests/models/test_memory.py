@@ -1,0 +1,244 @@
+"""ClipMemory: whose past a row gets, what is kept, for how long."""
+
+import io
+import warnings
+
+import pytest
+import torch
+
+from memvit_mm.models import ClipMemory, Stream
+from memvit_mm.models.attention import KeyValue, MemorySpec, Written
+from memvit_mm.models.memory import steps_back
+
+CHANNELS = 2
+SPECS = {'layer0': MemorySpec(CHANNELS, 4, 1, length=2, gap=2)}
+LIKE = torch.zeros(1)
+
+
+def play(memory, clips, compress=True):
+    """One step: clips are (stream, time, value). Returns what was read."""
+    step = memory.step([Stream(s) for s, _, _ in clips], [t for _, t, _ in clips])
+    past = step.past(SPECS, like=LIKE)['layer0']
+    values = torch.tensor([float(v) for _, _, v in clips])
+    current = values[:, None, None].expand(-1, 4, CHANNELS)
+    written = Written(KeyValue(current, current + 0.5))
+    if compress:
+        # The mean over the tokens stands for the compression.
+        recent = past.recent
+        written.compressed = KeyValue(
+            recent.key.mean(1, keepdim=True), recent.value.mean(1, keepdim=True)
+        )
+    step.keep({'layer0': written})
+    step.commit()
+    return past
+
+
+def read(past, row=0):
+    """(older, recent) keys of a row, None where the slot is empty."""
+    older, recent = past.older.key[row, 0, 0].item(), past.recent.key[row, 0, 0].item()
+    valid = past.valid[row].tolist()
+    return older if valid[0] else None, recent if valid[1] else None
+
+
+def test_the_clips_gap_and_twice_gap_back_are_read():
+    memory = ClipMemory()
+    seen = [read(play(memory, [('a', t, t)])) for t in range(1, 8)]
+    assert seen == [
+        (None, None),
+        (None, None),
+        (None, 1),
+        (None, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+    ]
+
+
+@pytest.mark.parametrize('gap', [1, 2, 3])
+@pytest.mark.parametrize('length', [1, 2, 3])
+def test_steps_back_is_the_whole_policy(length, gap):
+    assert steps_back(length, gap) == [gap * i for i in range(length, 0, -1)]
+
+
+def test_empty_slots_are_hidden_and_zero():
+    past = play(ClipMemory(), [('a', 1, 7), ('b', 1, 8)])
+    assert not past.valid.any()
+    assert past.recent.key.shape == (2, 4, CHANNELS)
+    assert past.older.key.shape == (2, 1, CHANNELS)
+    assert past.recent.key.abs().sum() == 0 and past.older.value.abs().sum() == 0
+
+
+def test_a_row_reads_its_own_stream_in_any_batch():
+    memory = ClipMemory()
+    for t in range(1, 5):
+        order = [('a', t, t), ('b', t, 10 + t), ('c', t, 20 + t)]
+        play(memory, order[t % 3 :] + order[: t % 3])
+    past = play(memory, [('c', 5, 0), ('new', 5, 0), ('a', 5, 0)])
+    assert [read(past, row) for row in range(3)] == [(21, 23), (None, None), (1, 3)]
+
+
+def test_a_clip_is_compressed_when_it_is_first_read_and_then_kept_so():
+    memory = ClipMemory()
+    for t in range(1, 5):
+        play(memory, [('a', t, t)])
+    (clips,) = memory._clips.values()
+    kept = [clip.layers['layer0'] for clip in clips]
+    assert [k.compressed for k in kept] == [True, True, False, False]
+    assert [len(k.key) for k in kept] == [1, 1, 4, 4]
+
+
+def test_time_that_does_not_go_on_starts_afresh_with_one_warning():
+    memory = ClipMemory()
+    for t in (1, 2, 3):
+        play(memory, [('a', t, t)])
+    with pytest.warns(UserWarning, match='SequentialClipSampler') as caught:
+        assert read(play(memory, [('a', 2, 2)])) == (None, None)
+        assert read(play(memory, [('a', 2, 2)])) == (None, None)
+    assert len(caught) == 1
+    # It is a start like any other.
+    play(memory, [('a', 3, 3)])
+    assert read(play(memory, [('a', 4, 4)])) == (None, 2)
+
+
+def test_two_clips_of_a_stream_in_one_step():
+    memory = ClipMemory()
+    for t in (1, 2):
+        play(memory, [('a', t, t)])
+    with pytest.warns(UserWarning, match='not later'):
+        past = play(memory, [('a', 4, 4), ('a', 3, 3)])
+    assert read(past, 1) == (None, 1), 'the earlier one goes on'
+    assert read(past, 0) == (None, None), 'the later one starts afresh'
+
+
+def test_runs_views_and_epochs_are_streams_of_their_own():
+    memory = ClipMemory()
+    streams = [
+        Stream('a'),
+        Stream('a', view=1),
+        Stream('a', run=1),
+        Stream('a', 0, 0, 1),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        step = memory.step(streams, [3, 3, 1, 1])
+    step.past(SPECS, like=LIKE)
+    step.commit()
+    assert set(memory.streams) == set(streams)
+    memory.reset('a')
+    assert len(memory) == 0
+
+
+def test_reset_of_a_video_leaves_the_others():
+    memory = ClipMemory()
+    for t in (1, 2, 3):
+        play(memory, [('a', t, t), ('b', t, t)])
+    memory.reset('a')
+    memory.reset('no such stream')
+    past = play(memory, [('a', 4, 4), ('b', 4, 4)])
+    assert read(past, 0) == (None, None) and read(past, 1) == (None, 2)
+
+
+def test_the_least_recently_used_stream_goes_first():
+    memory = ClipMemory(max_streams=2)
+    play(memory, [('a', 1, 1)])
+    play(memory, [('b', 1, 1)])
+    play(memory, [('a', 2, 2)])
+    play(memory, [('c', 1, 1)])
+    assert [s.video for s in memory.streams] == ['a', 'c']
+    with pytest.raises(ValueError, match='max_streams=2'):
+        memory.step([Stream(x) for x in 'abc'], [9, 9, 9])
+
+
+def test_bytes_are_counted_and_flat():
+    memory = ClipMemory(max_streams=3)
+    sizes = []
+    for t in range(400):
+        play(memory, [(f'v{t // 20}', t, t), ('camera', t, t)])
+        sizes.append(memory.num_bytes)
+    # Three streams: two raw clips of 4 tokens and two compressed of 1, keys and values.
+    assert max(sizes) == 3 * 2 * (2 * 4 + 2 * 1) * CHANNELS * 4
+    assert sizes[399] == sizes[219], 'at the end of a video each'
+    memory.reset()
+    assert memory.num_bytes == 0
+
+
+def test_a_failed_step_leaves_no_trace():
+    memory = ClipMemory()
+    for t in (1, 2, 3):
+        play(memory, [('a', t, t)])
+    step = memory.step([Stream('a')], [4])
+    step.past(SPECS, like=LIKE)
+    step.keep({'layer0': Written(KeyValue(torch.ones(1, 4, 2), torch.ones(1, 4, 2)))})
+    # No commit: an error came.
+    assert read(play(memory, [('a', 4, 4)])) == (None, 2)
+
+
+def test_state_travels_through_a_file_in_mid_video():
+    memory = ClipMemory()
+    for t in range(1, 6):
+        play(memory, [('a', t, t), (('b', 1), t, 10 + t)])
+    file = io.BytesIO()
+    torch.save(memory.state_dict(), file)
+    file.seek(0)
+    restored = ClipMemory()
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert restored.num_bytes == memory.num_bytes
+    for other in (memory, restored):
+        past = play(other, [('a', 6, 6), (('b', 1), 6, 16)])
+        assert read(past, 0) == (2, 4) and read(past, 1) == (12, 14)
+
+
+def test_set_aside_and_restore():
+    memory = ClipMemory()
+    for t in (1, 2):
+        play(memory, [('a', t, t)])
+    taken = memory.num_bytes
+    memory.set_aside()
+    assert len(memory) == 0 and memory.num_bytes == taken
+    play(memory, [('a', 1, 1)])
+    memory.restore()
+    assert read(play(memory, [('a', 3, 3)])) == (None, 1)
+    with pytest.raises(RuntimeError, match='set_aside'):
+        memory.restore()
+
+
+def test_frames_of_another_size_start_afresh():
+    memory = ClipMemory()
+    for t in (1, 2):
+        play(memory, [('a', t, t)])
+    step = memory.step([Stream('a')], [3])
+    with pytest.warns(UserWarning, match='changed their size'):
+        past = step.past(
+            {'layer0': MemorySpec(CHANNELS, 9, 2, length=2, gap=2)}, like=LIKE
+        )
+    assert not past['layer0'].valid.any()
+
+
+def test_kept_rows_own_their_storage_and_carry_no_gradient():
+    memory = ClipMemory()
+    step = memory.step([Stream('a'), Stream('b')], [1, 1])
+    step.past(SPECS, like=LIKE)
+    big = torch.zeros(2, 4, CHANNELS, requires_grad=True)
+    step.keep({'layer0': Written(KeyValue(big * 2, big * 3))})
+    step.commit()
+    kept = memory._clips[Stream('a')][-1].layers['layer0']
+    assert not kept.key.requires_grad
+    assert kept.key.untyped_storage().nbytes() == 4 * CHANNELS * 4
+
+
+def test_bfloat16_round_trip():
+    memory = ClipMemory()
+    step = memory.step([Stream('a')], [1])
+    step.past(SPECS, like=LIKE)
+    values = torch.randn(1, 4, CHANNELS).bfloat16()
+    step.keep({'layer0': Written(KeyValue(values, values))})
+    step.commit()
+    step = memory.step([Stream('a')], [2])
+    spec = {'layer0': MemorySpec(CHANNELS, 4, 1, length=1, gap=1)}
+    recent = step.past(spec, like=values)['layer0'].recent.key
+    assert recent.dtype == torch.bfloat16 and torch.equal(recent, values)
+
+
+def test_max_streams_must_be_positive():
+    with pytest.raises(ValueError, match='max_streams=0'):
+        ClipMemory(max_streams=0)

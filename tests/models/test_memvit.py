@@ -1,0 +1,249 @@
+"""MeMViT alone: a plain MViT without memory, and what its settings must refuse."""
+
+import pytest
+import torch
+from mmaction.models.backbones import MViT
+from mmaction.structures import ActionDataSample
+from small_models import ARCH, DIMS, FRAMES, backbone_cfg, build, randomize
+from torch import nn
+
+from memvit_mm.models import MeMViT
+
+KEYS = dict(
+    arch=ARCH, spatial_size=32, temporal_size=FRAMES, adaptive_kv_stride=(1, 4, 4)
+)
+
+
+@pytest.mark.parametrize('size', [(32, 32), (32, 48), (48, 32), (64, 64)])
+@pytest.mark.parametrize('cls_token', [True, False])
+@pytest.mark.parametrize('in_attention', [True, False])
+def test_pool_last_without_memory_is_mmaction2s_mvit(size, cls_token, in_attention):
+    keys = dict(
+        KEYS,
+        with_cls_token=cls_token,
+        output_cls_token=cls_token,
+        dim_mul_in_attention=in_attention,
+        out_scales=[0, 1, 2],
+    )
+    theirs = randomize(MViT(**keys)).eval()
+    ours = MeMViT(**keys, pool_first=False, memory_layers=()).eval()
+    missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing
+    # MMAction2 keeps a class token that it does not use.
+    assert unexpected == ([] if cls_token else ['cls_token'])
+    x = torch.randn(2, 3, FRAMES, *size)
+    with torch.no_grad():
+        expected, outputs = theirs(x), ours(x)
+    assert len(expected) == len(outputs) == 3
+    for a, b in zip(expected, outputs):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('pool_first', [True, False])
+@pytest.mark.parametrize('cls_token', [True, False])
+def test_empty_memory_gives_the_numbers_of_no_memory(pool_first, cls_token):
+    model = MeMViT(
+        **KEYS,
+        pool_first=pool_first,
+        with_cls_token=cls_token,
+        output_cls_token=cls_token,
+    )
+    randomize(model).eval()
+    x = torch.randn(2, 3, FRAMES, 32, 32)
+    with torch.no_grad():
+        plain = model(x)
+        features, written = model(x, memory=model.empty_memory(x))
+        model.train()
+        in_training = model(x)
+    torch.testing.assert_close(features, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(in_training, plain, atol=1e-5, rtol=1e-5)
+    assert list(written) == ['layer0', 'layer2']
+
+
+def test_output_is_that_of_mmaction2s_mvit():
+    for keys in (dict(), dict(output_cls_token=False), dict(out_scales=[0, -1])):
+        ours, theirs = (
+            MeMViT(**KEYS, **keys)(torch.zeros(1, 3, FRAMES, 32, 32)),
+            MViT(**KEYS, **keys)(torch.zeros(1, 3, FRAMES, 32, 32)),
+        )
+        assert torch.utils._pytree.tree_structure(ours) == (
+            torch.utils._pytree.tree_structure(theirs)
+        )
+        shapes = [
+            [t.shape for t in torch.utils._pytree.tree_leaves(out)]
+            for out in (ours, theirs)
+        ]
+        assert shapes[0] == shapes[1]
+
+
+def classifier(head: dict, recognizer: str = 'Recognizer3D', neck=None, **backbone):
+    return build(
+        dict(
+            type=recognizer,
+            backbone=backbone_cfg(**backbone),
+            neck=neck,
+            cls_head=dict(
+                dict(num_classes=4, in_channels=DIMS, average_clips='prob'), **head
+            ),
+        )
+    )
+
+
+def test_mmaction2s_recognizer_and_heads_take_it():
+    check_training(classifier(dict(type='MViTHead'), memory_layers=()))
+    patches = dict(memory_layers=(), output_cls_token=False)
+    check_training(classifier(dict(type='MViTHead', with_cls_token=False), **patches))
+    check_training(
+        classifier(dict(type='I3DHead'), neck=dict(type='MViTNeck'), **patches)
+    )
+    check_training(
+        classifier(
+            dict(type='SlowFastHead', in_channels=16 + DIMS),
+            out_scales=[1, 2],
+            **patches,
+        )
+    )
+    # MMAction2's Recognizer3D never tells a head the number of segments.
+    check_training(
+        classifier(
+            dict(type='TSNHead'),
+            'MemoryRecognizer3D',
+            neck=dict(type='MViTNeck', temporal_pool=True),
+            **patches,
+        )
+    )
+
+
+def test_mmaction2s_necks_take_it():
+    neck = dict(
+        type='TPN',
+        in_channels=(16, 32),
+        out_channels=32,
+        spatial_modulation_cfg=dict(in_channels=(16, 32), out_channels=32),
+        temporal_modulation_cfg=dict(downsample_scales=(2, 2)),
+        upsample_cfg=dict(scale_factor=(1, 1, 1)),
+        downsample_cfg=dict(downsample_scale=(1, 1, 1)),
+        level_fusion_cfg=dict(
+            in_channels=(32, 32),
+            mid_channels=(32, 32),
+            out_channels=DIMS,
+            downsample_scales=((1, 1, 1), (1, 1, 1)),
+        ),
+    )
+    check_training(
+        classifier(
+            dict(type='TPNHead', in_channels=2048),
+            neck=neck,
+            out_scales=[1, 2],
+            output_cls_token=False,
+            memory_layers=(),
+        )
+    )
+
+
+def check_training(model: nn.Module) -> None:
+    """One training step gives every parameter a gradient; prediction works."""
+    samples = [ActionDataSample().set_gt_label(i) for i in range(2)]
+    inputs = torch.randn(2, 1, 3, FRAMES, 32, 32)
+    losses = model(inputs, samples, mode='loss')
+    losses['loss_cls'].backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not without
+    model.eval()
+    assert model(inputs, samples, mode='predict')[0].pred_score.shape == (4,)
+
+
+def test_memory_parameters_get_gradient_in_a_plain_recognizer():
+    # With its memory layers on but no memory: DistributedDataParallel wants a gradient
+    # for every parameter.
+    check_training(classifier(dict(type='MViTHead')))
+
+
+def test_causal_features_do_not_see_later_frames():
+    model = randomize(MeMViT(**KEYS, causal=True, output_cls_token=False)).eval()
+    x = torch.randn(1, 3, FRAMES, 32, 32)
+    # The patch embedding sees one frame ahead: 3 frames around every second one.
+    for step in range(FRAMES // 2 - 1):
+        later = x.clone()
+        later[:, :, 2 * step + 2 :] += 1.0
+        with torch.no_grad():
+            change = (model(later)[0] - model(x)[0]).abs().amax(dim=(0, 1, 3, 4))
+        assert change[: step + 1].max() < 1e-5
+        assert change[step + 1 :].min() > 1e-3
+
+
+@pytest.mark.parametrize('cls_token', [True, False])
+def test_activation_checkpointing_changes_nothing(cls_token):
+    keys = dict(KEYS, with_cls_token=cls_token, output_cls_token=False)
+    plain = randomize(MeMViT(**keys, drop_path_rate=0.3)).train()
+    saving = MeMViT(**keys, drop_path_rate=0.3, with_cp=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, FRAMES, 32, 32)
+    results = []
+    for model in (plain, saving):
+        torch.manual_seed(3)
+        features, written = model(x, memory=model.empty_memory(x))
+        features[0].square().mean().backward()
+        grads = {n: p.grad for n, p in model.named_parameters()}
+        kept = {n: w.current.key.detach() for n, w in written.items()}
+        results.append((features[0].detach(), grads, kept))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_autocast():
+    model = randomize(MeMViT(**KEYS)).train()
+    x = torch.randn(1, 3, FRAMES, 32, 32)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features, _ = model(x, memory=model.empty_memory(x))
+    features[0][1].float().square().mean().backward()
+    with torch.no_grad():
+        exact = model(x)[0][1]
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    error = (features[0][1].float() - exact).norm() / exact.norm()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize(
+    'keys, message',
+    [
+        (dict(memory_gap=0), 'memory_gap=0 must be at least 1'),
+        (dict(memory_length=0), r'memory_length=0 .* memory_layers=\(\)'),
+        (dict(memory_layers=(0, 4)), 'memory_layers has 4, but there are 4 layers'),
+        (dict(compress_stride=(4, 0, 2)), 'compress_stride=.4, 0, 2. at least 1'),
+        (dict(compress_kernel=(4, 3, 3)), 'compress_kernel=.4, 3, 3. must be odd'),
+        (dict(arch='huge'), "arch='huge' is not known: use one of"),
+        (dict(arch=dict(embed_dims=8)), 'arch as a dict lacks'),
+        (dict(arch=dict(ARCH, depth=3)), r"unknown \['depth'\]"),
+        (dict(out_scales=[3]), 'out_scales has 3, but there are 3 scales'),
+        (dict(with_cls_token=False), 'output_cls_token=True needs with_cls_token'),
+        (dict(causal=True), 'causal=True needs output_cls_token=False'),
+        (
+            dict(patch_cfg=dict(kernel_size=(16, 7, 7), stride=(2, 4, 4), padding=0)),
+            'Layer 0: tokens .* leave .* for the queries: use a smaller stride',
+        ),
+    ],
+)
+def test_settings_that_contradict_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        MeMViT(**{**KEYS, **keys})
+
+
+def test_no_memory_layers_means_no_memory_parameters():
+    names = [n for n, _ in MeMViT(**KEYS, memory_layers=()).named_parameters()]
+    assert not [n for n in names if 'compress' in n or 'mem' in n]
+    names = [n for n, _ in MeMViT(**KEYS, memory_layers=(1,)).named_parameters()]
+    assert {n.split('.')[1] for n in names if 'compress' in n or 'mem' in n} == {'1'}
+
+
+def test_memvit_16_and_24_are_built_from_their_names():
+    for arch, frames, layers in (('small', 16, 16), ('base', 32, 24)):
+        with torch.device('meta'):
+            model = MeMViT(arch=arch, temporal_size=frames, memory_gap=2)
+        assert len(model.blocks) == layers
+        specs = model.memory_specs((frames, 224, 224))
+        assert len(specs) == layers // 2
+        # 8 (16) x 7 x 7 keys and the class token; compressed 2 (4) x 4 x 4.
+        steps = frames // 2
+        assert specs['layer0'].tokens == steps * 49 + 1
+        assert specs['layer0'].compressed_tokens == steps // 4 * 16 + 1

@@ -1,0 +1,480 @@
+"""Recognizer and detector with memory: nothing outside a video changes a result."""
+
+import warnings
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.structures import InstanceData
+from small_models import (
+    CLASSES,
+    DIMS,
+    FRAMES,
+    backbone_cfg,
+    batch,
+    build,
+    clip,
+    detector,
+    recognizer,
+    sample,
+    scores,
+)
+
+KINDS = {'recognizer': recognizer, 'detector': detector}
+BOTH = pytest.mark.parametrize('kind', list(KINDS))
+
+
+@pytest.fixture
+def model(kind):
+    return KINDS[kind]()
+
+
+def alone(model, video: str, times) -> list:
+    """Scores of a video that is read by itself, clip by clip."""
+    model.reset_memory()
+    result = [scores(model, (video, t))[0] for t in times]
+    model.reset_memory()
+    return result
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@BOTH
+def test_memory_matters_and_the_first_clip_has_none(kind, model):
+    with_memory = alone(model, 'a', range(6))
+    fresh = [alone(model, 'a', [t])[0] for t in range(6)]
+    for t in range(2):
+        close(with_memory[t], fresh[t])
+    for t in range(2, 6):
+        assert (with_memory[t] - fresh[t]).abs().max() > 1e-3
+
+
+@BOTH
+def test_interleaved_streams_are_each_as_alone(kind, model):
+    expected = {v: alone(model, v, range(6)) for v in 'abcd'}
+    for schedule in (
+        [[(v, t) for v in 'abcd'] for t in range(6)],
+        [[(v, t) for v in 'dbca'] for t in range(6)],
+        [[('a', t), ('b', t)] for t in range(6)] + [[('c', t)] for t in range(6)],
+        [[('a', 0)], [('a', 1), ('b', 0)], [('b', 1), ('c', 0), ('a', 2)]]
+        + [[('a', t), ('c', t - 2), ('b', t - 1)] for t in range(3, 6)],
+        # Two and three clips of one stream in a batch run one after the other.
+        [[('a', 1), ('a', 0), ('b', 0)], [('b', 1), ('a', 4), ('a', 2), ('a', 3)]],
+    ):
+        model.reset_memory()
+        for step in schedule:
+            for (video, time), result in zip(step, scores(model, *step)):
+                close(result, expected[video][time])
+
+
+@BOTH
+def test_a_new_video_in_a_batch_of_four(kind, model):
+    expected = {v: alone(model, v, range(8)) for v in 'abcde'}
+    for t in range(4):
+        scores(model, *[(v, t) for v in 'abcd'])
+    for t in range(4, 8):
+        # 'c' ends, 'e' begins in its row.
+        results = scores(model, ('a', t), ('b', t), ('e', t - 4), ('d', t))
+        for video, time, result in zip('abed', (t, t, t - 4, t), results):
+            close(result, expected[video][time])
+
+
+@BOTH
+def test_a_jump_back_starts_afresh_with_one_warning(kind, model):
+    fresh = alone(model, 'a', range(2, 6))
+    for t in range(5):
+        scores(model, ('a', t))
+    with pytest.warns(UserWarning, match='SequentialClipSampler') as caught:
+        results = [scores(model, ('a', t))[0] for t in range(2, 6)]
+        scores(model, ('a', 1))
+    assert len([w for w in caught if 'SequentialClip' in str(w.message)]) == 1
+    for a, b in zip(results, fresh):
+        close(a, b)
+
+
+@BOTH
+def test_in_order_nothing_is_said(kind, model):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for t in range(4):
+            scores(model, ('a', t), ('b', t))
+
+
+@BOTH
+@pytest.mark.parametrize('key', ['video_id', 'timestamp'])
+def test_a_sample_without_its_stream_is_refused(kind, model, key):
+    inputs, samples = batch(('a', 0), ('b', 0))
+    meta = dict(video_id='b', timestamp=0, img_shape=(32, 32))
+    meta.pop(key)
+    samples[1] = ActionDataSample(metainfo=meta)
+    samples[1].proposals = samples[0].proposals
+    if kind == 'detector':
+        inputs = inputs.squeeze(1)
+    with pytest.raises(ValueError, match=f"Sample 1 .* no '{key}' .* meta_keys"):
+        model(inputs, samples, mode='predict')
+
+
+@BOTH
+def test_tensor_mode_uses_and_updates_memory(kind, model):
+    other = KINDS[kind]()
+    for t in range(5):
+        inputs, samples = batch(('a', t))
+        if kind == 'detector':
+            inputs = inputs.squeeze(1)
+        with torch.no_grad():
+            if kind == 'detector':
+                logits = model(inputs, samples, mode='tensor')[1]
+                result = logits.sigmoid()
+            else:
+                logits = model(inputs, samples, mode='tensor', stage='head')
+                result = logits
+        assert len(model.memory) == 1
+        expected = scores(other, ('a', t))[0]
+        if kind == 'detector':
+            close(result, expected)
+        else:
+            close(result.softmax(-1)[0], expected)
+    # Without data samples there is no stream, so no memory.
+    model.reset_memory()
+    with torch.no_grad():
+        model(inputs, mode='tensor')
+    assert len(model.memory) == 0
+
+
+@BOTH
+def test_reset_of_one_video(kind, model):
+    expected = {v: alone(model, v, range(6)) for v in 'ab'}
+    fresh = alone(model, 'a', [4, 5])
+    for t in range(4):
+        scores(model, ('a', t), ('b', t))
+    model.reset_memory('a')
+    for t in (4, 5):
+        a, b = scores(model, ('a', t), ('b', t))
+        close(a, fresh[t - 4])
+        close(b, expected['b'][t])
+
+
+@BOTH
+def test_memory_saved_and_restored_in_mid_video(kind, model, tmp_path):
+    expected = alone(model, 'a', range(7))
+    for t in range(4):
+        scores(model, ('a', t))
+    torch.save(model.memory.state_dict(), tmp_path / 'memory.pth')
+    other = KINDS[kind]()
+    state = torch.load(tmp_path / 'memory.pth', weights_only=True)
+    other.memory.load_state_dict(state)
+    for t in range(4, 7):
+        close(scores(other, ('a', t))[0], expected[t])
+
+
+@BOTH
+@pytest.mark.parametrize('gap', [1, 2, 3])
+@pytest.mark.parametrize('pool_first', [True, False])
+def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
+    cfg = backbone_cfg(memory_gap=gap, pool_first=pool_first, output_cls_token=False)
+    # Patch tokens decide in both, so that the last block's positions matter.
+    kwargs = dict(actors=dict(memory_gap=gap))
+    if kind == 'recognizer':
+        head = dict(type='MViTHead', num_classes=CLASSES, in_channels=DIMS)
+        kwargs = dict(cls_head=dict(head, with_cls_token=False))
+    model = KINDS[kind](cfg, **kwargs).train()
+    for t in range(2 * gap + 1):
+        model.zero_grad()
+        inputs, samples = batch(('a', t), ('b', t))
+        if kind == 'detector':
+            inputs = inputs.squeeze(1)
+        inputs.requires_grad_()
+        losses = model(inputs, samples, mode='loss')
+        sum(v for k, v in losses.items() if 'loss' in k).backward()
+        # DistributedDataParallel wants one for every parameter from the first step on.
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+        assert inputs.grad.abs().sum() > 0
+    zero = {n for n, p in model.named_parameters() if not p.grad.abs().max() > 0}
+    assert not zero
+
+
+@BOTH
+def test_no_gradient_reaches_past_clips(kind, model):
+    model.train()
+    past = []
+    for t in range(5):
+        inputs, samples = batch(('a', t))
+        if kind == 'detector':
+            inputs = inputs.squeeze(1)
+        inputs.requires_grad_()
+        losses = model(inputs, samples, mode='loss')
+        past.append(inputs)
+    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    assert past[-1].grad is not None
+    assert all(inputs.grad is None for inputs in past[:-1])
+
+
+@BOTH
+def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
+    results = []
+    for with_cp in (False, True):
+        cfg = backbone_cfg(
+            with_cp=with_cp, drop_path_rate=0.2, output_cls_token=kind == 'recognizer'
+        )
+        model = KINDS[kind](cfg).train()
+        torch.manual_seed(5)
+        for t in range(5):
+            inputs, samples = batch(('a', t), ('b', t))
+            if kind == 'detector':
+                inputs = inputs.squeeze(1)
+            losses = model(inputs, samples, mode='loss')
+            loss = sum(v for k, v in losses.items() if 'loss' in k)
+            loss.backward()
+        grads = {n: p.grad for n, p in model.named_parameters()}
+        kept = [
+            kept.key
+            for clips in model.memory._clips.values()
+            for one in clips
+            for kept in one.layers.values()
+        ]
+        results.append((loss, grads, kept, model.memory.num_bytes))
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
+
+
+@BOTH
+def test_bfloat16_autocast_with_memory(kind, model):
+    expected = alone(model, 'a', range(5))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        results = [scores(model, ('a', t))[0].float() for t in range(5)]
+    for a, b in zip(results, expected):
+        torch.testing.assert_close(a, b, atol=0.06, rtol=0)
+
+
+@BOTH
+def test_portrait_landscape_and_larger_frames(kind, model):
+    for size in ((48, 32), (32, 48), (64, 80), (37, 45)):
+        model.reset_memory()
+        for t in range(5):
+            inputs = clip('a', t, size)[None]
+            samples = [sample('a', t, size)]
+            if kind == 'recognizer':
+                inputs = inputs[None]
+            with torch.no_grad():
+                (result,) = model(inputs, samples, mode='predict')
+        values = (
+            result.pred_instances.scores if kind == 'detector' else result.pred_score
+        )
+        assert values.isfinite().all()
+
+
+@BOTH
+@pytest.mark.parametrize('backbone', ['ResNet3dSlowOnly', 'MViT'])
+def test_any_mmaction2_backbone_gets_no_memory(kind, backbone):
+    if backbone == 'MViT':
+        cfg = backbone_cfg(output_cls_token=kind == 'recognizer')
+        cfg['type'] = 'mmaction.MViT'
+        model = KINDS[kind](cfg)
+    elif kind == 'recognizer':
+        model = build(
+            dict(
+                type='MemoryRecognizer3D',
+                backbone=slow_only(),
+                cls_head=dict(type='I3DHead', num_classes=CLASSES, in_channels=2048),
+            )
+        ).eval()
+    else:
+        model = detector(slow_only(), actors=dict(in_channels=2048))
+        model.roi_head.bbox_head = MODELS.build(
+            dict(
+                type='mmdet.BBoxHeadAVA',
+                background_class=True,
+                in_channels=2048,
+                num_classes=CLASSES,
+                topk=(2,),
+            )
+        )
+    for t in range(3):
+        assert scores(model, ('a', t))[0].isfinite().all()
+    kept = {name for c in model.memory._clips.values() for x in c for name in x.layers}
+    assert kept == ({'actors0'} if kind == 'detector' else set())
+
+
+def slow_only() -> dict:
+    return dict(
+        type='mmaction.ResNet3dSlowOnly',
+        depth=50,
+        pretrained=None,
+        conv1_kernel=(1, 7, 7),
+        inflate=(0, 0, 1, 1),
+    )
+
+
+# ------------------------------------------------------------------ recognizer only
+
+
+def test_views_are_streams_of_their_own():
+    model = recognizer()
+    expected = {v: alone(model, v, range(5)) for v in 'abc'}
+    for t in range(5):
+        inputs = torch.stack([clip(v, t) for v in 'abc'])[None]
+        with torch.no_grad():
+            logits = model(
+                inputs, [sample('video', t)], mode='tensor', stage='head'
+            ).softmax(-1)
+        for view, video in enumerate('abc'):
+            close(logits[view], expected[video][t])
+    assert {s.view for s in model.memory.streams} == {0, 1, 2}
+    model.reset_memory('video')
+    assert len(model.memory) == 0
+
+
+def test_max_testing_views_changes_nothing():
+    results = []
+    for limit in (None, 2):
+        model = recognizer(test_cfg=dict(max_testing_views=limit) if limit else None)
+        for t in range(4):
+            inputs = torch.stack([clip(v, t) for v in 'abc'])[None]
+            with torch.no_grad():
+                (result,) = model(inputs, [sample('x', t)], mode='predict')
+        results.append(result.pred_score)
+    close(*results)
+
+
+# -------------------------------------------------------------------- detector only
+
+
+def boxes_of(people: int) -> InstanceData:
+    corner = torch.arange(people).float()[:, None].expand(-1, 2)
+    return InstanceData(bboxes=torch.cat([corner, corner + 9], dim=1).reshape(-1, 4))
+
+
+def predict(model, *rows: tuple):
+    """rows: (video, time, number of boxes)."""
+    inputs = torch.stack([clip(v, t) for v, t, _ in rows])
+    samples = [sample(v, t) for v, t, _ in rows]
+    for one, (_, _, people) in zip(samples, rows):
+        one.proposals = boxes_of(people)
+    with torch.no_grad():
+        results = model(inputs, samples, mode='predict')
+    return [result.pred_instances for result in results]
+
+
+def test_any_batch_size_and_frames_without_a_box():
+    model = detector()
+    rows = [('a', 3), ('b', 0), ('c', 1), ('d', 8)]
+    alone_ = {}
+    for video, people in rows:
+        for t in range(5):
+            alone_[video, t] = predict(model, (video, t, people if t != 2 else 0))[0]
+    model.reset_memory()
+    for t in range(5):
+        got = predict(model, *[(v, t, n if t != 2 else 0) for v, n in rows])
+        for (video, people), one in zip(rows, got):
+            assert one.scores.shape == (people if t != 2 else 0, CLASSES)
+            assert one.bboxes.shape == (people if t != 2 else 0, 4)
+            close(one.scores, alone_[video, t].scores)
+            close(one.bboxes, alone_[video, t].bboxes)
+
+
+def test_boxes_come_back_as_fractions_of_the_frame():
+    one = predict(detector(), ('a', 0, 2))[0]
+    torch.testing.assert_close(one.bboxes, boxes_of(2).bboxes / 32)
+
+
+def test_more_people_than_positions():
+    # The first 6 are seen by others and remembered; the others get a result, too, and
+    # change nobody else's, in this row or in another.
+    model = detector()
+    few = [predict(model, ('a', t, 6), ('b', t, 2)) for t in range(4)]
+    model.reset_memory()
+    many = [predict(model, ('a', t, 11), ('b', t, 2)) for t in range(4)]
+    for (a, b), (more, same) in zip(few, many):
+        assert more.scores.shape == (11, CLASSES)
+        close(more.scores[:6], a.scores)
+        close(same.scores, b.scores)
+
+
+def test_padding_of_smaller_frames_reaches_no_result():
+    model = detector()
+    sizes = {'wide': (32, 48), 'small': (32, 32)}
+    expected = {}
+    for video, size in sizes.items():
+        for t in range(5):
+            inputs = clip(video, t, size)[None]
+            with torch.no_grad():
+                (out,) = model(inputs, [sample(video, t, size)], mode='predict')
+            expected[video, t] = out.pred_instances.scores
+    model.reset_memory()
+    for t in range(5):
+        padded = torch.full((2, 3, FRAMES, 32, 48), 9.0)
+        for row, (video, size) in enumerate(sizes.items()):
+            padded[row, :, :, : size[0], : size[1]] = clip(video, t, size)
+        samples = [sample(video, t, size) for video, size in sizes.items()]
+        with torch.no_grad():
+            results = model(padded, samples, mode='predict')
+        for video, result in zip(sizes, results):
+            close(result.pred_instances.scores, expected[video, t])
+
+
+def test_plain_roi_head_and_plain_detector_take_the_parts():
+    # mmdet's FastRCNN with MMAction2's AVARoIHead: backbone and actor head, no memory.
+    cfg = dict(
+        type='FastRCNN',
+        _scope_='mmdet',
+        backbone=backbone_cfg(output_cls_token=False, memory_layers=()),
+        roi_head=dict(
+            type='AVARoIHead',
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor3D', output_size=7, featmap_stride=16
+            ),
+            shared_head=dict(
+                type='ActorMemoryHead', in_channels=DIMS, num_heads=4, memory_length=0
+            ),
+            bbox_head=dict(
+                type='BBoxHeadAVA',
+                background_class=True,
+                in_channels=DIMS,
+                num_classes=CLASSES,
+                topk=(2,),
+            ),
+        ),
+        data_preprocessor=dict(
+            type='mmaction.ActionDataPreprocessor', format_shape='NCTHW'
+        ),
+        train_cfg=dict(rcnn=detector().roi_head.train_cfg),
+        test_cfg=dict(rcnn=None),
+    )
+    model = build(cfg)
+    inputs, samples = batch(('a', 0), ('b', 0))
+    losses = model(inputs.squeeze(1), samples, mode='loss')
+    losses['loss_action_cls'].backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    model.eval()
+    inputs, samples = batch(('a', 0))
+    (result,) = model(inputs.squeeze(1), samples, mode='predict')
+    assert result.pred_instances.scores.shape == (2, CLASSES)
+    # And the other way round: our detector with MMAction2's RoI head.
+    cfg.update(type='MemoryFastRCNN', backbone=backbone_cfg(output_cls_token=False))
+    model = build(cfg).eval()
+    for t in range(3):
+        assert scores(model, ('a', t))[0].shape == (2, CLASSES)
+    assert len(model.memory) == 1
+
+
+def test_actor_memory_reaches_back_by_itself():
+    model = detector(backbone_cfg(output_cls_token=False, memory_layers=()))
+    with_memory = alone(model, 'a', range(5))
+    for t in range(5):
+        changed = (with_memory[t] - alone(model, 'a', [t])[0]).abs().max()
+        assert (changed > 1e-4) == (t >= 2)
+
+
+@pytest.mark.parametrize(
+    'keys, message',
+    [
+        (dict(num_heads=5), 'num_heads=5 must divide in_channels=32'),
+        (dict(memory_gap=0), 'memory_gap=0 must be at least 1'),
+        (dict(max_actors=0), 'max_actors=0'),
+    ],
+)
+def test_actor_head_refuses(keys, message):
+    with pytest.raises(ValueError, match=message):
+        detector(actors=keys)
