@@ -7,6 +7,7 @@ installs the stack and checks it; `pip install .[mim]` asks pip for it.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'memvit_mm'
-VERSION = '0.1.0'
 # What is copied, and what makes sense in a checkout only.
 MIM_FOLDERS = {'configs': ('.py', '.md', '.yml'), 'tools': ('.py', '.sh')}
 CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'run_tests.sh')
@@ -59,6 +59,11 @@ class BuildWithMim(build_py):
                 shutil.copy2(source, copy)
 
 
+def version():
+    text = (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8')
+    return re.search(r"^__version__ = '(.+)'", text, re.MULTILINE).group(1)
+
+
 def long_description():
     readme = ROOT / 'README.md'
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
@@ -66,7 +71,7 @@ def long_description():
 
 setup(
     name=PACKAGE,
-    version=VERSION,
+    version=version(),
     description='Memory-augmented video transformers (MeMViT) for MMAction2',
     long_description=long_description(),
     long_description_content_type='text/markdown',
