@@ -1,6 +1,6 @@
 """ActorMemoryHead: attention among the people of a clip and of earlier clips."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -61,7 +61,7 @@ class ActorMemoryBlock(BaseModule):
 
     def forward(
         self, x: Tensor, num_keys: int, past: Optional[PastClips]
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Attend from all positions to the first ``num_keys`` and to memory.
 
         Args:
@@ -197,7 +197,7 @@ class ActorMemoryHead(BaseModule):
             for rate in rates
         )
 
-    def memory_specs(self) -> Dict[str, MemorySpec]:
+    def memory_specs(self) -> dict[str, MemorySpec]:
         """What each block keeps of a clip, by name: 'actors0', …"""
         if self.memory_length == 0:
             return {}
@@ -215,7 +215,7 @@ class ActorMemoryHead(BaseModule):
         x: Tensor,
         rois: Tensor,
         feat: Optional[Tensor] = None,
-        img_metas: Optional[List[dict]] = None,
+        img_metas: Optional[list[dict]] = None,
         memory: Optional[MemoryStep] = None,
         **kwargs,
     ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn as nn
@@ -77,11 +77,11 @@ class Written:
     """The clip ``gap`` steps back, compressed at this step: [B, tokens', C]."""
 
 
-LayerMemories = Dict[str, PastClips]
-LayerWrites = Dict[str, Written]
+LayerMemories = dict[str, PastClips]
+LayerWrites = dict[str, Written]
 
 
-def empty_memory(specs: Dict[str, MemorySpec], batch: int, like: Tensor):
+def empty_memory(specs: dict[str, MemorySpec], batch: int, like: Tensor):
     """The memory of streams that have just begun: all slots empty.
 
     Args:
@@ -128,7 +128,7 @@ def pool_tokens(
     num_heads: int,
     with_cls_token: bool,
     causal: bool = False,
-) -> Tuple[Tensor, Size]:
+) -> tuple[Tensor, Size]:
     """Pool tokens by a depthwise convolution, then normalize them.
 
     The class token skips the convolution, not the normalization (MViTv2, sec. 3;
@@ -356,13 +356,13 @@ class MemoryAttention(BaseModule):
             self.memory_gap,
         )
 
-    def _pool(self, x: Tensor, size: Size, name: str) -> Tuple[Tensor, Size]:
+    def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
         conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
         return pool_tokens(
             x, size, conv, norm, self.num_heads, self.with_cls_token, self.causal
         )
 
-    def _compress(self, x: Tensor, size: Size, name: str) -> Tuple[Tensor, Size]:
+    def _compress(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
         """Compress a past clip: (B, tokens, C) -> (B, tokens', C), T', H', W'."""
         conv = getattr(self, f'compress_{name}')
         norm = getattr(self, f'norm_compress_{name}')
@@ -371,7 +371,7 @@ class MemoryAttention(BaseModule):
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
-    ) -> Tuple[Tensor, Size, Optional[Written]]:
+    ) -> tuple[Tensor, Size, Optional[Written]]:
         """Attend to the clip and, if given, to earlier clips.
 
         Args:
@@ -427,7 +427,7 @@ class MemoryAttention(BaseModule):
         """(B, heads, tokens, C) -> (B, tokens, heads*C)."""
         return x.transpose(1, 2).flatten(2)
 
-    def _read(self, past: PastClips, k_size: Size) -> Tuple[KeyValue, Size]:
+    def _read(self, past: PastClips, k_size: Size) -> tuple[KeyValue, Size]:
         """Compress the clip that is attended for the first time.
 
         Its gradient trains the compression; the memory keeps the result detached, so
@@ -446,7 +446,7 @@ class MemoryAttention(BaseModule):
         k_size: Size,
         m_size: Optional[Size],
         past: Optional[PastClips],
-    ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    ) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """Extra channels of queries and keys: positions, empty slots, causality."""
         positions = self.rel_pos_embed or self.causal
         if not positions and past is None:

@@ -1,7 +1,7 @@
 """MemoryFastRCNN and MemoryAVARoIHead: action detection that remembers."""
 
 from collections.abc import Sequence
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmaction.models.roi_heads import AVARoIHead
@@ -29,7 +29,7 @@ class MemoryAVARoIHead(AVARoIHead):
 
     def loss(
         self,
-        x: Union[Tensor, Tuple[Tensor]],
+        x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
         memory: Optional[MemoryStep] = None,
@@ -57,9 +57,9 @@ class MemoryAVARoIHead(AVARoIHead):
 
     def bbox_loss(
         self,
-        x: Union[Tensor, Tuple[Tensor]],
-        sampling_results: List[SamplingResult],
-        batch_img_metas: List[dict],
+        x: Union[Tensor, tuple[Tensor]],
+        sampling_results: list[SamplingResult],
+        batch_img_metas: list[dict],
         memory: Optional[MemoryStep] = None,
     ) -> dict:
         """Scores and losses of the sampled boxes."""
@@ -75,9 +75,9 @@ class MemoryAVARoIHead(AVARoIHead):
 
     def _bbox_forward(
         self,
-        x: Union[Tensor, Tuple[Tensor]],
+        x: Union[Tensor, tuple[Tensor]],
         rois: Tensor,
-        batch_img_metas: List[dict],
+        batch_img_metas: list[dict],
         memory: Optional[MemoryStep] = None,
     ) -> dict:
         """Scores of boxes: [people, classes] for rois [people, 5]."""
@@ -100,7 +100,7 @@ class MemoryAVARoIHead(AVARoIHead):
 
     def predict(
         self,
-        x: Union[Tensor, Tuple[Tensor]],
+        x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
         memory: Optional[MemoryStep] = None,
@@ -170,7 +170,7 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         """Predict: each sample gets ``pred_instances``, see the RoI head."""
         rows = rows_of(batch_data_samples)
         shapes = [tuple(sample.img_shape) for sample in batch_data_samples]
-        results: List[Any] = [None] * len(batch_data_samples)
+        results: list[Any] = [None] * len(batch_data_samples)
         for group in waves(rows, shapes):
             samples = [batch_data_samples[i] for i in group]
             step = self._step(rows, group)
@@ -218,8 +218,8 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
     def _clips(
         self,
         inputs: Tensor,
-        group: List[int],
-        shapes: Optional[List[Tuple[int, int]]] = None,
+        group: list[int],
+        shapes: Optional[list[tuple[int, int]]] = None,
     ) -> Tensor:
         """The rows of a group, without the padding that a batch of sizes needs."""
         if len(group) < len(inputs):

@@ -5,7 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from mmaction.registry import MODELS
@@ -33,7 +33,7 @@ class Stream(NamedTuple):
     """The pass over the data that it belongs to."""
 
 
-def steps_back(length: int, gap: int) -> List[int]:
+def steps_back(length: int, gap: int) -> list[int]:
     """Which earlier clips are attended, oldest first (MeMViT, sec. 4.2).
 
     Examples:
@@ -60,7 +60,7 @@ class KeptClip:
 
     time: Union[int, float]
     """In the unit of ``metainfo['timestamp']``; only its order matters."""
-    layers: Dict[str, KeptLayer] = field(default_factory=dict)
+    layers: dict[str, KeptLayer] = field(default_factory=dict)
 
 
 @MMDET_MODELS.register_module()
@@ -105,14 +105,14 @@ class ClipMemory:
         if max_streams < 1:
             raise ValueError(f'max_streams={max_streams} must be at least 1.')
         self.max_streams = max_streams
-        self._clips: OrderedDict[Stream, List[KeptClip]] = OrderedDict()
+        self._clips: OrderedDict[Stream, list[KeptClip]] = OrderedDict()
         self._aside: list = []
         self._warned: set = set()
 
     # ------------------------------------------------------------------- reading
 
     @property
-    def streams(self) -> List[Stream]:
+    def streams(self) -> list[Stream]:
         """The streams remembered, least recently used first."""
         return list(self._clips)
 
@@ -158,7 +158,7 @@ class ClipMemory:
                 f'keeps max_streams={self.max_streams}: raise max_streams or lower the '
                 'batch size.'
             )
-        rows: Dict[Stream, int] = {}
+        rows: dict[Stream, int] = {}
         pasts = []
         for row in sorted(range(len(streams)), key=lambda row: times[row]):
             stream = streams[row]
@@ -221,7 +221,7 @@ class ClipMemory:
             raise RuntimeError('No memory was set aside: call set_aside() first.')
         self._clips = self._aside.pop()
 
-    def state_dict(self) -> Dict[str, list]:
+    def state_dict(self) -> dict[str, list]:
         """All streams as plain lists, numbers, strings and tensors.
 
         ``torch.save`` it, and load it with ``weights_only=True``.
@@ -249,7 +249,7 @@ class ClipMemory:
             ]
         )
 
-    def load_state_dict(self, state: Dict[str, list]) -> None:
+    def load_state_dict(self, state: dict[str, list]) -> None:
         """Replace the memory by a saved one. Its tensors are copied."""
         state = copy.deepcopy(state)
         self._clips = OrderedDict(
@@ -269,7 +269,7 @@ class ClipMemory:
             for entry in state['streams']
         )
 
-    def _commit(self, stream: Stream, clips: List[KeptClip]) -> None:
+    def _commit(self, stream: Stream, clips: list[KeptClip]) -> None:
         self._clips[stream] = clips
         self._clips.move_to_end(stream)
         while len(self._clips) > self.max_streams:
@@ -286,9 +286,9 @@ class MemoryStep:
     def __init__(
         self,
         memory: ClipMemory,
-        streams: List[Stream],
+        streams: list[Stream],
         times: list,
-        pasts: List[List[KeptClip]],
+        pasts: list[list[KeptClip]],
     ) -> None:
         self.memory = memory
         self.streams = streams
@@ -296,12 +296,12 @@ class MemoryStep:
         self._pasts = pasts
         self._new = [KeptClip(time) for time in times]
         self._compressed: list = []
-        self._specs: Dict[str, MemorySpec] = {}
+        self._specs: dict[str, MemorySpec] = {}
 
     def __len__(self) -> int:
         return len(self.streams)
 
-    def past(self, specs: Dict[str, MemorySpec], like: Tensor) -> LayerMemories:
+    def past(self, specs: dict[str, MemorySpec], like: Tensor) -> LayerMemories:
         """What each layer may attend to.
 
         Args:
@@ -322,7 +322,7 @@ class MemoryStep:
         self._specs.update(specs)
         return {name: self._past(name, spec, like) for name, spec in specs.items()}
 
-    def _fits(self, row: int, specs: Dict[str, MemorySpec]) -> bool:
+    def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
         for clip in self._pasts[row]:
             for name, spec in specs.items():
                 kept = clip.layers.get(name)
@@ -358,7 +358,7 @@ class MemoryStep:
         return PastClips(recent, older, torch.tensor(valid, device=like.device).t())
 
     def _stack(
-        self, slot: List[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
+        self, slot: list[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
     ) -> KeyValue:
         """Rows of one slot: [B, tokens, C], zeros where there is nothing."""
         if not any(slot):
@@ -390,7 +390,7 @@ class MemoryStep:
                     if self._slot(row, name, gap) is not None:
                         self._compressed.append((row, gap, name, kept))
 
-    def _rows(self, pair: KeyValue, compressed: bool) -> List[KeptLayer]:
+    def _rows(self, pair: KeyValue, compressed: bool) -> list[KeptLayer]:
         # Each row owns its storage: a view would keep the whole batch alive.
         keys = [key.clone() for key in pair.key.detach()]
         if pair.value is pair.key:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from .attention import (
 )
 from .relative_position import Size
 
-Features = Tuple[Union[Tensor, List[Tensor]], ...]
+Features = tuple[Union[Tensor, list[Tensor]], ...]
 
 
 class MemoryBlock(BaseModule):
@@ -91,7 +91,7 @@ class MemoryBlock(BaseModule):
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
-    ) -> Tuple[Tensor, Size, Optional[Written]]:
+    ) -> tuple[Tensor, Size, Optional[Written]]:
         """Tokens [B, cls + T*H*W, in_dims] -> [B, cls + T'*H'*W', out_dims].
 
         Returns:
@@ -230,7 +230,7 @@ class MeMViT(BaseModule):
         compress_stride: Sequence[int] = (4, 2, 2),
         causal: bool = False,
         with_cp: bool = False,
-        init_cfg: Optional[Union[dict, List[dict]]] = [
+        init_cfg: Optional[Union[dict, list[dict]]] = [
             dict(type='TruncNormal', layer=['Conv2d', 'Conv3d'], std=0.02),
             dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.02),
             dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
@@ -354,7 +354,7 @@ class MeMViT(BaseModule):
             )
         return arch
 
-    def _check_out_scales(self, out_scales: Union[int, Sequence[int]]) -> List[int]:
+    def _check_out_scales(self, out_scales: Union[int, Sequence[int]]) -> list[int]:
         scales = [out_scales] if isinstance(out_scales, int) else list(out_scales)
         result = [s + self.num_scales if s < 0 else s for s in scales]
         for given, scale in zip(scales, result):
@@ -372,7 +372,7 @@ class MeMViT(BaseModule):
         layers: Optional[Sequence[int]],
         kernel: Sequence[int],
         stride: Sequence[int],
-    ) -> Tuple[int, ...]:
+    ) -> tuple[int, ...]:
         if layers is None:
             layers = range(0, self.num_layers, 2)
         layers = tuple(layers)
@@ -410,7 +410,7 @@ class MeMViT(BaseModule):
 
     # ------------------------------------------------------------------- forward
 
-    def memory_specs(self, clip_size: Sequence[int]) -> Dict[str, MemorySpec]:
+    def memory_specs(self, clip_size: Sequence[int]) -> dict[str, MemorySpec]:
         """What each memory layer keeps of a clip of T frames of H x W pixels.
 
         Args:
@@ -433,7 +433,7 @@ class MeMViT(BaseModule):
 
     def forward(
         self, x: Tensor, memory: Optional[LayerMemories] = None
-    ) -> Union[Features, Tuple[Features, LayerWrites]]:
+    ) -> Union[Features, tuple[Features, LayerWrites]]:
         """Extract features.
 
         Args:
@@ -472,7 +472,7 @@ class MeMViT(BaseModule):
                 outs.append(self._output(x, size))
         return (tuple(outs), written) if remember else tuple(outs)
 
-    def _output(self, x: Tensor, size: Size) -> Union[Tensor, List[Tensor]]:
+    def _output(self, x: Tensor, size: Size) -> Union[Tensor, list[Tensor]]:
         """(B, cls + T*H*W, C) -> (B, C, T, H, W) and (B, C)."""
         tokens = x.transpose(1, 2)
         patches = tokens[:, :, int(self.with_cls_token) :].unflatten(2, size)

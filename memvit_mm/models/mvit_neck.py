@@ -1,6 +1,6 @@
 """MViTNeck: an MViT's features as the tensor that other heads take."""
 
-from typing import List, Optional, Tuple, Union
+from typing import Optional, Union
 
 from mmaction.registry import MODELS
 from mmaction.utils import OptSampleList
@@ -37,9 +37,9 @@ class MViTNeck(BaseModule):
 
     def forward(
         self,
-        x: Tuple[Union[Tensor, List[Tensor]], ...],
+        x: tuple[Union[Tensor, list[Tensor]], ...],
         data_samples: OptSampleList = None,
-    ) -> Tuple[Tensor, dict]:
+    ) -> tuple[Tensor, dict]:
         """Take the last scale's patch tokens.
 
         Args:

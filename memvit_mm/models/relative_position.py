@@ -8,7 +8,7 @@ product, which fused attention kernels never write to memory.
 """
 
 from collections.abc import Sequence
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 # softmax in every dtype, and it fits into float16.
 HIDDEN = -3e4
 
-Size = Tuple[int, int, int]
+Size = tuple[int, int, int]
 
 
 def _resize(table: Tensor, length: int) -> Tensor:
@@ -34,10 +34,10 @@ def _resize(table: Tensor, length: int) -> Tensor:
 def spatial_tables(
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
-    q_size: Tuple[int, int],
-    k_size: Tuple[int, int],
+    q_size: tuple[int, int],
+    k_size: tuple[int, int],
     shared_geometry: bool,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The position vectors of each query row (column) for each key row (column).
 
     Args:
@@ -69,7 +69,7 @@ def spatial_tables(
     return _long_axis(rel_pos_h, (q_w, k_w), (q_h, k_h)), short
 
 
-def _long_axis(table: Tensor, short: Tuple[int, int], long: Tuple[int, int]) -> Tensor:
+def _long_axis(table: Tensor, short: tuple[int, int], long: tuple[int, int]) -> Tensor:
     """Position vectors of the longer axis, read with the shorter axis's geometry."""
     (q_short, k_short), (q_long, k_long) = short, long
     table = _resize(table, 2 * max(q_short, k_short) - 1)
@@ -225,7 +225,7 @@ def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tens
     return (keys > queries).to(like.dtype) * HIDDEN
 
 
-def concat_tables(parts: List[Optional[Sequence[Tensor]]]) -> List[Tensor]:
+def concat_tables(parts: list[Optional[Sequence[Tensor]]]) -> list[Tensor]:
     """Join the tables of the current clip and of the memory, axis by axis."""
     parts = [part for part in parts if part is not None]
     return [torch.cat(axis, dim=1) for axis in zip(*parts)]

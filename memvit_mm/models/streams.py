@@ -1,7 +1,7 @@
 """Which stream and time each row of a batch belongs to, and which rows run together."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from mmaction.utils import SampleList
@@ -14,8 +14,8 @@ from .memory import ClipMemory, Stream
 class Rows(NamedTuple):
     """Streams and times of the rows of a batch."""
 
-    streams: List[Stream]
-    times: List[Any]
+    streams: list[Stream]
+    times: list[Any]
 
 
 def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
@@ -52,7 +52,7 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
     return Rows(streams, times)
 
 
-def waves(rows: Rows, kinds: Optional[Sequence[Any]] = None) -> List[List[int]]:
+def waves(rows: Rows, kinds: Optional[Sequence[Any]] = None) -> list[list[int]]:
     """Groups of rows that can run at once, in the order in which they must run.
 
     Two clips of one stream follow each other, earlier first, whatever the batch looks
@@ -74,7 +74,7 @@ def waves(rows: Rows, kinds: Optional[Sequence[Any]] = None) -> List[List[int]]:
     return [sorted(groups[key]) for key in sorted(groups, key=lambda key: key[0])]
 
 
-def in_row_order(parts: Iterable[Any], groups: List[List[int]]) -> Any:
+def in_row_order(parts: Iterable[Any], groups: list[list[int]]) -> Any:
     """Put the outputs of :func:`waves` back in the order of the batch.
 
     Args:

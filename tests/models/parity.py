@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ class Parity:
     def __getitem__(self, key: str) -> torch.Tensor:
         return torch.from_numpy(np.array(self.numbers[key]))
 
-    def prefixed(self, prefix: str) -> Dict[str, torch.Tensor]:
+    def prefixed(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
             key[len(prefix) :]: self[key]
             for key in self.numbers.files
@@ -44,7 +43,7 @@ class Parity:
                 )
             yield torch.from_numpy(clip)
 
-    def boxes(self, step: int) -> List[torch.Tensor]:
+    def boxes(self, step: int) -> list[torch.Tensor]:
         """Boxes of each row of the batch, [people, 4] in pixels."""
         boxes = self[f'boxes_{step}']
         rows = len(self.meta['videos'][0])
@@ -77,9 +76,9 @@ def to_ours(name: str, depth: int, down: int) -> str:
     use them.
     """
     memory = ('compress', 'rel_pos_mem')
-    if name.startswith('blocks.') and any(word in name for word in memory):
-        if int(name.split('.')[1]) % 2:
-            return ''
+    in_memory = name.startswith('blocks.') and any(word in name for word in memory)
+    if in_memory and int(name.split('.')[1]) % 2:
+        return ''
     for old, new in [
         ('patch_embed.proj.', 'backbone.patch_embed.projection.'),
         ('cls_token', 'backbone.cls_token'),

@@ -1,7 +1,6 @@
 """Small registered models and samples for the tests."""
 
 from collections.abc import Sequence
-from typing import List
 
 import torch
 from mmaction.registry import MODELS
@@ -145,7 +144,7 @@ def batch(*clips: tuple) -> tuple:
     return inputs, [sample(*c) for c in clips]
 
 
-def scores(model, *clips: tuple) -> List[torch.Tensor]:
+def scores(model, *clips: tuple) -> list[torch.Tensor]:
     """Predictions of one batch, one tensor per (video, time) pair."""
     inputs, samples = batch(*clips)
     if hasattr(model, 'roi_head'):
