@@ -187,10 +187,12 @@ class MemoryAVADataset(AVADataset):
         """Every sample's video and its timestamp, for ``SequentialClipSampler``."""
         self.full_init()
         if self._keys is None:
-            infos: Any = self.data_list
+            infos: Any
             if self.serialize_data:
                 read = BaseActionDataset.get_data_info
                 infos = (read(self, index) for index in range(len(self)))
+            else:
+                infos = self.data_list
             self._keys = _keys_of(infos)
         return self._keys
 

@@ -224,6 +224,8 @@ class _DataUnpickler(pickle.Unpickler):
         ('numpy', 'ndarray'),
         ('numpy', 'dtype'),
         ('_codecs', 'encode'),
+        ('builtins', 'bytes'),
+        ('__builtin__', 'bytes'),  # its name in pickles for Python 2
         ('collections', 'OrderedDict'),
     }
 
@@ -231,8 +233,8 @@ class _DataUnpickler(pickle.Unpickler):
         """Look up what a pickle of arrays needs, under numpy 1's and 2's names."""
         package, _, part = module.rpartition('.')
         if package in ('numpy.core', 'numpy._core') and (part, name) in self._numpy:
-            core = 'numpy._core' if int(np.__version__.split('.')[0]) > 1 else None
-            return super().find_class(f'{core or "numpy.core"}.{part}', name)
+            core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
+            return super().find_class(f'{core}.{part}', name)
         if (module, name) in self._other or (
             module == 'numpy.dtypes' and name.endswith('DType')
         ):
