@@ -353,6 +353,10 @@ pip_failed() {
         [ -n "${PIP_NO_INDEX:-}" ]; then
         die "The package index cannot be reached for $1: check the network, the proxy" \
             "and pip's settings ('pip config list', PIP_INDEX_URL, PIP_NO_INDEX)."
+    elif grep -q 'from versions: none' "$LOG"; then
+        die "The package index cannot be reached for $1, or has none for this Python" \
+            "($("$PY" --version)): check the network and pip's settings, or name another" \
+            "interpreter with --python."
     fi
     die "pip could not install $1 ($(last_error)): the whole log is in $LOG."
 }

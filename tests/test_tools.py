@@ -1,0 +1,329 @@
+"""The command lines: what they do with wrong options and files, and that they run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+TOOLS = Path(__file__).resolve().parents[1] / 'tools'
+sys.path.insert(0, str(TOOLS))
+
+import _common  # noqa: E402
+import plot_demo  # noqa: E402
+import test as test_tool  # noqa: E402
+import train as train_tool  # noqa: E402
+
+# A whole training in a second: no video, no MMAction2 model.
+CONFIG = """
+custom_imports = dict(imports=['memvit_mm', 'toy'], allow_failed_imports=False)
+default_scope = 'mmaction'
+model = dict(type='Toy')
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    dataset=dict(type='ToyData'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+test_dataloader = dict(
+    train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False)
+)
+test_cfg = dict()
+test_evaluator = dict(type='ToyMetric')
+log_level = 'WARNING'
+"""
+TOY = """
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+
+from mmaction.registry import DATASETS, METRICS, MODELS
+
+
+@MODELS.register_module()
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        output = self.layer(torch.stack(list(inputs)))
+        return dict(loss=output.square().mean()) if mode == 'loss' else list(output)
+
+
+@DATASETS.register_module()
+class ToyData(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.full((2,), float(index)))
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [float(sample) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(count=float(len(results)))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    (tmp_path / 'toy.py').write_text(TOY)
+    (tmp_path / 'config.py').write_text(CONFIG)
+    return tmp_path
+
+
+def call(folder, *command, **environment):
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=dict(
+            os.environ,
+            PYTHONPATH=f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+            PYTHON=sys.executable,
+            **environment,
+        ),
+    )
+
+
+def arguments(tool, monkeypatch, *options):
+    monkeypatch.setattr(sys, 'argv', ['tool', *map(str, options)])
+    return tool.parse_args()
+
+
+class TestTrain:
+    @pytest.fixture
+    def merge(self, toy, monkeypatch):
+        def merge(*options, **settings):
+            args = arguments(train_tool, monkeypatch, toy / 'config.py', *options)
+            monkeypatch.syspath_prepend(str(toy))
+            cfg = _common.load_config(args)
+            cfg.merge_from_dict(settings)
+            return train_tool.merge_args(cfg, args)
+
+        return merge
+
+    def test_work_dir(self, merge, toy):
+        assert merge().work_dir == os.path.join('work_dirs', 'config')
+        assert merge('--cfg-options', 'work_dir=a').work_dir == 'a'
+        both = merge('--work-dir', 'b', '--cfg-options', 'work_dir=a')
+        assert both.work_dir == 'b'
+
+    def test_resume(self, merge, toy):
+        assert (merge('--resume').resume, merge('--resume').load_from) == (True, None)
+        (toy / 'a.pth').touch()
+        assert merge('--resume', toy / 'a.pth').load_from == str(toy / 'a.pth')
+        with pytest.raises(FileNotFoundError, match='no checkpoint file b.pth'):
+            merge('--resume', 'b.pth')
+
+    def test_seed(self, merge):
+        assert merge().randomness == dict(seed=None)
+        given = dict(randomness=dict(seed=1))
+        assert merge(**given).randomness.seed == 1
+        assert merge('--seed', 2, **given).randomness.seed == 2
+        deterministic = merge('--deterministic', '--diff-rank-seed').randomness
+        assert deterministic.deterministic and deterministic.diff_rank_seed
+
+    def test_no_validate(self, merge):
+        cfg = merge('--no-validate', val_cfg=dict(), val_dataloader=dict())
+        assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
+
+    def test_auto_scale_lr(self, merge):
+        with pytest.raises(ValueError, match='--auto-scale-lr needs auto_scale_lr='):
+            merge('--auto-scale-lr')
+        cfg = merge('--auto-scale-lr', auto_scale_lr=dict(base_batch_size=16))
+        assert cfg.auto_scale_lr.enable
+
+    def test_amp(self, merge, monkeypatch):
+        import torch
+
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+        wrapper = merge('--amp').optim_wrapper
+        assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+        with pytest.raises(ValueError, match='not Other'):
+            merge('--amp', optim_wrapper=dict(type='Other'))
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+        with pytest.raises(ValueError, match='--amp needs a GPU'):
+            merge('--amp')
+
+
+class TestTest:
+    @pytest.fixture
+    def merge(self, toy, monkeypatch):
+        def merge(*options, checkpoint='a.pth'):
+            (toy / 'a.pth').touch()
+            options = (toy / 'config.py', toy / checkpoint, *options)
+            args = arguments(test_tool, monkeypatch, *options)
+            cfg = Config(dict(test_evaluator=dict(type='A')))
+            return test_tool.merge_args(cfg, args)
+
+        return merge
+
+    def test_dump(self, merge):
+        evaluators = merge('--dump', 'a.pkl').test_evaluator
+        assert [evaluator.type for evaluator in evaluators] == ['A', 'DumpResults']
+        with pytest.raises(ValueError, match='writes a .pkl file, not a.json'):
+            merge('--dump', 'a.json')
+
+    def test_show_without_hook(self, merge):
+        with pytest.raises(ValueError, match='need default_hooks.visualization'):
+            merge('--show-dir', 'pictures')
+
+    def test_missing_checkpoint(self, merge):
+        with pytest.raises(FileNotFoundError, match='no checkpoint file .*b.pth'):
+            merge(checkpoint='b.pth')
+
+
+class TestErrors:
+    def test_one_sentence(self, toy):
+        done = call(toy, sys.executable, TOOLS / 'train.py', 'none.py')
+        assert done.returncode == 1
+        assert done.stderr.startswith('Error: There is no config file none.py.')
+        assert 'Traceback' not in done.stderr
+
+    @pytest.mark.parametrize(
+        'error, text',
+        [
+            (ValueError('Say this.'), 'Say this.'),
+            (KeyError('Toy is not in the registry.'), 'Toy is not in the registry.'),
+            (KeyError('gap'), "the key 'gap' is missing."),
+            (SyntaxError('bad', ('a.py', 3, 1, '')), 'a.py, line 3: bad.'),
+        ],
+    )
+    def test_sentence(self, error, text):
+        assert _common.sentence(error) == text
+
+    def test_debug_shows_the_traceback(self, monkeypatch):
+        def fail():
+            raise ValueError('Say this.')
+
+        monkeypatch.setenv('MEMVIT_DEBUG', '1')
+        with pytest.raises(ValueError):
+            _common.run(fail)
+        monkeypatch.setenv('MEMVIT_DEBUG', '0')
+        with pytest.raises(SystemExit) as exit:
+            _common.run(fail)
+        assert exit.value.code == 1
+
+    @pytest.mark.parametrize('kind', ['train', 'test'])
+    @pytest.mark.parametrize('launcher', ['dist', 'slurm'])
+    def test_launchers_without_arguments(self, tmp_path, kind, launcher):
+        done = call(tmp_path, 'bash', TOOLS / f'{launcher}_{kind}.sh')
+        assert (
+            done.returncode == 2 and 'bash' in done.stderr and 'CONFIG' in done.stderr
+        )
+
+
+class TestRun:
+    def test_two_processes_train_and_test(self, toy):
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.device_count() < 2:
+            pytest.skip('two processes need two GPUs, or none')
+        port = str(20000 + os.getpid() % 20000)
+        train = call(toy, 'bash', TOOLS / 'dist_train.sh', 'config.py', 2, PORT=port)
+        assert train.returncode == 0, train.stderr[-3000:]
+        checkpoint = toy / 'work_dirs' / 'config' / 'epoch_1.pth'
+        assert checkpoint.is_file()
+
+        options = ('--work-dir', 'tested', '--dump', 'tested.pkl')
+        test = call(
+            toy,
+            'bash',
+            TOOLS / 'dist_test.sh',
+            'config.py',
+            checkpoint,
+            1,
+            *options,
+            PORT=port,
+        )
+        assert test.returncode == 0, test.stderr[-3000:]
+        result = next((toy / 'tested').glob('*/*.json'))
+        assert json.loads(result.read_text())['count'] == 8
+        assert (toy / 'tested.pkl').is_file()
+
+    def test_slurm_starts_one_task_per_gpu(self, toy):
+        srun = toy / 'srun'
+        srun.write_text('#!/bin/sh\necho "$@"\n')
+        srun.chmod(0o755)
+        done = call(
+            toy,
+            'bash',
+            TOOLS / 'slurm_train.sh',
+            'part',
+            'job',
+            'config.py',
+            '--amp',
+            PATH=f'{toy}{os.pathsep}{os.environ["PATH"]}',
+            GPUS='16',
+            SRUN_ARGS='--time 1:00',
+        )
+        assert done.returncode == 0, done.stderr
+        assert '--partition=part --job-name=job' in done.stdout
+        assert '--ntasks=16 --ntasks-per-node=8' in done.stdout
+        assert '--time 1:00' in done.stdout
+        assert done.stdout.rstrip().endswith('config.py --amp --launcher slurm')
+
+
+class TestPlotDemo:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        for name, gain in (('memvit_demo', 0.5), ('memvit_demo_no_memory', 0.0)):
+            log = tmp_path / name / '20260101_000000' / 'vis_data' / 'scalars.json'
+            log.parent.mkdir(parents=True)
+            records = [dict(loss=1.0, step=1)] + [
+                {'mAP/overall': 0.3 + gain * step / 3, 'mAP/memory': 0.2, 'step': step}
+                for step in (1, 2, 3)
+            ]
+            log.write_text(''.join(json.dumps(record) + '\n' for record in records))
+            test = tmp_path / name / 'test' / '20260101_000100'
+            test.mkdir(parents=True)
+            metrics = {'ava/mAP/overall': 0.3 + gain, 'ava/mAP/memory': 0.25 + gain}
+            (test / '20260101_000100.json').write_text(json.dumps(metrics))
+        return tmp_path
+
+    def main(self, monkeypatch, runs, *options):
+        folders = [runs / 'memvit_demo', runs / 'memvit_demo_no_memory']
+        out = ('--out', runs / 'out' / 'demo.png')
+        monkeypatch.setattr(sys, 'argv', ['', *map(str, [*folders, *options, *out])])
+        plot_demo.main()
+
+    def test_table_and_picture(self, runs, monkeypatch, capsys):
+        self.main(monkeypatch, runs, '--seconds', 210, 190)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == (
+            ['mAP', 'all', 'classes', 'need', 'memory', 'seconds', 'of', 'training']
+        )
+        assert lines[1].split()[-3:] == ['0.800', '0.750', '210']
+        assert lines[2].split() == ['without', 'memory', '0.300', '0.250', '190']
+        assert lines[3].split() == ['difference', '+0.500', '+0.500']
+        assert (runs / 'out' / 'demo.png').stat().st_size > 1000
+
+    def test_no_log(self, runs, monkeypatch):
+        for log in (runs / 'memvit_demo').glob('*/vis_data/scalars.json'):
+            log.unlink()
+        with pytest.raises(FileNotFoundError, match='no training log .*train first'):
+            self.main(monkeypatch, runs)
+
+    def test_no_test(self, runs, monkeypatch):
+        for result in (runs / 'memvit_demo' / 'test').glob('*/*.json'):
+            result.unlink()
+        with pytest.raises(FileNotFoundError, match='no test result .*tools/test.py'):
+            self.main(monkeypatch, runs)
+
+    def test_broken_log(self, runs, monkeypatch):
+        log = next((runs / 'memvit_demo').glob('*/vis_data/scalars.json'))
+        log.write_text(log.read_text() + '{"mAP/over')
+        with pytest.raises(ValueError, match='scalars.json, line 5 is no JSON'):
+            self.main(monkeypatch, runs)
