@@ -24,7 +24,6 @@ def run(main) -> None:
     ``MEMVIT_DEBUG=1`` shows the traceback.
     """
     try:
-        import_package()
         main()
     except USER_ERRORS as error:
         if os.environ.get('MEMVIT_DEBUG', '0') != '0':
@@ -88,11 +87,12 @@ def load_config(args):
     The work directory is, in this order: the option, the config's, and
     ``work_dirs/CONFIG_NAME``.
     """
+    if not os.path.isfile(args.config):
+        raise FileNotFoundError(f'There is no config file {args.config}.')
+    import_package()
     from mmengine.config import Config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not os.path.isfile(args.config):
-        raise FileNotFoundError(f'There is no config file {args.config}.')
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:

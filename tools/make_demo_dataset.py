@@ -1,24 +1,22 @@
 #!/usr/bin/env python
-"""Draw a small data set on which a model needs memory, in AVA's format."""
+"""Draw a small data set on which a model needs memory, in AVA's format.
+
+python tools/make_demo_dataset.py data/demo --preview data/demo.png
+"""
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from memvit_mm.datasets.demo import (
-    DemoSettings,
-    make_demo_dataset,
-    write_error,
-)
-from memvit_mm.datasets.demo_preview import draw_preview
+from _common import run
 
 
 def parse_args():
+    from memvit_mm.datasets.demo import DemoSettings
+
     default = DemoSettings()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description='Draw a small data set on which a model needs memory'
+    )
     parser.add_argument('out', help='folder of the data set, such as data/demo')
     parser.add_argument('--format', choices=['ava'], default='ava')
     for name, what in (
@@ -46,27 +44,28 @@ def parse_args():
 
 
 def main():
+    from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset, write_error
+    from memvit_mm.datasets.demo_preview import draw_preview
+
     args = parse_args()
     begin = time.time()
+    settings = DemoSettings(
+        num_train=args.num_train,
+        num_val=args.num_val,
+        seconds=args.seconds,
+        fps=args.fps,
+        size=args.size,
+        people=args.people,
+        seed=args.seed,
+    )
     try:
-        settings = DemoSettings(
-            num_train=args.num_train,
-            num_val=args.num_val,
-            seconds=args.seconds,
-            fps=args.fps,
-            size=args.size,
-            people=args.people,
-            seed=args.seed,
-        )
         made = make_demo_dataset(
             args.out, settings, args.rawframes, args.overwrite, args.workers
         )
         if args.preview:
             draw_preview(args.out, args.preview)
-    except ValueError as error:
-        sys.exit(str(error))
     except OSError as error:
-        sys.exit(write_error(error, args.out))
+        raise ValueError(write_error(error, args.out)) from error
     if made:
         videos = settings.num_train + settings.num_val
         print(f'{args.out}: {videos} videos made in {time.time() - begin:.0f} s')
@@ -77,4 +76,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run(main)
