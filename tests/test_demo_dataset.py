@@ -429,6 +429,7 @@ def test_settings_out_of_range(setting, sentence):
 
 @pytest.fixture
 def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     spec = importlib.util.spec_from_file_location('make_demo_dataset', TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -474,12 +475,12 @@ def test_tool_says_what_is_wrong_in_one_sentence(tool, tmp_path, monkeypatch):
         ((tmp_path / 'file' / 'new', *SMALL), 'is a file, not a folder'),
         ((tmp_path, *SMALL), 'is no demo data set of memvit_mm'),
     ]:
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(ValueError) as error:
             tool(*args)
-        assert sentence in stop.value.code and '\n' not in stop.value.code
+        assert sentence in str(error.value) and '\n' not in str(error.value)
     full = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: full)
-    with pytest.raises(SystemExit, match='No space left for .* MB are needed and 1 MB'):
+    with pytest.raises(ValueError, match='No space left for .* MB are needed and 1 MB'):
         tool(tmp_path / 'new')
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,7 +209,11 @@ def _parse(
         )
     if not numbers:
         return None
-    columns = np.array(integers, np.int64)
+    try:
+        columns = np.array(integers, np.int64)
+    except OverflowError:
+        report.error(f'{path}: holds a timestamp, label or id of over 18 digits')
+        return None
     return Annotations(
         videos=list(places),
         line=np.array(numbers),
@@ -480,16 +483,7 @@ def check_proposals(
             table = json.loads(content)
         else:
             table = _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        EOFError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        KeyError,
-        ImportError,
-    ) as error:
+    except Exception as error:  # broken pickles raise nearly anything
         report.error(
             f'{path}: cannot be read ({error}): expected a pickle of '
             "{'video,0902': array [n, 5]}"
@@ -697,9 +691,8 @@ def _check_recall(report, fields, annotations, found, matched) -> None:
     }
     hits, total = Counter(), 0
     for keyframe, rows in truth.items():
-        try:
-            boxes = np.asarray(found[keyframe], np.float64)[:, :4]
-        except (TypeError, ValueError, IndexError):
+        boxes = _corners(found[keyframe])
+        if boxes is None:
             continue
         true = np.unique(annotations.box[rows], axis=0)
         total += len(true)
@@ -715,6 +708,15 @@ def _check_recall(report, fields, annotations, found, matched) -> None:
         f'{fields.proposal_file}: only {hits["x1, y1, x2, y2"] / total:.0%} of the '
         f'annotated boxes overlap with a proposal (IoU > 0.5): {hint}'
     )
+
+
+def _corners(value: Any) -> Optional[np.ndarray]:
+    """The corners ``[n, 4]`` of an entry; None if it is something else."""
+    try:
+        boxes = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return None
+    return boxes[:, :4] if boxes.ndim == 2 and boxes.shape[1] >= 4 else None
 
 
 def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:

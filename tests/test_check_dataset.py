@@ -1,0 +1,634 @@
+"""Every fault of AVA-style data that leads to an mAP of 0 gets its sentence."""
+
+import importlib.util
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from memvit_mm.datasets.check import check_config
+from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+
+SETTINGS = DemoSettings(num_train=2, num_val=2, seconds=20, size=64, people=2)
+TOOLS = Path(__file__).resolve().parents[1] / 'tools'
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp('check') / 'demo'
+    make_demo_dataset(out, SETTINGS, rawframes=True, workers=1)
+    return out
+
+
+class Data:
+    """A small clean data set, a config for it, and ways to spoil either."""
+
+    def __init__(self, source, folder):
+        self.root = folder
+        shutil.copytree(source / 'annotations', folder / 'annotations')
+        for media in ('videos', 'rawframes'):
+            (folder / media).mkdir()
+            for path in (source / media).iterdir():
+                (folder / media / path.name).symlink_to(path)
+        self.cfg = Config(
+            dict(
+                model=dict(
+                    type='MemoryFastRCNN',
+                    roi_head=dict(bbox_head=dict(num_classes=15)),
+                ),
+                train_dataloader=self.loader('train'),
+                val_dataloader=self.loader('val'),
+                test_dataloader=self.loader('val'),
+                val_evaluator=dict(
+                    type='AVAMetric',
+                    ann_file=str(self.path('val.csv')),
+                    label_file=str(self.path('action_list.pbtxt')),
+                    exclude_file=str(self.path('excluded_val.csv')),
+                    num_classes=15,
+                ),
+            )
+        )
+        self.train = self.cfg.train_dataloader.dataset
+        self.val = self.cfg.val_dataloader.dataset
+
+    def path(self, name):
+        return self.root / 'annotations' / name
+
+    def loader(self, split):
+        excluded = (
+            {}
+            if split == 'train'
+            else {'exclude_file': str(self.path('excluded_val.csv'))}
+        )
+        return dict(
+            batch_sampler=dict(type='SequentialClipSampler', shuffle=split == 'train'),
+            dataset=dict(
+                type='AVADataset',
+                ann_file=str(self.path(f'{split}.csv')),
+                proposal_file=str(self.path(f'proposals_{split}.pkl')),
+                label_file=str(self.path('action_list.pbtxt')),
+                data_prefix=dict(img=str(self.root / 'videos')),
+                use_frames=False,
+                fps=12,
+                timestamp_end=920,
+                num_classes=15,
+                pipeline=[dict(type='SampleAVAFrames', clip_len=8)],
+                test_mode=split != 'train',
+                **excluded,
+            ),
+        )
+
+    def edit(self, number, change, name='train.csv'):
+        """Change one line (from 1), given as its columns, or all if number is None."""
+        lines = self.path(name).read_text().splitlines()
+        for index in range(len(lines)) if number is None else [number - 1]:
+            lines[index] = ','.join(map(str, change(lines[index].split(','))))
+        self.path(name).write_text('\n'.join(lines) + '\n')
+
+    def proposals(self, change, name='proposals_train.pkl'):
+        """Change the table of proposals."""
+        with open(self.path(name), 'rb') as file:
+            table = pickle.load(file)
+        table = change(table) or table
+        with open(self.path(name), 'wb') as file:
+            pickle.dump(table, file)
+
+    def use_frames(self):
+        for dataset in (self.train, self.val, self.cfg.test_dataloader.dataset):
+            dataset.use_frames = True
+            dataset.data_prefix.img = str(self.root / 'rawframes')
+
+    def check(self, *splits, **kwargs):
+        return check_config(self.cfg, splits or ('train',), **kwargs)
+
+    def expect(self, level, pattern, *splits):
+        """The one finding of this level matches the pattern."""
+        report = self.check(*splits)
+        found = [f.text for f in report.findings if f.level == level]
+        text = '\n'.join(map(str, report.findings))
+        pattern = pattern.replace('ROOT', re.escape(str(self.root)))
+        assert len(found) == 1 and re.search(pattern, found[0]), text
+        if level == 'WARNING':
+            assert report.count('ERROR') == 0, text
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return Data(made, tmp_path)
+
+
+def replaced(index, value):
+    return lambda columns: [*columns[:index], value, *columns[index + 1 :]]
+
+
+# -------------------------------------------------------------------- clean data
+
+
+@pytest.mark.parametrize('kind', ['AVADataset', 'MemoryAVADataset'])
+@pytest.mark.parametrize('frames', [False, True])
+def test_clean_data(data, kind, frames):
+    if frames:
+        data.use_frames()
+    for name in ('train', 'val', 'test'):
+        data.cfg[f'{name}_dataloader'].dataset.type = kind
+    report = data.check('train', 'val', 'test')
+    lines = '\n'.join(map(str, report.findings))
+    assert report.count('ERROR') == report.count('WARNING') == 0, lines
+    assert 'rows, 34 keyframes of 2 videos, labels 1 to 14' in lines
+    assert 'excluded_val.csv: 1 keyframes, 1 of them annotated' in lines
+    assert 'test_dataloader.dataset: the same data as val_dataloader.dataset' in lines
+    assert re.search(r'2 of 2 (frame folder|video)s are there; 2 of them', lines)
+    assert report.summary() == '0 errors, 0 warnings: the data can be trained on'
+
+
+def test_datasets_inside_wrappers_are_found(data):
+    one, other = data.train.copy(), data.val.copy()
+    other.ann_file = 'nowhere.csv'
+    data.cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[one, other]),
+    )
+    data.expect(
+        'ERROR',
+        r'^nowhere.csv: cannot be read \(No such file.*\): check ann_file of '
+        r'train_dataloader\.dataset\.dataset\.datasets\[1\]$',
+    )
+
+
+# ------------------------------------------------------------------- annotations
+
+
+@pytest.mark.parametrize(
+    'column, value, sentence',
+    [
+        (6, 0, 'label 0, but labels count from 1: add one to all of them'),
+        (6, 15, 'label 15 is too large for num_classes=15 .*set num_classes to 16'),
+        (6, 'walk', "label is 'walk', not a whole number: expected video,second,x1"),
+        (1, '902.5', "second is '902.5', not a whole number"),
+        (2, 'left', "x1 is 'left', not a number"),
+        (7, '1,1', '9 columns instead of 8'),
+        (4, '1.400', 'box .* is outside .0, 1.: coordinates are fractions'),
+        (4, '87', "box .* seems to be in pixels: divide by the frame's width"),
+        (4, '0.001', 'box .* has x2 <= x1 or y2 <= y1: the order is x1, y1, x2, y2'),
+        (4, 'nan', 'box .* is not finite'),
+        (1, '0002', 'timestamp 2 is before the first frame, timestamp_start=900: set'),
+        (1, '0933', 'timestamp 933 is not before the end, timestamp_end=920: .* 934'),
+    ],
+)
+def test_one_bad_line_is_named(data, column, value, sentence):
+    data.edit(7, replaced(column, value))
+    report = data.check(sample=0)
+    found = [f.text for f in report.findings if f.level == 'ERROR']
+    pattern = f'^{re.escape(str(data.path("train.csv")))}:7: {sentence}'
+    assert any(re.search(pattern, text) for text in found), found
+
+
+def test_label_beyond_the_label_map_only(data):
+    data.train.num_classes = 20
+    data.cfg.model.roi_head.bbox_head.num_classes = 20
+    data.edit(7, replaced(6, 17))
+    data.expect('WARNING', r'train.csv:7: label 17 is not in .*action_list.pbtxt: 17 ')
+
+
+def test_all_lines_bad_in_one_way_are_one_finding(data):
+    data.edit(None, lambda columns: columns[:7])
+    data.expect('ERROR', r'train.csv:1: 7 columns instead of 8 .* more lines\)')
+
+
+def test_headings(data):
+    lines = data.path('train.csv').read_text()
+    headings = 'video_id,timestamp,x1,y1,x2,y2,action,person\n'
+    data.path('train.csv').write_text(headings + lines)
+    data.expect('ERROR', r'train.csv:1: a line of headings, .*, which must go')
+
+
+def test_byte_order_mark(data):
+    content = data.path('train.csv').read_bytes()
+    data.path('train.csv').write_bytes(b'\xef\xbb\xbf' + content)
+    data.expect('ERROR', r'train.csv:1: begins with a byte order mark')
+
+
+def test_empty_line(data):
+    data.path('train.csv').write_text(data.path('train.csv').read_text() + '\n')
+    data.expect('ERROR', r'train.csv:\d+: an empty line: expected video,second')
+
+
+def test_empty_file(data):
+    data.path('train.csv').write_text('')
+    data.expect('ERROR', r'train.csv: is empty: fetch or write it again \(ann_file\)')
+
+
+def test_timestamps_from_zero(data):
+    data.edit(None, lambda c: [c[0], f'{int(c[1]) - 900:04d}', *c[2:]])
+    report = data.check()
+    text = '\n'.join(f.text for f in report.findings if f.level == 'ERROR')
+    assert 'train.csv:1: timestamp 2 is before the first frame' in text
+    assert 'timestamps seem to count from 2; set timestamp_start' in text
+    assert 'none of its keyframes: timestamps run from 902 to 918, in the' in text
+
+
+def test_width_and_height_for_corners(data):
+    def change(c):
+        x1, y1, x2, y2 = map(float, c[2:6])
+        return [*c[:4], f'{(x2 - x1) / 9:.3f}', f'{(y2 - y1) / 9:.3f}', *c[6:]]
+
+    data.edit(None, change)
+    report = data.check()
+    assert any('are these x, y, width, height?' in f.text for f in report.findings)
+
+
+def test_repeated_rows(data):
+    lines = data.path('train.csv').read_text().splitlines()
+    data.path('train.csv').write_text('\n'.join([*lines, lines[3]]) + '\n')
+    number = len(lines) + 1
+    data.expect('WARNING', rf'train.csv:({number}|4): the same row as one before')
+
+
+def test_two_people_with_one_box(data):
+    lines = data.path('train.csv').read_text().splitlines()
+    columns = lines[0].split(',')
+    other = ','.join([*columns[:6], '2' if columns[6] == '1' else '1', '9'])
+    data.path('train.csv').write_text('\n'.join([*lines, other]) + '\n')
+    data.expect('WARNING', r'person \d has the same box as another person')
+
+
+def test_streams_with_holes(data):
+    lines = data.path('train.csv').read_text().splitlines()
+    kept = [line for line in lines if int(line.split(',')[1]) % 5 in (0, 1, 3)]
+    data.path('train.csv').write_text('\n'.join(kept) + '\n')
+    pattern = r'% of the steps from one keyframe to the next .*keyframes=.detected'
+    data.expect('WARNING', pattern)
+    data.train.update(type='MemoryAVADataset', keyframes='detected')
+    assert data.check().count('WARNING') == 0
+
+
+# --------------------------------------------------------- label map and classes
+
+
+def test_label_map_that_mmaction2_reads_nothing_from(data):
+    path = data.path('action_list.pbtxt')
+    path.write_text(path.read_text().replace('  ', '\t'))
+    data.expect('ERROR', r'action_list.pbtxt: no label is read from it')
+
+
+def test_label_map_with_label_0(data):
+    path = data.path('action_list.pbtxt')
+    path.write_text(path.read_text().replace('label_id: 14', 'label_id: 0'))
+    report = data.check()
+    assert any("label 0 ('give_yellow')" in f.text for f in report.findings)
+
+
+def test_custom_classes(data):
+    data.train.custom_classes = [1, 2, 77]
+    report = data.check()
+    text = '\n'.join(f.text for f in report.findings if f.level == 'ERROR')
+    assert 'action_list.pbtxt: lacks [77] of custom_classes' in text
+    assert 'num_classes=15 with 3 custom_classes: set it to 4' in text
+
+
+def test_numbers_of_classes_disagree(data):
+    data.cfg.model.roi_head.bbox_head.num_classes = 81
+    data.expect('ERROR', r'num_classes=15, but model.roi_head.bbox_head.num_classes=81')
+
+
+def test_evaluator_of_another_file(data):
+    data.cfg.val_evaluator.ann_file = str(data.path('train.csv'))
+    data.expect('ERROR', r'val_evaluator: ann_file=.*train.csv., but val_data', 'val')
+
+
+# --------------------------------------------------------------------- proposals
+
+
+def test_key_without_leading_zero(data):
+    def change(table):
+        return {key.replace(',0', ','): value for key, value in table.items()}
+
+    data.proposals(change)
+    data.expect(
+        'ERROR',
+        r"proposals_train.pkl: key 'demo_tr_000,902' \(and 33 more keys\) is not found "
+        r".*: write 'demo_tr_000,0902'",
+    )
+    data.train.type = 'MemoryAVADataset'  # which reads them as numbers
+    data.expect('WARNING', r'is not found under MMAction2')
+
+
+def test_key_without_timestamp(data):
+    data.proposals(
+        lambda table: {f'{k[:11]}_{n}': v for n, (k, v) in enumerate(table.items())}
+    )
+    data.expect(
+        'ERROR',
+        r"key 'demo_tr_000_0' has no timestamp \(and 33 more keys\): keys are the "
+        "video id, a comma and the second in four digits, 'video,0902'",
+    )
+
+
+def set_first(value):
+    def change(table):
+        key = next(iter(table))
+        table[key] = value(table[key]) if callable(value) else value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    'value, sentence',
+    [
+        (lambda a: a[:, :3], r"'demo_tr_000,0902' has an array \[\d, 3\]: expected"),
+        (lambda a: a[0], r'has an array \[5\]: expected \[n, 5\]'),
+        (lambda a: a.astype(str), r'holds <U\d+, not numbers: store float32 arrays'),
+        (lambda a: a.tolist(), r'holds a list, not a numpy array: store np.array'),
+        (lambda a: a[:0], r'has no box: AVADataset stops there; leave such keys out'),
+        (lambda a: a * [96, 96, 96, 96, 1], r'seems to be in pixels .*: divide by'),
+        (lambda a: a + [0.05, 0, 1, 0, 0], r'which is outside \[0, 1\].*; clip them'),
+        (lambda a: a * [1, 1, 1, 1, 100], r'scores run from .* is a score in \[0, 1\]'),
+        (lambda a: a * [np.nan, 1, 1, 1, 1], r'which is not finite .*: take it out'),
+    ],
+)
+def test_one_bad_array_is_named(data, value, sentence):
+    data.proposals(set_first(value))
+    data.expect('ERROR', f'^ROOT.*proposals_train.pkl: .*{sentence}')
+
+
+def test_detector_that_is_never_sure(data):
+    def change(table):
+        for boxes in table.values():
+            boxes[:, 4] *= 0.5
+
+    data.proposals(change)
+    data.expect(
+        'ERROR', r'no score reaches person_det_score_thr=0.9 .*the highest is 0.\d+\)'
+    )
+
+
+def test_proposals_of_the_other_split(data):
+    data.train.proposal_file = str(data.path('proposals_val.pkl'))
+    data.expect(
+        'ERROR',
+        r'proposals_val.pkl: has none of the videos in .*train.csv, neither demo_tr_000'
+        r' nor another; it has demo_va_000, .*: is it of the other split',
+    )
+
+
+def test_keyframes_without_proposals(data):
+    def change(table):
+        for second in (905, 906):
+            del table[f'demo_tr_001,{second:04d}']
+
+    data.proposals(change)
+    data.expect(
+        'WARNING',
+        r'2 of 34 annotated keyframes \(5.9%\) have no proposal, such as '
+        r'demo_tr_001,0905, demo_tr_001,0906; one box of the whole frame instead',
+    )
+
+
+@pytest.mark.parametrize(
+    'order, sentence',
+    [
+        ([1, 0, 3, 2, 4], 'seem to be stored as y1, x1, y2, x2; store x1, y1'),
+        (None, 'are they of other videos, or at other times'),
+    ],
+)
+def test_boxes_elsewhere_than_the_people(data, order, sentence):
+    def change(table):
+        for key, boxes in table.items():
+            if order is None:
+                table[key][:, :4] = [0.4, 0.0, 0.6, 0.1]
+            else:
+                table[key] = boxes[:, order]
+
+    data.proposals(change)
+    data.expect('ERROR', f'of the annotated boxes overlap with a proposal .*{sentence}')
+
+
+@pytest.mark.parametrize(
+    'content, sentence',
+    [
+        (b'no pickle', r'cannot be read'),
+        (pickle.dumps([1, 2]), r'holds a list, expected a dict'),
+        (pickle.dumps({}), r'holds nothing, expected a dict'),
+        (pickle.dumps({'a,0902': Path('x')}), r'cannot be read \(it holds pathlib'),
+    ],
+)
+def test_file_that_holds_no_proposals(data, content, sentence):
+    data.path('proposals_train.pkl').write_bytes(content)
+    data.expect('ERROR', f'proposals_train.pkl: {sentence}')
+
+
+def test_no_proposal_file(data):
+    del data.train['proposal_file']
+    data.expect('WARNING', 'train_dataloader.dataset: has no proposal_file')
+    data.train.proposal_file = 'nowhere.pkl'
+    data.train.data_root = str(data.root)
+    data.expect('ERROR', r'^nowhere.pkl: .*\(data_root is joined with ann_file and')
+
+
+# -------------------------------------------------------------------- exclusions
+
+
+def test_exclusion_that_names_no_keyframe(data):
+    data.path('excluded_val.csv').write_text('demo_va_000,0918\ndemo_va_001\n')
+    data.expect('ERROR', r"excluded_val.csv:2: 'demo_va_001' names no keyframe", 'val')
+
+
+def test_everything_is_excluded(data):
+    lines = [f'demo_va_00{v},{t:04d}\n' for v in (0, 1) for t in range(902, 919)]
+    data.path('excluded_val.csv').write_text(''.join(lines))
+    data.expect('ERROR', r'excludes every keyframe of', 'val')
+
+
+# --------------------------------------------------------------- videos and frames
+
+
+def write_video(path, frames, fps):
+    path.unlink()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), fps, (64, 64))
+    for _ in range(frames):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+
+
+def test_missing_videos(data):
+    (data.root / 'videos' / 'demo_tr_001.mp4').unlink()
+    data.expect(
+        'ERROR', r'1 of 2 videos are missing, such as ROOT/videos/demo_tr_001.mp4: '
+    )
+
+
+def test_missing_folder(data):
+    data.train.data_prefix.img = str(data.root / 'vidoes')
+    data.expect('ERROR', r'vidoes: there is no such folder: set data_prefix=dict')
+
+
+def test_other_extension(data):
+    for name in ('demo_tr_000', 'demo_tr_001'):
+        path = data.root / 'videos' / f'{name}.mp4'
+        path.rename(path.with_suffix('.mkv'))
+    data.expect('ERROR', r'2 of 2 videos are missing, such as .*demo_tr_000.mp4')
+    data.train.type = 'MemoryAVADataset'  # which finds them
+    assert data.check().count('ERROR') == 0
+
+
+def test_empty_video(data):
+    path = data.root / 'videos' / 'demo_tr_001.mp4'
+    path.unlink()
+    path.write_bytes(b'')
+    data.expect('ERROR', r'demo_tr_001.mp4: an empty file \(1 of 2 videos are\)')
+
+
+def test_unreadable_video(data):
+    path = data.root / 'videos' / 'demo_tr_001.mp4'
+    path.unlink()
+    path.write_bytes(b'<html>404</html>' * 99)
+    data.expect('ERROR', r'demo_tr_001.mp4: no readable video \(.*\): fetch or encode')
+
+
+def test_short_video(data):
+    write_video(data.root / 'videos' / 'demo_tr_001.mp4', 12 * 15, 12)
+    data.expect(
+        'ERROR',
+        r'demo_tr_001.mp4: 180 frames, but the keyframe 0918 is frame 216 '
+        r'\(\(918 - timestamp_start=900\) x 12 fps\): it is cut short',
+    )
+
+
+def test_other_frame_rate(data):
+    write_video(data.root / 'videos' / 'demo_tr_001.mp4', 25 * 20, 25)
+    data.expect(
+        'ERROR',
+        r'demo_tr_001.mp4: 25 frames per second, but train_dataloader.dataset says '
+        r'fps=12: clips would be cut at the wrong times',
+    )
+    # Ours goes by the container's rate, unless MMAction2's transform is used.
+    data.train.update(
+        type='MemoryAVADataset', pipeline=[dict(type='SampleClipFrames', clip_len=8)]
+    )
+    assert data.check().count('ERROR') == 0
+
+
+def test_only_a_sample_is_opened(data):
+    path = data.root / 'videos' / 'demo_tr_001.mp4'
+    path.unlink()
+    path.write_bytes(b'not opened')
+    assert data.check(sample=1).count('ERROR') == 0
+    assert data.check(sample=0).count('ERROR') == 0
+    assert data.check(sample=2).count('ERROR') == 1
+
+
+def copy_frames(data, count=None):
+    folder = data.root / 'rawframes' / 'demo_tr_001'
+    source = folder.resolve()
+    folder.unlink()
+    folder.mkdir()
+    for path in sorted(source.iterdir())[:count]:
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+def test_missing_frame_folder(data):
+    data.use_frames()
+    (data.root / 'rawframes' / 'demo_tr_001').unlink()
+    data.expect('ERROR', r'1 of 2 frame folders are missing, such as .*demo_tr_001')
+
+
+def test_frames_named_otherwise(data):
+    data.use_frames()
+    for path in copy_frames(data).iterdir():
+        path.rename(path.with_name(f'demo_tr_001_{path.name[4:]}'))
+    data.expect(
+        'ERROR',
+        r'img_00001.jpg: no such frame \(the first file is demo_tr_001_00001.jpg\): '
+        'check filename_tmpl and start_index',
+    )
+
+
+def test_too_few_frames(data):
+    data.use_frames()
+    copy_frames(data, 200)
+    data.expect('ERROR', r'demo_tr_001: 200 frames, but the keyframe 0918 is frame 216')
+
+
+def test_frames_of_another_rate(data):
+    data.use_frames()
+    data.train.fps = 10
+    report = data.check()
+    text = '\n'.join(f.text for f in report.findings if f.level == 'WARNING')
+    assert '240 frames, more than timestamp_start=900, timestamp_end=920 and' in text
+
+
+# ------------------------------------------------------------------- the config
+
+
+def test_sampler_that_does_not_keep_the_order(data):
+    data.cfg.train_dataloader.batch_sampler = None
+    data.expect(
+        'WARNING',
+        r'train_dataloader: the model has a memory, but clips do not come in the order '
+        r"of their videos: set batch_sampler=dict\(type='SequentialClipSampler', "
+        r'shuffle=True\)',
+    )
+    data.cfg.model.type = 'FastRCNN'
+    assert data.check().count('WARNING') == 0
+
+
+def test_videos_in_both_splits(data):
+    data.cfg.val_dataloader.dataset = data.train
+    data.cfg.val_evaluator = None
+    report = data.check('train', 'val')
+    assert report.count('ERROR') == 0
+    data.cfg.val_dataloader.dataset = dict(data.train, test_mode=True, fps=12.0)
+    data.cfg.val_dataloader.dataset['person_det_score_thr'] = 0.8
+    data.expect(
+        'WARNING', r'2 videos are in training and validation alike', 'train', 'val'
+    )
+
+
+def test_config_without_ava(data):
+    data.train.clear()
+    data.train.update(type='VideoDataset', ann_file='list.txt')
+    data.expect('WARNING', r'VideoDataset is no AVA dataset; it is not checked')
+    empty = check_config(Config(dict()))
+    assert 'the config has no train_dataloader or val_dataloader' in str(
+        empty.findings[0]
+    )
+
+
+# --------------------------------------------------------------------- the tool
+
+
+def test_tool(data, monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    spec = importlib.util.spec_from_file_location(
+        'check_dataset', TOOLS / 'check_dataset.py'
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    config = tmp_path / 'config.py'
+    data.cfg.dump(str(config))
+
+    def run(*args):
+        monkeypatch.setattr('sys.argv', ['check_dataset.py', str(config), *args])
+        with pytest.raises(SystemExit) as stop:
+            tool.main()
+        return stop.value.code, capsys.readouterr().out
+
+    code, out = run()
+    assert code == 0
+    assert re.search(
+        r'\n0 errors, 0 warnings: the data can be trained on \(\d+ s\)\n$', out
+    )
+    assert all(line[:8].strip() == 'OK' for line in out.splitlines()[:-1])
+    code, out = run(
+        '--split', 'train', '--cfg-options', 'train_dataloader.dataset.num_classes=5'
+    )
+    assert code == 1
+    assert 'ERROR   ' in out and 'val_dataloader' not in out
+    assert 'is too large for num_classes=5' in out
