@@ -285,6 +285,9 @@ def _read_streams(
     """
     streams: list[tuple[Hashable, np.ndarray]] = []
     for offset, videos, orders in _read_parts(dataset, 0, video_key, order_key):
+        # mmengine's num_batch_per_epoch hides the end of a dataset
+        visible = max(len(dataset) - offset, 0)
+        videos, orders = videos[:visible], orders[:visible]
         numbers: dict[Hashable, int] = {}
         of_stream = np.array(
             [numbers.setdefault(video, len(numbers)) for video in videos],

@@ -10,10 +10,11 @@ import torch
 from mmaction.datasets import AVADataset
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from memvit_mm.datasets import MemoryAVADataset
+from memvit_mm.datasets import MemoryAVADataset, SequentialClipSampler
 from memvit_mm.datasets.ava_files import read_proposals
 from memvit_mm.paths import get_config_path
 
@@ -156,6 +157,17 @@ def test_stream_keys(files, serialize_data):
     assert list(zip(*dataset.stream_keys())) == expected[:2]
     lazy = build(files, lazy_init=True, serialize_data=serialize_data, indices=[1])
     assert list(zip(*lazy.stream_keys())) == [expected[1]]
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_sampler_orders_ours_and_mmactions_alike(files, shuffle):
+    ours, theirs = build(files, keyframes='annotated'), AVADataset(**files)
+    orders = [
+        list(SequentialClipSampler(DefaultSampler(dataset, seed=0), 1, shuffle))
+        for dataset in (ours, theirs)
+    ]
+    assert orders[0] == orders[1]
+    assert shuffle or orders[0] == [[0], [1], [2], [3]]
 
 
 # --- proposal files

@@ -2,6 +2,7 @@ import copy
 import os
 import pickle
 import socket
+import time
 from unittest.mock import patch
 
 import numpy as np
@@ -191,6 +192,41 @@ def test_concat_repeat_and_subset():
     assert repeat.get_data_info(ClipIndex(4, run=1))['sample_idx'].run == 1
     subset = Subset(Clips('abab'), [3, 0, 2])
     assert ranks(subset, 1, 2, shuffle=False) == [[[1, 0], [2]]]
+
+
+@pytest.mark.parametrize(
+    'wrap', [lambda d: d, lambda d: ConcatDataset([Clips('c'), d])]
+)
+def test_num_batch_per_epoch(wrap):
+    cfg = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        batch_sampler=dict(type='mmaction.SequentialClipSampler', shuffle=True),
+        dataset=wrap(Clips('aabbcc', pipeline=[Pack()])),
+        num_batch_per_epoch=2,
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    loader = Runner.build_dataloader(cfg, seed=0)
+    drawn = [index for batch in loader.batch_sampler for index in batch]
+    assert sorted(drawn) == [0, 1, 2, 3] and len(loader) == 2
+
+
+def test_fast_enough_for_ava():
+    class Large(list):
+        def stream_keys(self):
+            return [f'v{i}' for i in range(235) for _ in range(783)], list(
+                range(184005)
+            )
+
+    start = time.perf_counter()
+    sampler = build(Large(range(184005)), 2, True, (5, 8))
+    built = time.perf_counter()
+    assert sampler.lane_clips(1).shape == (16, 11500)
+    ordered = time.perf_counter()
+    assert built - start < 5 and ordered - built < 1
+    build(Large(range(184005)), 2, False, (5, 8))
+    assert time.perf_counter() - ordered < 5
 
 
 def test_keys_of_the_users_own():
@@ -420,7 +456,12 @@ def test_two_processes_train_and_test(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_in_process, args=(2, port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(
+        run_in_process,
+        args=(2, port, str(tmp_path)),
+        nprocs=2,
+        start_method='fork',  # spares the imports
+    )
     results = [pickle.loads((tmp_path / f'{rank}.pkl').read_bytes()) for rank in (0, 1)]
     for rank, (epochs, orders, steps) in enumerate(results):
         assert orders == results[0][1]
