@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from _common import run
+from _common import import_package, run
 
 
 def parse_args():
@@ -39,14 +39,15 @@ def parse_args():
 
 
 def main():
-    from mmengine.config import Config
-
-    from memvit_mm.datasets.check import SPLITS, check_config
-
     args = parse_args()
     begin = time.time()
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'There is no config file {args.config}.')
+    import_package()
+    from mmengine.config import Config
+
+    from memvit_mm.datasets.check import SPLITS, check_config
+
     cfg = Config.fromfile(args.config, import_custom_modules=False)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)

@@ -7,7 +7,7 @@ python tools/make_demo_dataset.py data/demo --preview data/demo.png
 import argparse
 import time
 
-from _common import run
+from _common import import_package, run
 
 
 def parse_args():
@@ -44,6 +44,7 @@ def parse_args():
 
 
 def main():
+    import_package()
     from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset, write_error
     from memvit_mm.datasets.demo_preview import draw_preview
 
