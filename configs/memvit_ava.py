@@ -3,8 +3,8 @@
     tools/dist_train.sh configs/memvit_ava.py 8
 
 Start from weights trained on Kinetics:
-`--cfg-options load_from=WEIGHTS.pth`. Videos instead of frames: replace
-`ava_rawframes.py` by `ava_videos.py` below.
+`--cfg-options load_from=WEIGHTS.pth`. `memvit_ava_videos.py` reads videos instead of
+folders of frames.
 """
 
 _base_ = [

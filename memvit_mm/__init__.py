@@ -8,7 +8,7 @@ from . import compat
 
 compat.apply()
 
-from . import engine, models  # noqa: E402
+from . import datasets, engine, evaluation, models  # noqa: E402
 
 __version__ = '0.1.0'
 

@@ -5,6 +5,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ..models import ClipMemory
+
 
 @HOOKS.register_module()
 class MemoryResetHook(Hook):
@@ -14,24 +16,32 @@ class MemoryResetHook(Hook):
     same module in the middle of training, gets an empty memory of its own; afterwards
     training goes on with what it remembered.
 
+    Args:
+        every_clip (bool): Forget before every step of validation and test, to measure
+            what memory is worth: `tools/test.py ... --cfg-options
+            custom_hooks.0.every_clip=True`. Defaults to False.
+
     Raises:
         TypeError: Before the run, if the model has no memory to reset.
     """
 
-    priority = 'NORMAL'
+    def __init__(self, every_clip: bool = False) -> None:
+        self.every_clip = every_clip
 
-    def _memory(self, runner: Runner):
+    @staticmethod
+    def _memory(runner: Runner) -> ClipMemory:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        return model.memory
-
-    def before_run(self, runner: Runner) -> None:
-        """Check that there is a memory."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'memory'):
+        memory = getattr(model, 'memory', None)
+        if not isinstance(memory, ClipMemory):
             raise TypeError(
                 f'MemoryResetHook found no memory in {type(model).__name__}: use '
                 'MemoryRecognizer3D or MemoryFastRCNN, or remove the hook.'
             )
+        return memory
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that there is a memory."""
+        self._memory(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin an epoch with nothing remembered."""
@@ -44,6 +54,13 @@ class MemoryResetHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Take the training memory back."""
         self._memory(runner).restore()
+
+    def before_val_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Forget before every clip, if that is asked for."""
+        if self.every_clip:
+            self._memory(runner).reset()
+
+    before_test_iter = before_val_iter
 
     def before_test(self, runner: Runner) -> None:
         """Begin a test with nothing remembered."""
