@@ -1,4 +1,6 @@
+import copy
 import os
+import pickle
 import random
 
 import cv2
@@ -305,23 +307,66 @@ def test_video_is_opened_decoded_and_closed(tmp_path):
     assert results['proposals'].shape == (0, 4)
 
 
+def count_open():
+    """Files and threads of this process."""
+    return [len(os.listdir(f'/proc/self/{what}')) for what in ('fd', 'task')]
+
+
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
-def test_no_reader_is_left_open(tmp_path):
-    path = write_video(tmp_path / 'a.mp4')
-    init, decode = VideoInit(), VideoDecode()
+@pytest.mark.parametrize('keep_open', [0, 1, 2])
+def test_no_reader_is_left_open(tmp_path, keep_open):
+    paths = [write_video(tmp_path / f'{name}.mp4') for name in 'abcd']
+    init, decode = VideoInit(keep_open=keep_open), VideoDecode()
 
-    def use():
-        results = init(dict(filename=path, frame_inds=np.arange(4)))
-        return decode(results)
+    def use(path):
+        return decode(init(dict(filename=path, frame_inds=np.arange(4))))
 
-    def count():
-        return [len(os.listdir(f'/proc/self/{what}')) for what in ('fd', 'task')]
+    for path in paths:
+        use(path)
+    files, threads = count_open()
+    for path in paths * 5:
+        use(path)
+    assert count_open()[0] <= files and count_open()[1] <= threads
+    assert len(init._readers.here()) == keep_open
+    init._readers.here().clear()
+    assert count_open()[0] == files - keep_open
 
-    use()
-    files, threads = count()
-    for _ in range(20):
-        use()
-    assert count()[0] <= files and count()[1] <= threads
+
+def test_kept_readers_give_the_same_frames(tmp_path):
+    paths = [write_video(tmp_path / f'{name}.mp4') for name in 'ab']
+    init = VideoInit(keep_open=2)
+    random = np.random.RandomState(0)
+    readers = set()
+    for number in range(40):
+        results = init(dict(filename=paths[number % 2], timestamp=0))
+        readers.add(id(results['video_reader']))
+        inds = np.sort(random.choice(range(1, 50), 4))
+        assert levels(VideoDecode()(dict(results, frame_inds=inds))['imgs']) == [*inds]
+    assert len(readers) == 2
+    copies = pickle.loads(pickle.dumps(init)), copy.deepcopy(init)
+    assert all(one.keep_open == 2 and not one._readers.here() for one in copies)
+
+
+class Frames(BaseDataset):
+    def load_data_list(self):
+        return [
+            dict(filename=path, frame_inds=np.arange(start, start + 3))
+            for start in range(1, 40, 3)
+            for path in self.metainfo['paths']
+        ]
+
+
+def test_kept_readers_do_not_follow_into_workers(tmp_path):
+    paths = [write_video(tmp_path / f'{name}.mp4') for name in 'ab']
+    pipeline = [VideoInit(keep_open=2), VideoDecode()]
+    dataset = Frames(metainfo=dict(paths=paths), pipeline=pipeline)
+    expected = [levels(result['imgs']) for result in dataset]  # opens them here
+    assert expected[0] == [1, 2, 3]
+    for _ in range(2):
+        loader = DataLoader(
+            dataset, batch_size=None, num_workers=2, timeout=60, collate_fn=lambda x: x
+        )
+        assert [levels(result['imgs']) for result in loader] == expected
 
 
 def test_video_errors(tmp_path):
