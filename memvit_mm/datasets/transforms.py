@@ -292,17 +292,26 @@ class VideoInit(DecordInit):
         self.keep_open = keep_open
         self._readers = _Readers()
 
-    def _get_video_reader(self, filename: str) -> Any:
-        if not self.keep_open:
-            return self._open(filename)
-        readers = self._readers.here()
-        reader = readers.pop(filename, None) or self._open(filename)
-        readers[filename] = reader
-        while len(readers) > self.keep_open:
-            del readers[next(iter(readers))]
-        return reader
+    def transform(self, results: dict) -> dict:
+        """Open the video, or take the reader that is open in the same place of it."""
+        filename = results['filename']
+        if self.keep_open:
+            # A video cut between two lanes is read in two places: two readers, since
+            # going back and forth costs more than opening it anew.
+            key = (filename, getattr(results.get('sample_idx'), 'run', 0))
+            readers = self._readers.here()
+            reader = readers.pop(key, None) or self._get_video_reader(filename)
+            readers[key] = reader
+            while len(readers) > self.keep_open:
+                del readers[next(iter(readers))]
+        else:
+            reader = self._get_video_reader(filename)
+        results['video_reader'] = reader
+        results['total_frames'] = len(reader)
+        results['avg_fps'] = reader.get_avg_fps()
+        return results
 
-    def _open(self, filename: str) -> Any:
+    def _get_video_reader(self, filename: str) -> Any:
         import decord
 
         on_disk = self.io_backend in ('disk', 'local')
@@ -357,9 +366,9 @@ class _Readers:
     """The open readers of this process, least recently used first."""
 
     def __init__(self) -> None:
-        self._readers: dict[int, dict[str, Any]] = {}
+        self._readers: dict[int, dict[tuple[str, int], Any]] = {}
 
-    def here(self) -> dict[str, Any]:
+    def here(self) -> dict[tuple[str, int], Any]:
         # A forked worker must not touch its parent's readers, not even to close them:
         # their threads stayed behind.
         return self._readers.setdefault(os.getpid(), {})
