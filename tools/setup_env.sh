@@ -179,8 +179,9 @@ install_torch() {
 install_libraries() {
     step 3 "Libraries"
     pip_install "$NUMPY" "${LIBRARIES[@]}"
-    "$PY" -c 'import cv2' 2>/dev/null || pip_install opencv-python-headless
-    if [ -z "$(version_of decord)$(version_of eva-decord)" ] && ! try_pip decord; then
+    # With numpy, or pip would take the newest OpenCV and numpy 2 for it.
+    "$PY" -c 'import cv2' 2>/dev/null || pip_install "$NUMPY" opencv-python-headless
+    if [ -z "$(version_of decord)$(version_of eva-decord)" ] && ! try_pip "$NUMPY" decord; then
         grep -q 'from versions: none' "$LOG" || pip_failed decord
         echo "      decord has no build for this machine: videos are read by OpenCV"
     fi
@@ -237,7 +238,7 @@ need_compiler() {
             "of $("$PY" --version) (the package python3-dev)."
     if [ "${MEMVIT_CPU_OPS:-0}" = 1 ]; then
         export CUDA_VISIBLE_DEVICES=''
-    elif "$PY" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' &&
+    elif "$PY" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null &&
         ! command -v nvcc >/dev/null && [ ! -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
         die "There is a GPU but no CUDA compiler (nvcc), which mmcv's ops need: install" \
             "the CUDA toolkit $("$PY" -c 'import torch; print(torch.version.cuda)')," \
