@@ -47,7 +47,9 @@ def parse_args():
 
 def run_name(folder: Path) -> str:
     name = folder.resolve().name
-    return 'without memory' if 'no_memory' in name else f'with memory ({name})'
+    if name == 'memvit_demo':
+        return 'with memory'
+    return 'without memory' if 'no_memory' in name else name
 
 
 def read_records(path: Path) -> list:

@@ -10,12 +10,17 @@ setup_env "$@"
 cd "$REPO"
 
 DATA=data/memvit_demo
+OUTPUT=work_dirs/quickstart.log
+SHOWN='' # lines of the output that are shown, as an awk pattern
+mkdir -p work_dirs
+: >"$OUTPUT"
 declare -A TOOK
 
-stage() { # stage NAME COMMAND...: run it, say how long it took
+stage() { # stage NAME COMMAND...: run it, show its progress, say how long it took
     local start=$SECONDS
     printf '\n== %s\n' "$1"
-    "${@:2}" || die "'${*:2}' failed: see the lines above."
+    "${@:2}" 2>&1 | tee -a "$OUTPUT" | awk "$SHOWN"' {print; fflush()}' ||
+        die "'${*:2}' failed: see the end of $OUTPUT."
     TOOK[$1]=$((SECONDS - start))
     echo "== $1: ${TOOK[$1]} s"
 }
@@ -26,6 +31,7 @@ checkpoint() { # the last one of a training run
 }
 
 stage 'Demo data' "$PY" tools/make_demo_dataset.py "$DATA"
+SHOWN='/Epoch\(|^Error/'
 for name in memvit_demo memvit_demo_no_memory; do
     stage "Training $name" "$PY" tools/train.py "configs/$name.py" \
         --work-dir "work_dirs/$name"
@@ -41,4 +47,5 @@ echo
     --seconds "${TOOK[Training memvit_demo]}" "${TOOK[Training memvit_demo_no_memory]}" \
     --out work_dirs/memvit_demo.png
 echo "Data: $REPO/$DATA; checkpoints, logs and results:" \
-    "$REPO/work_dirs/memvit_demo and ${REPO}/work_dirs/memvit_demo_no_memory"
+    "$REPO/work_dirs/memvit_demo and $REPO/work_dirs/memvit_demo_no_memory; everything" \
+    "that was printed: $REPO/$OUTPUT"
