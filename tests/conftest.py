@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Small models on few cores: more threads only get into each other's way.
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 def pytest_sessionstart(session):

@@ -1,9 +1,7 @@
 """MemoryResetHook inside real runners: training memory survives validation."""
 
-import memvit_mm  # noqa: F401
 import pytest
 import torch
-from memvit_mm.engine import MemoryResetHook
 from mmaction.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
@@ -12,6 +10,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+
+import memvit_mm  # noqa: F401
+from memvit_mm.engine import MemoryResetHook
 
 VIDEOS, SECONDS = 4, 6
 

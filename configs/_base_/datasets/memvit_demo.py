@@ -14,7 +14,8 @@ packing = [
     ),
 ]
 train_pipeline = [
-    dict(type='VideoInit'),
+    # Readers of the videos that are being read stay open: one a lane.
+    dict(type='VideoInit', keep_open=8),
     sampling,
     dict(type='VideoDecode'),
     dict(
@@ -27,7 +28,8 @@ train_pipeline = [
     *packing,
 ]
 test_pipeline = [
-    dict(type='VideoInit'),
+    # Readers of the videos that are being read stay open: one a lane.
+    dict(type='VideoInit', keep_open=8),
     dict(**sampling, test_mode=True),
     dict(type='VideoDecode'),
     dict(type='Resize', scale=(64, 64), keep_ratio=False),

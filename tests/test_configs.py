@@ -1,0 +1,199 @@
+"""Every config is loaded and built; AVA and demo are trained and tested for a step."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.paths import get_config_path
+
+CONFIGS = sorted(
+    path.name for path in Path(get_config_path('memvit_ava.py')).parent.glob('*.py')
+)
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory) -> Path:
+    """A few short demo videos, as videos and as frames."""
+    folder = tmp_path_factory.mktemp('demo') / 'set'
+    settings = DemoSettings(num_train=4, num_val=3, seconds=18)
+    make_demo_dataset(folder, settings, rawframes=True, workers=2)
+    return folder
+
+
+def test_the_list_of_configs():
+    assert {
+        'memvit_ava.py',
+        'memvit_ava_videos.py',
+        'memvit_demo.py',
+        'memvit_demo_no_memory.py',
+    } <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_loads_and_builds(name):
+    cfg = Config.fromfile(get_config_path(name))
+    init_default_scope('mmaction')
+    model = MODELS.build(cfg.model)
+    remembers = bool(model.backbone.memory_layers)
+    assert remembers == ('no_memory' not in name)
+    assert cfg.custom_imports.imports == ['memvit_mm']
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.batch_sampler.type == 'SequentialClipSampler'
+    assert cfg.train_dataloader.batch_sampler.shuffle
+    assert not cfg.test_dataloader.batch_sampler.shuffle
+
+
+def test_the_published_ava_recipe():
+    cfg = Config.fromfile(get_config_path('memvit_ava.py'))
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='SGD', lr=0.075, momentum=0.9, weight_decay=1e-8
+    )
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_dataloader.batch_size == 2
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up.start_factor * 0.075 == pytest.approx(1e-6)
+    assert (warm_up.end, cosine.begin, cosine.end, cosine.T_max) == (5, 5, 30, 25)
+    assert cosine.eta_min == 1e-6 and cfg.train_cfg.max_epochs == 30
+    mean, std = (cfg.model.data_preprocessor[k] for k in ('mean', 'std'))
+    assert [m / 255 for m in mean] == pytest.approx([0.45] * 3)
+    assert [s / 255 for s in std] == pytest.approx([0.225] * 3)
+
+
+def ava_layout(demo: Path, name: str) -> Config:
+    """A config of real size on the files of the demo set, for a step."""
+    cfg = Config.fromfile(get_config_path(name))
+    notes = demo / 'annotations'
+    videos = 'videos' in name
+    for split, loaders in (
+        ('train', [cfg.train_dataloader]),
+        ('val', [cfg.val_dataloader, cfg.test_dataloader]),
+    ):
+        for loader in loaders:
+            loader.update(num_workers=0, persistent_workers=False)
+            loader.dataset.update(
+                ann_file=str(notes / f'{split}.csv'),
+                proposal_file=str(notes / f'proposals_{split}.pkl'),
+                label_file=str(notes / 'action_list.pbtxt'),
+                exclude_file=None,
+                data_prefix=dict(img=str(demo / ('videos' if videos else 'rawframes'))),
+                indices=2,
+            )
+            if not videos:
+                loader.dataset.fps = 12
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.update(
+            ann_file=str(notes / 'val.csv'),
+            label_file=str(notes / 'action_list.pbtxt'),
+            exclude_file=None,
+        )
+    cfg.train_cfg.update(max_epochs=1, val_interval=10)
+    cfg.param_scheduler = []
+    cfg.default_hooks.checkpoint = None
+    cfg.log_level = 'ERROR'
+    return cfg
+
+
+def test_ava_at_its_real_size_trains_and_tests_a_step(demo, tmp_path):
+    cfg = ava_layout(demo, 'memvit_ava.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.auto_scale_lr.enable = True
+    runner = Runner.from_cfg(cfg)
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    assert runner.iter == 1
+    groups = runner.optim_wrapper.optimizer.param_groups
+    # Two clips on one process instead of 16.
+    assert {group['lr'] for group in groups} == {0.075 * 2 / 16}
+    for group in groups:
+        for parameter in group['params']:
+            assert group['weight_decay'] == (1e-8 if parameter.ndim > 1 else 0.0)
+    with torch.no_grad():
+        changed = [
+            n for n, p in runner.model.named_parameters() if not p.equal(before[n])
+        ]
+    assert len(changed) > 0.9 * len(before)
+    metrics = runner.test()
+    assert 0 <= metrics['mAP/overall'] <= 1
+
+
+def run(*command: str, cwd: Path, **env: str) -> str:
+    """Run a tool as a user would, from a folder of their own."""
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def demo_options(demo: Path) -> list:
+    """Point the demo config at a set, for a few steps."""
+    notes = f'{demo}/annotations/'
+    options = ['train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    for loader in ('train', 'val', 'test'):
+        split = 'train' if loader == 'train' else 'val'
+        prefix = f'{loader}_dataloader.'
+        options += [
+            f'{prefix}batch_size=2',
+            f'{prefix}dataset.data_root={demo}/',
+            f'{prefix}dataset.label_file={notes}action_list.pbtxt',
+            f'{prefix}dataset.proposal_file={notes}proposals_{split}.pkl',
+        ]
+        if split == 'val':
+            options += [
+                f'{prefix}dataset.exclude_file={notes}excluded_val.csv',
+                f'{loader}_evaluator.ann_file={notes}val.csv',
+                f'{loader}_evaluator.label_file={notes}action_list.pbtxt',
+                f'{loader}_evaluator.exclude_file={notes}excluded_val.csv',
+            ]
+    return ['--cfg-options', *options]
+
+
+def metrics_of(folder: Path) -> dict:
+    """The metrics that tools/test.py wrote."""
+    (path,) = folder.glob('*/*.json')
+    return {k: v for k, v in json.loads(path.read_text()).items() if 'mAP' in k}
+
+
+def test_two_processes_train_and_test_as_one(demo, tmp_path):
+    from memvit_mm.paths import get_tool_path
+
+    config = get_config_path('memvit_demo.py')
+    tools = Path(get_tool_path('train.py')).parent
+    options = demo_options(demo)
+    work = tmp_path / 'work'
+    log = run(
+        *('bash', str(tools / 'dist_train.sh'), config, '2'),
+        *('--work-dir', str(work), *options),
+        cwd=tmp_path,
+        PORT='29611',
+    )
+    assert 'find_unused_parameters=True' not in log
+    # 4 videos of 15 keyframes over 2 processes x 2 rows: 15 steps.
+    assert '[1][15/15]' in log
+    checkpoint = (work / 'last_checkpoint').read_text()
+    for name, command in {
+        'two': ['bash', str(tools / 'dist_test.sh'), config, checkpoint, '2'],
+        'one': [sys.executable, str(tools / 'test.py'), config, checkpoint],
+    }.items():
+        run(
+            *(*command, '--work-dir', str(tmp_path / name), *options),
+            cwd=tmp_path,
+            PORT='29612',
+        )
+    one, two = metrics_of(tmp_path / 'one'), metrics_of(tmp_path / 'two')
+    assert one and one == pytest.approx(two, abs=1e-6)
