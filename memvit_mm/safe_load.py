@@ -9,6 +9,7 @@ anything else is refused with one sentence, unless it is the run's own: only
 """
 
 import _compat_pickle
+import codecs
 import functools
 import logging
 import os
@@ -94,6 +95,11 @@ def allowed_globals() -> dict:
         'builtins.getattr': _history_statistic,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
+        # Protocol 2 writes bytes as text to encode, and sets as calls; newer torch has
+        # these on its own list.
+        '_codecs.encode': codecs.encode,
+        'builtins.set': set,
+        'builtins.bytearray': bytearray,
     }
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed[f'{module}._reconstruct'] = reconstruct
