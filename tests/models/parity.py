@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmaction.registry import MODELS
+from torch import nn
 
 import memvit_mm  # noqa: F401
 
@@ -68,25 +70,70 @@ class Parity:
             causal=meta.get('causal', False),
         )
 
+    @property
+    def dims(self) -> int:
+        """Channels of the last layer."""
+        return self.meta['dim'] * 2 ** len(self.meta['down'])
 
-def to_ours(name: str, depth: int, down: int) -> str:
-    """The name under which we keep a published parameter; '' if we do not.
+    def model_cfg(self) -> dict:
+        """The registered model for this file, as in a config."""
+        if self.meta.get('det'):
+            return self._detector_cfg()
+        classes = self.meta['classes']
+        if self.meta.get('frame_level'):
+            head = dict(type='FrameLevelTwoHeads', num_classes=classes)
+        else:
+            head = dict(type='MViTHead', num_classes=classes)
+        return dict(
+            type='MemoryRecognizer3D',
+            backbone=self.backbone_cfg(),
+            cls_head=dict(head, in_channels=self.dims),
+        )
 
-    In the published model every layer carries memory parameters; only the even ones
-    use them.
-    """
-    memory = ('compress', 'rel_pos_mem')
-    in_memory = name.startswith('blocks.') and any(word in name for word in memory)
-    if in_memory and int(name.split('.')[1]) % 2:
-        return ''
-    for old, new in [
-        ('patch_embed.proj.', 'backbone.patch_embed.projection.'),
-        ('cls_token', 'backbone.cls_token'),
-        ('blocks.', 'backbone.blocks.'),
-        ('norm.', f'backbone.norm{down}.'),
-        ('box_blocks.', 'roi_head.shared_head.blocks.'),
-        ('head.projection.', 'head.'),
-    ]:
-        if name.startswith(old):
-            return new + name[len(old) :]
-    raise KeyError(name)
+    def _detector_cfg(self) -> dict:
+        return dict(
+            type='MemoryFastRCNN',
+            _scope_='mmdet',
+            backbone=self.backbone_cfg(),
+            roi_head=dict(
+                type='MemoryAVARoIHead',
+                bbox_roi_extractor=dict(
+                    type='SingleRoIExtractor3D', output_size=7, featmap_stride=16
+                ),
+                shared_head=dict(
+                    type='ActorMemoryHead',
+                    in_channels=self.dims,
+                    num_heads=2 ** len(self.meta['down']),
+                ),
+                bbox_head=dict(
+                    type='BBoxHeadAVA',
+                    background_class=True,
+                    in_channels=self.dims,
+                    num_classes=self.meta['classes'] + 1,
+                ),
+            ),
+            data_preprocessor=dict(
+                type='mmaction.ActionDataPreprocessor', format_shape='NCTHW'
+            ),
+            train_cfg=None,
+            test_cfg=dict(rcnn=None),
+        )
+
+    def published(self) -> dict:
+        """The checkpoint as its authors save it: weights and settings."""
+        return dict(model_state=self.prefixed('state/'), cfg='MODEL:\n  ARCH: mvit\n')
+
+
+@MODELS.register_module()
+class FrameLevelTwoHeads(nn.Module):
+    """Two classifiers on each time step, under the names of :class:`EpicHead`."""
+
+    def __init__(self, num_classes: list[int], in_channels: int) -> None:
+        super().__init__()
+        self.fc_verb = nn.Linear(in_channels, num_classes[0])
+        self.fc_noun = nn.Linear(in_channels, num_classes[1])
+
+    def forward(self, feats: tuple) -> list[torch.Tensor]:
+        # [B, C, T, H, W] -> [B, T, classes] each
+        frames = feats[-1].mean(dim=(3, 4)).transpose(1, 2)
+        return [self.fc_verb(frames), self.fc_noun(frames)]

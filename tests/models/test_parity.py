@@ -1,82 +1,61 @@
-"""The published model's numbers, through registered models built from configs."""
+"""The published model's numbers, through the converter and models built from configs.
+
+Each file is run as it is, and once more in batches of another size: what was computed
+alone beside a stranger's stream, what was computed side by side alone.
+"""
 
 import pytest
 import torch
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
-from parity import FILES, Parity, to_ours
+from parity import FILES, Parity
+
+from memvit_mm.checkpoint import convert_checkpoint
 
 
-def build(parity: Parity) -> torch.nn.Module:
-    """Our model for a parity file, with its weights."""
-    meta = parity.meta
+@pytest.fixture(params=FILES)
+def parity(request) -> Parity:
+    return Parity(request.param)
+
+
+@pytest.fixture
+def converted(parity, tmp_path):
+    """The model of a file, its weights through the converter; and the report."""
+    config = tmp_path / 'config.py'
+    config.write_text(f"default_scope = 'mmaction'\nmodel = {parity.model_cfg()!r}\n")
+    source, path = tmp_path / 'published.pyth', tmp_path / 'ours.pth'
+    torch.save(parity.published(), source)
+    report = convert_checkpoint(source, path, config)
     init_default_scope('mmaction')
-    state = {
-        to_ours(name, meta['depth'], len(meta['down'])): value
-        for name, value in parity.prefixed('state/').items()
-    }
-    dims = meta['dim'] * 2 ** len(meta['down'])
-    if meta.get('det'):
-        model = MODELS.build(
-            ConfigDict(
-                type='MemoryFastRCNN',
-                _scope_='mmdet',
-                backbone=parity.backbone_cfg(),
-                roi_head=dict(
-                    type='MemoryAVARoIHead',
-                    bbox_roi_extractor=dict(
-                        type='SingleRoIExtractor3D', output_size=7, featmap_stride=16
-                    ),
-                    shared_head=dict(
-                        type='ActorMemoryHead',
-                        in_channels=dims,
-                        num_heads=2 ** len(meta['down']),
-                    ),
-                    bbox_head=dict(
-                        type='BBoxHeadAVA',
-                        background_class=True,
-                        in_channels=dims,
-                        num_classes=meta['classes'] + 1,
-                    ),
-                ),
-                data_preprocessor=dict(
-                    type='mmaction.ActionDataPreprocessor', format_shape='NCTHW'
-                ),
-                train_cfg=None,
-                test_cfg=dict(rcnn=None),
-            )
-        )
-        # Class 0 is reserved in MMAction2.
-        for part in ('weight', 'bias'):
-            rows = state.pop(f'head.{part}')
-            state[f'roi_head.bbox_head.fc_cls.{part}'] = torch.cat(
-                [torch.zeros_like(rows[:1]), rows]
-            )
-    else:
-        cls_head = None
-        if not meta.get('frame_level'):
-            cls_head = dict(
-                type='MViTHead', num_classes=meta['classes'], in_channels=dims
-            )
-        model = MODELS.build(
+    model = MODELS.build(Config.fromfile(config).model)
+    load_checkpoint(model, str(path), map_location='cpu', strict=True)
+    return model.eval(), report
+
+
+def samples_of(parity: Parity, step: int, rows: list[int]) -> list[ActionDataSample]:
+    """Samples of some rows; row -1 is a stranger, with a person of its own."""
+    samples = []
+    for row in rows:
+        video = 'stranger' if row < 0 else str(parity.meta['videos'][step][row])
+        sample = ActionDataSample()
+        sample.set_metainfo(
             dict(
-                type='MemoryRecognizer3D',
-                backbone=parity.backbone_cfg(),
-                cls_head=cls_head,
+                video_id=video,
+                timestamp=step,
+                img_shape=tuple(parity.meta['input_hw']),
             )
         )
-        for part in ('weight', 'bias'):
-            if f'head.{part}' in state:
-                state[f'cls_head.fc_cls.{part}'] = state.pop(f'head.{part}')
-    unused = model.load_state_dict(
-        {k: v for k, v in state.items() if k and not k.startswith('head.')},
-        strict=True,
-    )
-    assert not unused.missing_keys and not unused.unexpected_keys
-    return model.eval()
+        if parity.meta.get('det'):
+            boxes = torch.tensor([[3.0, 5.0, 30.0, 40.0]])
+            if row >= 0:
+                boxes = parity.boxes(step)[row]
+            sample.proposals = InstanceData(bboxes=boxes)
+        samples.append(sample)
+    return samples
 
 
 def tokens_of(features) -> torch.Tensor:
@@ -89,56 +68,45 @@ def tokens_of(features) -> torch.Tensor:
     return tokens
 
 
-def samples_of(parity: Parity, step: int):
-    samples = []
-    for row, video in enumerate(parity.meta['videos'][step]):
-        sample = ActionDataSample()
-        sample.set_metainfo(
-            dict(
-                video_id=str(video),
-                timestamp=step,
-                img_shape=tuple(parity.meta['input_hw']),
-            )
-        )
-        if parity.meta.get('det'):
-            sample.proposals = InstanceData(bboxes=parity.boxes(step)[row])
-        samples.append(sample)
-    return samples
-
-
-def run(parity: Parity, model, clip, step: int, memory: bool = True):
-    """Tokens and outputs (a list, one per head) of one step."""
-    samples = samples_of(parity, step)
-    if not memory:
-        model.reset_memory()
+def run(parity: Parity, model, clips: torch.Tensor, step: int, rows: list[int]):
+    """Tokens and outputs (a list, one per head) of some rows of one step."""
+    samples = samples_of(parity, step, rows)
     if parity.meta.get('det'):
-        features, scores = model(clip, samples, mode='tensor')
+        features, scores = model(clips, samples, mode='tensor')
         return tokens_of(features), [scores[:, 1:].sigmoid()]
-    features = model(clip[:, None], samples, mode='tensor')
-    if not parity.meta.get('frame_level'):
-        logits = model.cls_head(features)
-        return tokens_of(features), [logits.softmax(-1)]
-    frames = features[-1].mean(dim=(3, 4)).transpose(1, 2)
-    outputs = []
-    for head in range(len(parity.meta['classes'])):
-        weight = parity[f'state/head.projection.{head}.weight']
-        bias = parity[f'state/head.projection.{head}.bias']
-        outputs.append(torch.nn.functional.linear(frames, weight, bias).softmax(-1))
-    return tokens_of(features), outputs
+    features = model(clips[:, None], samples, mode='tensor')
+    logits = model.cls_head(features)
+    logits = logits if isinstance(logits, list) else [logits]
+    return tokens_of(features), [part.softmax(-1) for part in logits]
+
+
+def run_batch(parity: Parity, model, clip: torch.Tensor, step: int, batch: str):
+    """Tokens and outputs of one step of a file, in batches of one kind or another."""
+    rows = list(range(len(clip)))
+    if batch == 'as published':
+        return run(parity, model, clip, step, rows)
+    if len(rows) == 1:
+        # Beside a stranger, who comes first.
+        noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(step))
+        tokens, outputs = run(parity, model, torch.cat([noise, clip]), step, [-1, 0])
+        return tokens[1:], [output[1:] for output in outputs]
+    # Each alone.
+    parts = [run(parity, model, clip[row : row + 1], step, [row]) for row in rows]
+    tokens, outputs = zip(*parts)
+    return torch.cat(tokens), [torch.cat(heads) for heads in zip(*outputs)]
 
 
 def close(ours: torch.Tensor, published: torch.Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(ours, published, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize('name', FILES)
-def test_published_numbers_at_every_step(name):
-    parity = Parity(name)
-    model = build(parity)
+@pytest.mark.parametrize('batch', ['as published', 'of another size'])
+def test_published_numbers_at_every_step(parity, converted, batch):
+    model, report = converted
     last = parity.meta['steps'] - 1
     for step, clip in enumerate(parity.clips()):
         with torch.set_grad_enabled(step == last):
-            tokens, outputs = run(parity, model, clip, step)
+            tokens, outputs = run_batch(parity, model, clip, step, batch)
         det = parity.meta.get('det', False)
         compare_tokens(tokens, parity[f'tokens_{step}'], det)
         heads = len(outputs)
@@ -149,10 +117,11 @@ def test_published_numbers_at_every_step(name):
     loss = sum(output.square().sum() for output in outputs)
     torch.testing.assert_close(loss, parity['last_loss'], rtol=1e-5, atol=0)
     loss.backward()
-    check_gradients(parity, model)
+    check_gradients(parity, model, report)
 
+    model.reset_memory()
     with torch.no_grad():
-        _, outputs = run(parity, model, clip, last, memory=False)
+        _, outputs = run_batch(parity, model, clip, last, batch)
     published = parity['last_output_without_memory']
     close(outputs[0], published.reshape(outputs[0].shape))
 
@@ -167,22 +136,30 @@ def compare_tokens(tokens, expected, det: bool) -> None:
     close(tokens, expected)
 
 
-def check_gradients(parity: Parity, model) -> None:
-    """Norms of the gradients, and that the compression has one, unlike published."""
-    meta = parity.meta
+def check_gradients(parity: Parity, model, report) -> None:
+    """Norms of all gradients, and that the compression has one, unlike published."""
     parameters = dict(model.named_parameters())
-    checked = 0
-    for name, norm in parity.prefixed('gradnorm/').items():
-        ours = to_ours(name, meta['depth'], len(meta['down']))
-        if ours.startswith('head.'):
-            if meta.get('frame_level'):
-                continue
-            prefix = 'roi_head.bbox_head.' if meta.get('det') else 'cls_head.'
-            ours = prefix + ours.replace('head.', 'fc_cls.')
-        grad = parameters[ours].grad.norm()
+    ours_by_name = {source: ours for ours, source in report.used.items()}
+    norms = parity.prefixed('gradnorm/')
+    for name, norm in norms.items():
+        grad = parameters[ours_by_name[name]].grad.norm()
         # The key bias shifts all scores alike: its gradient is rounding alone.
         torch.testing.assert_close(grad, norm, rtol=1e-3, atol=5e-6, msg=name)
-        checked += 1
-    assert checked > 100
+    assert len(norms) > 100
     compress = [p for n, p in parameters.items() if 'compress' in n]
     assert compress and all(p.grad.norm() > 0 for p in compress)
+
+
+def test_every_weight_is_used_or_explained(parity, converted):
+    model, report = converted
+    names = set(parity.prefixed('state/'))
+    assert set(report.used.values()) | set(report.left_out) == names
+    assert set(report.used) == set(model.state_dict()) and not report.initial
+    memory = {name for name in names if 'compress' in name or 'rel_pos_mem' in name}
+    assert set(report.left_out) == {n for n in memory if int(n.split('.')[1]) % 2}
+    assert set(report.left_out.values()) == {
+        'the model has no memory in this layer (the published model carries memory '
+        'parameters in every layer and uses them in even ones only)'
+    }
+    kind = 'published MeMViT for AVA' if parity.meta.get('det') else 'classification'
+    assert kind in str(report)

@@ -1,0 +1,458 @@
+"""Which weight of a checkpoint becomes which of ours: tables, and what applies them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+MEMORY = (
+    r'attn\.(?:compress_[kv]\.weight|norm_compress_[kv]\.(?:weight|bias)'
+    r'|rel_pos_mem_[thw])'
+)
+BLOCK = (
+    r'(?:norm[12]|proj|mlp\.fc[12]|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
+    r'\.(?:weight|bias)|attn\.pool_[qkv]\.weight|attn\.rel_pos_[thw]'
+)
+# In the settings beside published weights, which are YAML.
+DETECTION_ENABLED = r'DETECTION:\n(?:[ \t].*\n)*?[ \t]+ENABLE: true'
+# What sigmoid and softmax turn to zero, in float16 too.
+NEVER = -100.0
+
+
+class Kind(Enum):
+    """Where a checkpoint comes from."""
+
+    DETECTION = 'published MeMViT for AVA'
+    CLASSIFICATION = 'published classification model'
+    MVIT = "MMAction2's MViT"
+    OURS = 'memvit_mm'
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of the weights whose name matches ``source`` as a whole."""
+
+    source: str
+    """A regular expression."""
+    target: Union[str, tuple[str, ...]] = r'\g<0>'
+    r"""Our name, with ``\1`` for the first group and ``{last}`` for the last scale; of
+    several, the first that the model has."""
+    unless: str = ''
+    """Why it is left out if the model has no such weight. '': then it is an error."""
+    classifier: bool = False
+    """Its rows are classes: other numbers of classes are left out, 80 become 81."""
+
+
+NO_MEMORY = (
+    'the model has no memory in this layer (the published model carries memory '
+    'parameters in every layer and uses them in even ones only)'
+)
+NO_CLASS_TOKEN = 'the model has no class token'
+NO_ACTORS = 'the model has no ActorMemoryHead'
+NO_CLASSIFIER = 'the model has no such classifier'
+NO_SCALE = 'the model returns no features of this scale'
+
+# Names as in the published checkpoints (and in SlowFast's of MViTv2, with qkv).
+PUBLISHED = (
+    Rule(r'patch_embed\.proj\.(weight|bias)', r'backbone.patch_embed.projection.\1'),
+    Rule(r'cls_token', 'backbone.cls_token', NO_CLASS_TOKEN),
+    Rule(rf'blocks\.(\d+)\.({MEMORY})', r'backbone.blocks.\1.\2', NO_MEMORY),
+    Rule(rf'blocks\.(\d+)\.({BLOCK})', r'backbone.blocks.\1.\2'),
+    Rule(r'norm\.(weight|bias)', r'backbone.norm{last}.\1', NO_SCALE),
+    Rule(
+        rf'box_blocks\.(\d+)\.({BLOCK})',
+        r'roi_head.shared_head.blocks.\1.\2',
+        NO_ACTORS,
+    ),
+    Rule(
+        r'head\.projection\.0\.(weight|bias)',
+        r'cls_head.fc_verb.\1',
+        NO_CLASSIFIER,
+        classifier=True,
+    ),
+    Rule(
+        r'head\.projection\.1\.(weight|bias)',
+        r'cls_head.fc_noun.\1',
+        NO_CLASSIFIER,
+        classifier=True,
+    ),
+)
+PUBLISHED_HEADS = {
+    Kind.DETECTION: (r'roi_head.bbox_head.fc_cls.\1', r'cls_head.fc_cls.\1'),
+    Kind.CLASSIFICATION: (r'cls_head.fc_cls.\1', r'roi_head.bbox_head.fc_cls.\1'),
+}
+# MMAction2's names, which are ours.
+OURS = (
+    Rule(r'backbone\.cls_token', unless=NO_CLASS_TOKEN),
+    Rule(rf'backbone\.blocks\.\d+\.{MEMORY}', unless=NO_MEMORY),
+    Rule(r'backbone\.norm\d+\.(weight|bias)', unless=NO_SCALE),
+    Rule(r'roi_head\.shared_head\..+', unless=NO_ACTORS),
+    Rule(
+        r'(cls_head|roi_head\.bbox_head)\.fc_\w+\.(weight|bias)',
+        unless=NO_CLASSIFIER,
+        classifier=True,
+    ),
+    Rule(r'.+'),
+)
+
+# Weights of the model that a checkpoint may leave as they are: their pattern, what the
+# checkpoint must then be without, and what is said about it.
+INITIAL = (
+    (
+        rf'backbone\.blocks\.(\d+)\.{MEMORY}',
+        rf'(?:backbone\.)?blocks\.\1\.{MEMORY}',
+        'the checkpoint has no memory in this layer; training teaches it',
+    ),
+    (r'backbone\.cls_token', r'(?:backbone\.)?cls_token', 'it has no class token'),
+    (
+        r'backbone\.norm(\d+)\.\w+',
+        r'backbone\.norm\1\.\w+',
+        'the checkpoint was trained without features of this scale',
+    ),
+    (
+        r'roi_head\.shared_head\..+',
+        r'(?:box_blocks|roi_head\.shared_head)\..+',
+        'the checkpoint has no attention among people',
+    ),
+    (
+        r'(?:cls_head|roi_head\.bbox_head)\..+',
+        None,
+        'the checkpoint has no classifier of these classes',
+    ),
+)
+
+
+@dataclass
+class Report:
+    """What became of every weight of a checkpoint, and of every one of the model."""
+
+    kind: Kind
+    used: dict[str, str] = field(default_factory=dict)
+    """By our name: the checkpoint's."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """By the checkpoint's name: why it is not used."""
+    initial: dict[str, str] = field(default_factory=dict)
+    """By our name: why it stays at its initial value."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """By our name: how it differs from the checkpoint's."""
+    checked: bool = False
+    """Whether a model told which names and shapes there must be."""
+
+    def __str__(self) -> str:
+        lines = [f'Recognized: {self.kind.value}.', f'Used: {len(self.used)} weights.']
+        for title, names in (
+            ('Changed', self.changed),
+            ('Left out of the checkpoint', self.left_out),
+            ('Stays at its initial value in the model', self.initial),
+        ):
+            for reason in dict.fromkeys(names.values()):
+                of_reason = [name for name in names if names[name] == reason]
+                lines.append(f'{title}, {len(of_reason)}: {reason}')
+                lines += [f'    {name}' for name in by_layer(of_reason)]
+        if not self.checked:
+            lines.append('Not checked against a model: no config was given.')
+        return '\n'.join(lines)
+
+
+def by_layer(names: Sequence[str]) -> list[str]:
+    """Names that differ in their layer only, together.
+
+    Examples:
+        >>> by_layer(['blocks.1.a', 'blocks.1.b', 'blocks.3.a', 'head'])
+        ['blocks.{1,3}.a', 'blocks.1.b', 'head']
+    """
+    layers: dict[tuple, list] = {}
+    for name in names:
+        begin, layer, end = re.fullmatch(r'(.*?blocks\.)?(\d+\b)?(.*)', name).groups()
+        layers.setdefault((begin or '', end), []).append(layer or '')
+    return [
+        f'{begin}{{{",".join(numbers)}}}{end}'
+        if len(numbers) > 1
+        else f'{begin}{numbers[0]}{end}'
+        for (begin, end), numbers in layers.items()
+    ]
+
+
+def recognize(state: Mapping[str, Tensor], notes: str = '') -> Kind:
+    """Where a checkpoint comes from, by its names.
+
+    Args:
+        state (mapping[str, Tensor]): Its weights.
+        notes (str): The settings beside them, as text.
+
+    Raises:
+        ValueError: If it is none of those in :class:`Kind`; the message names them.
+    """
+    if 'patch_embed.proj.weight' in state and 'blocks.0.norm1.weight' in state:
+        detects = any(name.startswith('box_blocks.') for name in state)
+        detects |= bool(
+            re.search(r'DETECTION:\n(?:[ \t].*\n)*?[ \t]+ENABLE: true', notes, re.I)
+        )
+        return Kind.DETECTION if detects else Kind.CLASSIFICATION
+    if 'backbone.blocks.0.norm1.weight' in state:
+        plain = 'backbone.blocks.0.attn.qkv.weight' in state
+        memory = any(re.search(MEMORY, name) for name in state)
+        return Kind.MVIT if plain and not memory else Kind.OURS
+    kinds = ', '.join(f'"{kind.value}"' for kind in Kind)
+    some = ', '.join(list(state)[:3])
+    raise ValueError(
+        f'its weights ({some}, …) belong to none of the models that can be converted: '
+        f'{kinds}.'
+    )
+
+
+def convert_state(
+    state: Mapping[str, Tensor],
+    model: Optional[Mapping[str, Tensor]] = None,
+    notes: str = '',
+) -> tuple[State, Report]:
+    """Weights under our names.
+
+    Args:
+        state (mapping[str, Tensor]): Weights of a published MeMViT, of MMAction2's
+            MViT or of ours.
+        model (mapping[str, Tensor], optional): State of the model that they are for,
+            with its names and shapes. Without it, names are mapped as for a model
+            with memory in every even layer, and no table is resized.
+        notes (str): The settings that came with the weights, as text.
+
+    Returns:
+        tuple: The weights, and the :class:`Report` on each name.
+
+    Raises:
+        ValueError: If a name or a shape remains unexplained.
+    """
+    kind = recognize(state, notes)
+    published = kind in PUBLISHED_HEADS
+    rules = OURS
+    if published:
+        heads = PUBLISHED_HEADS[kind][: 1 if model is None else None]
+        head = Rule(
+            r'head\.projection\.(weight|bias)', heads, NO_CLASSIFIER, classifier=True
+        )
+        rules = (*PUBLISHED, head)
+    report = Report(kind, checked=model is not None)
+    if model is None:
+        _check_complete(state)
+    else:
+        _check_build(state, model)
+    last = str(sum(bool(re.fullmatch(r'blocks\.\d+\.proj\.weight', n)) for n in state))
+
+    def has(name: str) -> bool:
+        if model is not None:
+            return name in model
+        memory = re.fullmatch(rf'backbone\.blocks\.(\d+)\.{MEMORY}', name)
+        return not (published and memory and int(memory[1]) % 2)
+
+    converted: State = {}
+    unexplained, shapes = [], []
+    for name, value in state.items():
+        rule, target = _target(name, rules, has, last)
+        if target is None:
+            if rule is None or not rule.unless:
+                unexplained.append(name)
+            else:
+                report.left_out[name] = rule.unless
+            continue
+        wanted = value.shape if model is None else model[target].shape
+        reserve = published and rule.classifier and target.startswith('roi_head.')
+        if reserve and (model is None or wanted[0] == len(value) + 1):
+            value = with_reserved_class(value)
+            report.changed[target] = (
+                "a first row for MMAction2's reserved class 0, which always scores 0"
+            )
+        elif value.shape != wanted:
+            if rule.classifier and value.shape[1:] == wanted[1:]:
+                report.left_out[name] = (
+                    f'it tells {len(value)} classes apart, the model '
+                    f'{wanted[0] - target.startswith("roi_head.")}'
+                )
+                continue
+            if 'rel_pos_' not in name or value.shape[1:] != wanted[1:]:
+                shapes.append(f'{name} {list(value.shape)} for {list(wanted)}')
+                continue
+            value, how = _resized(target, value, wanted[0], state[_time(name)], model)
+            report.changed[target] = how
+        converted[target] = value
+        report.used[target] = name
+
+    for name in model or ():
+        if name not in converted:
+            reason = _initial(name, state, converted)
+            if reason:
+                report.initial[name] = reason
+            else:
+                unexplained.append(f'{name} (of the model)')
+    if shapes:
+        raise ValueError(
+            f'{len(shapes)} weights have another shape than in the model: '
+            f'{", ".join(shapes[:4])}{", …" if len(shapes) > 4 else ""}: the config '
+            'must have the settings that the checkpoint was trained with.'
+        )
+    if unexplained:
+        raise ValueError(
+            f'{len(unexplained)} weights are in one of checkpoint and model only, and '
+            f'nothing explains it: {", ".join(by_layer(unexplained))}.'
+        )
+    return converted, report
+
+
+def _target(name, rules, has, last) -> tuple[Optional[Rule], Optional[str]]:
+    """The rule for a name, and our name, if the model has it."""
+    for rule in rules:
+        match = re.fullmatch(rule.source, name)
+        if match:
+            targets = rule.target if isinstance(rule.target, tuple) else (rule.target,)
+            for target in targets:
+                ours = match.expand(target.replace('{last}', last))
+                if has(ours):
+                    return rule, ours
+            return rule, None
+    return None, None
+
+
+def _initial(name: str, state: Mapping, converted: Mapping) -> str:
+    """Why a weight of the model may stay as it is; '' if it may not."""
+    for pattern, without, reason in INITIAL:
+        match = re.fullmatch(pattern, name)
+        if match is None:
+            continue
+        if without is None:
+            return reason
+        without = re.compile(match.expand(without) if match.groups() else without)
+        if any(without.fullmatch(source) for source in state):
+            return ''
+        # The last scale's norm has another name in published checkpoints.
+        lost = name.startswith('backbone.norm') and not any(
+            ours.startswith('backbone.norm') for ours in converted
+        )
+        return '' if lost else reason
+    return ''
+
+
+def with_reserved_class(rows: Tensor) -> Tensor:
+    """Classifier rows 1 to N of N + 1: [N, C] or [N] -> [N + 1, C] or [N + 1].
+
+    MMAction2 reserves class 0 of AVA: ``BBoxHeadAVA`` leaves it out of the loss, and
+    the metric reads the scores from class 1 on. The new row scores 0 for every box,
+    whether scores are sigmoids or a softmax, so that no other score changes.
+    """
+    first = torch.zeros_like(rows[:1])
+    if rows.ndim == 1:
+        first += NEVER
+    return torch.cat([first, rows])
+
+
+def _time(name: str) -> str:
+    """The name of a layer's table of time distances."""
+    return re.sub(r'rel_pos_\w+$', 'rel_pos_t', name)
+
+
+def _resized(
+    name: str, table: Tensor, length: int, time: Tensor, model: Mapping[str, Tensor]
+) -> tuple[Tensor, str]:
+    """A table of relative positions for another size, and how it was made.
+
+    As the model itself does at run time for clips of another size: linear
+    interpolation. Memory's table of time distances begins at distance 0 and grows with
+    the number of memories, too: it is scaled with the length of a clip, then cut, or
+    continued with its last entry.
+    """
+    if not name.endswith('rel_pos_mem_t'):
+        how = f'interpolated, {len(table)} -> {length} distances'
+        return _interpolated(table, length), how
+    # The tables of time distances have 2 * time steps - 1 entries.
+    before, now = len(time) + 1, len(model[_time(name)]) + 1
+    scaled = table
+    if now != before:
+        scaled = _interpolated(table, (len(table) + 1) * now // before - 1)
+    how = f'{len(table)} -> {length} distances back'
+    if len(scaled) != len(table):
+        how = f'interpolated for longer or shorter clips, {how}'
+    if len(scaled) > length:
+        how += ', the farthest left out'
+    elif len(scaled) < length:
+        how += ', the farthest one repeated'
+    repeated = scaled[-1:].expand(max(length - len(scaled), 0), -1)
+    return torch.cat([scaled[:length], repeated]), how
+
+
+def _interpolated(table: Tensor, length: int) -> Tensor:
+    # (L, C) -> (1, C, L) -> (1, C, length) -> (length, C)
+    resized = F.interpolate(table.float().t()[None], size=length, mode='linear')
+    return resized[0].t().contiguous().to(table.dtype)
+
+
+# ------------------------------------------------------------------------ first looks
+
+PREFIX = r'(?:backbone\.)?'
+
+
+def _build(state: Mapping[str, Tensor]) -> tuple[int, int, bool]:
+    """Layers, width, and whether q, k and v have a projection each (pool first)."""
+    layers = {
+        int(match[1])
+        for match in (re.match(rf'{PREFIX}blocks\.(\d+)\.', name) for name in state)
+        if match
+    }
+    width = next(
+        len(value)
+        for name, value in state.items()
+        if re.fullmatch(rf'{PREFIX}blocks\.0\.norm1\.weight', name)
+    )
+    pool_first = any(
+        re.fullmatch(rf'{PREFIX}blocks\.0\.attn\.q\.weight', n) for n in state
+    )
+    return len(layers), width, pool_first
+
+
+def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Say what differs as a whole, instead of a hundred names and shapes."""
+    if 'backbone.blocks.0.norm1.weight' not in model:
+        raise ValueError(
+            "the config's model has no MeMViT or MViT backbone: these weights do not "
+            'fit it.'
+        )
+    (layers, width, pool_first), theirs = _build(state), _build(model)
+    if (layers, width) != theirs[:2]:
+        raise ValueError(
+            f'the checkpoint has {layers} layers that begin with {width} channels, the '
+            f"config's model {theirs[0]} layers that begin with {theirs[1]}: use the "
+            "config of the checkpoint's size (model.backbone.arch)."
+        )
+    if pool_first != theirs[2]:
+        order = ('projects, then pools (MViTv2)', 'pools, then projects (MeMViT)')
+        raise ValueError(
+            f"the checkpoint's attention {order[pool_first]}, that of the config's "
+            f'model {order[theirs[2]]}: set model.backbone.pool_first={pool_first}.'
+        )
+
+
+def _check_complete(state: Mapping[str, Tensor]) -> None:
+    """Without a model: every layer must have what the others have."""
+    layers: dict[str, set] = {}
+    for name in state:
+        match = re.fullmatch(rf'({PREFIX}blocks\.\d+\.)({BLOCK})', name)
+        if match and not match[2].startswith('proj.'):
+            layers.setdefault(match[1], set()).add(match[2])
+    everything = set().union(*layers.values())
+    missing = [
+        layer + name
+        for layer, names in layers.items()
+        for name in sorted(everything - names)
+    ]
+    count, depth = len(layers), 1 + max(int(re.search(r'\d+', n)[0]) for n in layers)
+    if count < depth:
+        missing.append(f'{depth - count} whole layers')
+    if missing:
+        raise ValueError(
+            f'it is incomplete, {len(missing)} weights are missing: '
+            f'{", ".join(by_layer(missing))}.'
+        )
