@@ -44,9 +44,15 @@ def test_every_config_loads_and_builds(name):
     cfg = Config.fromfile(get_config_path(name))
     init_default_scope('mmaction')
     model = MODELS.build(cfg.model)
+    # A clip of Kinetics has no past: its configs are for pretraining.
+    kinetics = any(f'_k{classes}' in name for classes in (400, 600, 700))
     remembers = bool(model.backbone.memory_layers)
-    assert remembers == ('no_memory' not in name)
+    assert remembers == ('no_memory' not in name and not kinetics)
     assert cfg.custom_imports.imports == ['memvit_mm']
+    if kinetics:
+        assert f'_k{model.cls_head.num_classes}' in name
+        assert f'_{len(model.backbone.blocks)}_' in name
+        return
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.batch_sampler.type == 'SequentialClipSampler'
     assert cfg.train_dataloader.batch_sampler.shuffle
@@ -67,6 +73,29 @@ def test_the_published_ava_recipe():
     mean, std = (cfg.model.data_preprocessor[k] for k in ('mean', 'std'))
     assert [m / 255 for m in mean] == pytest.approx([0.45] * 3)
     assert [s / 255 for s in std] == pytest.approx([0.225] * 3)
+
+
+def test_the_published_recipe_of_memvit_24():
+    cfg = Config.fromfile(get_config_path('memvit_24_ava.py'))
+    small = Config.fromfile(get_config_path('memvit_ava.py'))
+    optimizer = cfg.optim_wrapper.optimizer
+    # The same rate per clip; 128 GPUs x 2.
+    assert optimizer.lr / 256 == small.optim_wrapper.optimizer.lr / 16
+    assert dict(optimizer, lr=0) == dict(small.optim_wrapper.optimizer, lr=0)
+    assert cfg.optim_wrapper.paramwise_cfg == small.optim_wrapper.paramwise_cfg
+    assert cfg.optim_wrapper.clip_grad.max_norm == 5
+    assert cfg.auto_scale_lr.base_batch_size == 128 * cfg.train_dataloader.batch_size
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up.start_factor * optimizer.lr == pytest.approx(1e-6)
+    assert (warm_up.end, cosine.begin, cosine.end, cosine.T_max) == (6, 6, 40, 34)
+    assert cfg.train_cfg.max_epochs == 40
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        frames, *rest = loader.dataset.pipeline
+        assert (frames.clip_len, frames.frame_interval) == (32, 3)
+        assert frames.clip_len == cfg.model.backbone.temporal_size
+        assert len(rest) > 2
+    assert cfg.model.backbone.memory_gap == 3
+    assert cfg.model.roi_head.shared_head.memory_gap == 3
 
 
 def ava_layout(demo: Path, name: str) -> Config:
