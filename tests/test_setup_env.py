@@ -56,6 +56,10 @@ class Machine:
         self.folder = folder
         self.bin = folder / 'bin'
         self.bin.mkdir(parents=True)
+        # A copy, whose checkout has no .venv.
+        self.script = folder / 'checkout' / 'tools' / SETUP.name
+        self.script.parent.mkdir(parents=True)
+        shutil.copy(SETUP, self.script)
         for command in COMMANDS:
             (self.bin / command).symlink_to(shutil.which(command))
         self.has('version', '3.11.7')
@@ -78,7 +82,7 @@ class Machine:
 
     def run(self, *options, **environment):
         return subprocess.run(
-            [shutil.which('bash'), SETUP, *options],
+            [shutil.which('bash'), self.script, *options],
             capture_output=True,
             text=True,
             cwd=self.folder,
