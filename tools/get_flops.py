@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""Parameters and multiply-adds of a config's model, and what memory adds to them.
+
+python tools/get_flops.py configs/memvit_ava.py
+"""
+
+import argparse
+import os
+
+from _common import import_package, run
+
+
+def parse_args():
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        description='Count parameters and multiply-adds (linear layers, convolutions, '
+        'matrix products, both products of attention) of one clip; nothing is '
+        'computed'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=3,
+        metavar=('T', 'H', 'W'),
+        help='frames, height and width of the clip (default: what the backbone is '
+        'made for)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if not os.path.isfile(args.config):
+        raise FileNotFoundError(f'There is no config file {args.config}.')
+    import_package()
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from memvit_mm.complexity import model_costs
+
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmaction'))
+    if 'model' not in cfg:
+        raise ValueError(f'{args.config} is no config of a model: it has no model.')
+    print(args.config)
+    print(model_costs(cfg.model, args.shape))
+
+
+if __name__ == '__main__':
+    run(main)
