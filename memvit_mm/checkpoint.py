@@ -82,7 +82,7 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
     name = os.fspath(path)
     if '://' not in name and not os.path.isfile(name):
         raise FileNotFoundError(f'There is no checkpoint file {name}.')
-    content = CheckpointLoader.load_checkpoint(name, map_location='cpu', logger=None)
+    content = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
     if not isinstance(content, dict):
         raise ValueError(
             f'{name} holds a {type(content).__name__}, no checkpoint: that is a dict '

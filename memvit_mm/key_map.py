@@ -448,11 +448,10 @@ def _check_complete(state: Mapping[str, Tensor]) -> None:
         for layer, names in layers.items()
         for name in sorted(everything - names)
     ]
-    count, depth = len(layers), 1 + max(int(re.search(r'\d+', n)[0]) for n in layers)
-    if count < depth:
-        missing.append(f'{depth - count} whole layers')
+    numbers = {int(re.search(r'\d+', layer)[0]) for layer in layers}
+    missing += [f'all of layer {n}' for n in range(max(numbers)) if n not in numbers]
     if missing:
         raise ValueError(
-            f'it is incomplete, {len(missing)} weights are missing: '
-            f'{", ".join(by_layer(missing))}.'
+            f'it is incomplete: {", ".join(by_layer(missing))} missing; fetch or write '
+            'it again.'
         )

@@ -1,6 +1,7 @@
 """Parameters and multiply-adds: against the papers, torch's counter, and by hand."""
 
-import subprocess
+import os
+import runpy
 import sys
 
 import pytest
@@ -114,19 +115,19 @@ def test_sizes_that_are_none_are_refused():
         model_costs(dict(type='Recognizer3D'))
 
 
-def test_the_command(tmp_path):
-    def tool(*args: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, get_tool_path('get_flops.py'), *args],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+def test_the_command(capsys):
+    def tool(*args: str) -> None:
+        path = get_tool_path('get_flops.py')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', [path, *args])
+            patch.syspath_prepend(os.path.dirname(path))
+            runpy.run_path(path, run_name='__main__')
 
-    config = get_config_path('memvit_demo.py')
-    done = tool(config, '--shape', '8', '96', '128')
-    assert 'One clip of 8 frames of 96 x 128 pixels' in done.stdout
-    assert 'memory adds' in done.stdout and done.returncode == 0
-    missing = tool('nowhere.py')
-    assert missing.returncode == 1
-    assert 'Error: There is no config file nowhere.py.' in missing.stderr
+    tool(get_config_path('memvit_demo.py'), '--shape', '8', '96', '128')
+    out = capsys.readouterr().out
+    assert 'One clip of 8 frames of 96 x 128 pixels' in out
+    assert 'memory adds' in out
+    with pytest.raises(SystemExit, match='1'):
+        tool('nowhere.py')
+    error = capsys.readouterr().err
+    assert error.startswith('Error: There is no config file nowhere.py.')

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from mmaction.models.backbones import MViT
+from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from small_models import ARCH, DIMS, FRAMES, backbone_cfg, build, randomize
 from torch import nn
 
 from memvit_mm.models import MeMViT
+
+# Not imported: mmaction.models needs memvit_mm's repairs first.
+MViT = MODELS.get('MViT')
 
 KEYS = dict(
     arch=ARCH, spatial_size=32, temporal_size=FRAMES, adaptive_kv_stride=(1, 4, 4)
@@ -37,6 +40,64 @@ def test_pool_last_without_memory_is_mmaction2s_mvit(size, cls_token, in_attenti
     assert len(expected) == len(outputs) == 3
     for a, b in zip(expected, outputs):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def fill(model: nn.Module, trained: bool) -> None:
+    """Weights as at the start, or of the size that they have after training."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        mean, std = 0.0, 0.02
+        if trained and 'norm' in name:
+            mean, std = float(name.endswith('weight')), 0.2
+        elif 'norm' in name:
+            mean = float(name.endswith('weight'))
+        elif trained and 'rel_pos' in name:
+            std = 0.3
+        elif trained:
+            std = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+        parameter.data.normal_(mean, std, generator=generator)
+
+
+@pytest.mark.parametrize('cls_token', [True, False])
+@pytest.mark.parametrize('arch', ['small', 'base', 'large'])
+def test_mmaction2s_real_models_with_its_weights(arch, cls_token):
+    keys = dict(
+        arch=arch,
+        spatial_size=64,
+        temporal_size=8,
+        with_cls_token=cls_token,
+        output_cls_token=cls_token,
+        out_scales=[0, 1, 2, 3],
+    )
+    with torch.device('meta'):
+        theirs = MViT(**keys).eval()
+        ours = MeMViT(**keys, pool_first=False, memory_layers=()).eval()
+    theirs.to_empty(device='cpu')
+    # All sizes on the smallest; the largest are slow.
+    sizes = [(64, 96) if cls_token else (96, 64)]
+    if arch == 'small':
+        sizes = [(64, 64), (64, 96), (96, 64)]
+    for trained in (False, True):
+        fill(theirs, trained)
+        ours.load_state_dict(theirs.state_dict(), strict=False, assign=True)
+        for size in sizes:
+            x = torch.randn(1, 3, 8, *size)
+            with torch.no_grad():
+                pairs = zip(leaves(theirs(x)), leaves(ours(x)))
+            for expected, output in pairs:
+                # Trained values reach 7, where one step of a float is 5e-7.
+                scale = expected.abs().max().clamp(min=1)
+                assert (output - expected).abs().max() <= 1e-5 * scale
+    if arch == 'small':
+        # In double precision only rounding that much smaller is left.
+        theirs.double(), ours.double()
+        with torch.no_grad():
+            for a, b in zip(leaves(theirs(x.double())), leaves(ours(x.double()))):
+                torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def leaves(features) -> list[torch.Tensor]:
+    return torch.utils._pytree.tree_leaves(features)
 
 
 @pytest.mark.parametrize('pool_first', [True, False])
