@@ -110,7 +110,7 @@ INITIAL = (
         rf'(?:backbone\.)?blocks\.\1\.{MEMORY}',
         'the checkpoint has no memory in this layer; training teaches it',
     ),
-    (r'backbone\.cls_token', r'(?:backbone\.)?cls_token', 'it has no class token'),
+    (r'backbone\.cls_token', r'(?:backbone\.)?cls_token', 'the checkpoint has none'),
     (
         r'backbone\.norm(\d+)\.\w+',
         r'backbone\.norm\1\.\w+',
@@ -270,10 +270,7 @@ def convert_state(
             )
         elif value.shape != wanted:
             if rule.classifier and value.shape[1:] == wanted[1:]:
-                report.left_out[name] = (
-                    f'it tells {len(value)} classes apart, the model '
-                    f'{wanted[0] - target.startswith("roi_head.")}'
-                )
+                report.left_out[name] = _other_classes(name, value, target, wanted[0])
                 continue
             if 'rel_pos_' not in name or value.shape[1:] != wanted[1:]:
                 shapes.append(f'{name} {list(value.shape)} for {list(wanted)}')
@@ -318,6 +315,13 @@ def _target(name, rules, has, last) -> tuple[Optional[Rule], Optional[str]]:
     return None, None
 
 
+def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
+    """Why a classifier is left out; class 0 of AVA, reserved, is not counted."""
+    theirs = len(value) - name.startswith('roi_head.')
+    ours = wanted - target.startswith('roi_head.')
+    return f'it tells {theirs} classes apart, the model {ours}'
+
+
 def _initial(name: str, state: Mapping, converted: Mapping) -> str:
     """Why a weight of the model may stay as it is; '' if it may not."""
     for pattern, without, reason in INITIAL:
@@ -325,7 +329,10 @@ def _initial(name: str, state: Mapping, converted: Mapping) -> str:
         if match is None:
             continue
         if without is None:
-            return reason
+            # Half a classifier is none.
+            layer = name.rpartition('.')[0] + '.'
+            half = any(ours.startswith(layer) for ours in converted)
+            return '' if half else reason
         without = re.compile(match.expand(without) if match.groups() else without)
         if any(without.fullmatch(source) for source in state):
             return ''

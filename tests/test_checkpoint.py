@@ -239,6 +239,25 @@ def test_our_own_checkpoint_is_checked_and_kept():
         convert_state(source, state_of(detector_cfg()))
 
 
+def test_our_own_weights_for_other_classes():
+    small = detector_cfg()
+    small['roi_head']['bbox_head']['num_classes'] = 15
+    state, report = convert_state(state_of(detector_cfg()), state_of(small))
+    names = {f'roi_head.bbox_head.fc_cls.{part}' for part in ('weight', 'bias')}
+    reason = 'it tells 80 classes apart, the model 14'
+    assert report.left_out == dict.fromkeys(names, reason)
+    assert set(report.initial) == names and not names & set(state)
+
+
+def test_published_mvitv2_has_the_same_names():
+    """SlowFast's checkpoints of MViTv2: one projection for q, k and v."""
+    cfg = classifier_cfg(pool_first=False, memory_layers=())
+    model = build(cfg)
+    state, report = convert_state(published(model), state_of(cfg))
+    assert report.kind is Kind.CLASSIFICATION and not report.left_out
+    assert all(state[name].equal(v) for name, v in model.state_dict().items())
+
+
 def test_a_class_that_is_reserved_changes_no_score():
     rows, bias = torch.randn(80, DIMS), torch.randn(80)
     fc_cls = torch.nn.Linear(DIMS, 81)
@@ -400,10 +419,12 @@ def test_weights_that_nothing_explains_are_all_listed():
     for layer in (0, 2):
         del source[f'blocks.{layer}.attn.norm_compress_v.bias']
     source['blocks.1.attn.gate'] = source['pos_embed'] = torch.zeros(1)
-    with pytest.raises(ValueError, match='4 weights are in one of') as error:
+    del source['head.projection.bias']
+    with pytest.raises(ValueError, match='5 weights are in one of') as error:
         convert_state(source, target)
     names = 'blocks.1.attn.gate, pos_embed, backbone.blocks.{0,2}.attn.norm_compress_v'
     assert names in str(error.value)
+    assert 'roi_head.bbox_head.fc_cls.bias (of the model)' in str(error.value)
 
 
 def test_every_name_of_our_blocks_is_in_the_tables():
