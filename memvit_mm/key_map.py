@@ -319,7 +319,7 @@ def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
     """Why a classifier is left out; class 0 of AVA, reserved, is not counted."""
     theirs = len(value) - name.startswith('roi_head.')
     ours = wanted - target.startswith('roi_head.')
-    return f'it tells {theirs} classes apart, the model {ours}'
+    return f'the checkpoint tells {theirs} classes apart, the model {ours}'
 
 
 def _initial(name: str, state: Mapping, converted: Mapping) -> str:

@@ -186,7 +186,7 @@ def test_kinetics_weights_for_a_detector():
     assert len(memory) == 2 * 9
     assert report.left_out == dict.fromkeys(
         ('head.projection.weight', 'head.projection.bias'),
-        'it tells 7 classes apart, the model 80',
+        'the checkpoint tells 7 classes apart, the model 80',
     )
     text = str(report)
     assert 'the checkpoint has no memory in this layer' in text
@@ -200,7 +200,7 @@ def test_a_detectors_weights_for_a_recognizer_without_memory():
     assert set(report.initial) == {'cls_head.fc_cls.weight', 'cls_head.fc_cls.bias'}
     reasons = set(report.left_out.values())
     assert 'the model has no ActorMemoryHead' in reasons
-    assert 'it tells 80 classes apart, the model 7' in reasons
+    assert 'the checkpoint tells 80 classes apart, the model 7' in reasons
     assert set(state) | set(report.initial) == set(target)
 
 
@@ -244,7 +244,7 @@ def test_our_own_weights_for_other_classes():
     small['roi_head']['bbox_head']['num_classes'] = 15
     state, report = convert_state(state_of(detector_cfg()), state_of(small))
     names = {f'roi_head.bbox_head.fc_cls.{part}' for part in ('weight', 'bias')}
-    reason = 'it tells 80 classes apart, the model 14'
+    reason = 'the checkpoint tells 80 classes apart, the model 14'
     assert report.left_out == dict.fromkeys(names, reason)
     assert set(report.initial) == names and not names & set(state)
 
