@@ -21,7 +21,7 @@ train_pipeline = [
     dict(
         type='StreamConsistent',
         transforms=[
-            dict(type='Resize', scale=(64, 64), keep_ratio=False),
+            dict(type='Resize', scale=(48, 48), keep_ratio=False),
             dict(type='Flip', flip_ratio=0.5),
         ],
     ),
@@ -32,7 +32,7 @@ test_pipeline = [
     dict(type='VideoInit', keep_open=8),
     dict(**sampling, test_mode=True),
     dict(type='VideoDecode'),
-    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='Resize', scale=(48, 48), keep_ratio=False),
     *packing,
 ]
 
