@@ -160,7 +160,7 @@ def run(*command: str, cwd: Path, **env: str) -> str:
     result = subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, **env},
+        env={**os.environ, 'PYTHON': sys.executable, **env},
         capture_output=True,
         text=True,
         timeout=600,

@@ -6,11 +6,12 @@ import pkgutil
 import re
 from pathlib import Path
 
-import memvit_mm
 import pytest
-from memvit_mm.paths import get_config_path
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+
+import memvit_mm
+from memvit_mm.paths import get_config_path
 
 MODULES = sorted(
     module.name

@@ -6,6 +6,7 @@ from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from small_models import ARCH, DIMS, FRAMES, backbone_cfg, build, randomize
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from memvit_mm.models import MeMViT
 
@@ -97,7 +98,7 @@ def test_mmaction2s_real_models_with_its_weights(arch, cls_token):
 
 
 def leaves(features) -> list[torch.Tensor]:
-    return torch.utils._pytree.tree_leaves(features)
+    return tree_flatten(features)[0]
 
 
 @pytest.mark.parametrize('pool_first', [True, False])
@@ -127,14 +128,9 @@ def test_output_is_that_of_mmaction2s_mvit():
             MeMViT(**KEYS, **keys)(torch.zeros(1, 3, FRAMES, 32, 32)),
             MViT(**KEYS, **keys)(torch.zeros(1, 3, FRAMES, 32, 32)),
         )
-        assert torch.utils._pytree.tree_structure(ours) == (
-            torch.utils._pytree.tree_structure(theirs)
-        )
-        shapes = [
-            [t.shape for t in torch.utils._pytree.tree_leaves(out)]
-            for out in (ours, theirs)
-        ]
-        assert shapes[0] == shapes[1]
+        (ours, shape), (theirs, expected) = tree_flatten(ours), tree_flatten(theirs)
+        assert shape == expected
+        assert [t.shape for t in ours] == [t.shape for t in theirs]
 
 
 def classifier(head: dict, recognizer: str = 'Recognizer3D', neck=None, **backbone):
