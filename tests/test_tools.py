@@ -204,6 +204,67 @@ class TestErrors:
     def test_sentence(self, error, text):
         assert _common.sentence(error) == text
 
+    @pytest.mark.parametrize(
+        'error, text',
+        [
+            (
+                ValueError('Video a.mp4 cannot be opened.'),
+                'Video a.mp4 cannot be opened.',
+            ),
+            (FileNotFoundError('There is no a.mp4.'), 'There is no a.mp4.'),
+            (KeyError('label'), "the key 'label' is missing."),
+        ],
+        ids=['ValueError', 'FileNotFoundError', 'KeyError'],
+    )
+    def test_error_in_a_worker(self, error, text, capsys, monkeypatch):
+        from torch.utils.data import DataLoader
+
+        class Broken:
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                raise error from OSError('no such disk')
+
+        monkeypatch.delenv('MEMVIT_DEBUG', raising=False)
+        with pytest.raises(SystemExit):
+            _common.run(lambda: list(DataLoader(Broken(), num_workers=1)))
+        assert capsys.readouterr().err.splitlines()[0] == f'Error: {text}'
+
+    def test_wrong_arguments_in_a_config(self, capsys, monkeypatch):
+        from mmengine.registry import Registry
+
+        class Model:
+            def __init__(self, width, **kwargs):
+                if kwargs:
+                    raise TypeError('Model found no memory: use another.')
+
+        class Other:
+            def __init__(self):
+                self.width = None + 1
+
+        models = Registry('model')
+        models.register_module(module=Model)
+        models.register_module(module=Other)
+
+        def error_of(cfg):
+            with pytest.raises(SystemExit):
+                _common.run(lambda: models.build(cfg))
+            return capsys.readouterr().err.splitlines()[0]
+
+        monkeypatch.delenv('MEMVIT_DEBUG', raising=False)
+        assert error_of(dict(type='Model')).startswith(
+            'Error: Model missing 1 required'
+        )
+        unknown = error_of(dict(type='Other', gpa=3))
+        assert unknown.startswith('Error: Other got an unexpected keyword argument')
+        assert "'gpa'" in unknown
+        raised = error_of(dict(type='Model', width=1, gap=3))
+        assert raised.endswith('Model found no memory: use another.')
+        # A mistake of ours keeps its traceback.
+        with pytest.raises(TypeError, match='unsupported operand'):
+            _common.run(lambda: models.build(dict(type='Other')))
+
     def test_debug_shows_the_traceback(self, monkeypatch):
         def fail():
             raise ValueError('Say this.')

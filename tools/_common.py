@@ -3,9 +3,13 @@
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
+
+# In the message of an error from a worker of the DataLoader.
+WORKER = 'in DataLoader worker process'
 
 # What users can cause by their configs, options and files.
 USER_ERRORS = (
@@ -25,8 +29,8 @@ def run(main) -> None:
     """
     try:
         main()
-    except USER_ERRORS as error:
-        if os.environ.get('MEMVIT_DEBUG', '0') != '0':
+    except (*USER_ERRORS, TypeError) as error:
+        if os.environ.get('MEMVIT_DEBUG', '0') != '0' or not is_a_users(error):
             raise
         print(f'Error: {sentence(error)}', file=sys.stderr)
         print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)
@@ -43,8 +47,40 @@ def import_package() -> None:
     importlib.import_module('memvit_mm')
 
 
+def is_a_users(error: BaseException) -> bool:
+    """Whether a mistake of the user may be behind an error.
+
+    Of TypeErrors those are that somebody raised on purpose, and arguments in a config
+    that a component does not take or that it lacks.
+    """
+    if not isinstance(error, TypeError):
+        return isinstance(error, USER_ERRORS)
+    last = _frames(error)[-1:]
+    raised = any((frame.line or '').startswith('raise ') for frame in last)
+    return raised or _refused_by(error) is not None
+
+
+def _refused_by(error: BaseException):
+    """The class that did not take its config's arguments, as mmengine built it."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None or step.tb_frame.f_code.co_name != 'build_from_cfg':
+        return None
+    return step.tb_frame.f_locals.get('obj_cls')
+
+
 def sentence(error: BaseException) -> str:
     """The message of an error, with its kind where the message alone says little."""
+    if WORKER in str(error):
+        # A worker of the DataLoader sends its whole traceback; the message is its end.
+        kind, text = re.split(r'\n(\S*(?:Error|Exception)): ', str(error))[-2:]
+        text = text.strip()
+        return f'the key {text} is missing.' if kind == 'KeyError' else text
+    refusing = _refused_by(error)
+    if isinstance(error, TypeError) and refusing is not None:
+        text = str(error).split('__init__() ')[-1]
+        return f'{refusing.__name__} {text}: check it in the config.'
     if isinstance(error, KeyError):
         text = str(error.args[0]) if error.args else ''
         # A bare KeyError is a key; mmengine's registries raise whole sentences.
@@ -55,8 +91,12 @@ def sentence(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = _frames(error)
     return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+
+
+def _frames(error: BaseException) -> list:
+    return traceback.extract_tb(error.__traceback__)
 
 
 def add_common_arguments(parser) -> None:
