@@ -120,7 +120,8 @@ class SequentialClipSampler(Sampler):
 
     Args:
         sampler (Sampler): The sampler mmengine builds first; its ``dataset``, ``seed``
-            and ``epoch`` are used (``DistSamplerSeedHook`` sets the epoch there).
+            and ``epoch`` are used (``DistSamplerSeedHook`` sets the epoch there). With
+            one that has no epoch, each pass is the next one.
         batch_size (int): Clips per step on each rank, that is lanes per rank.
         shuffle (bool): Training or testing order, see above.
         seed (int, optional): Seed of the order, equal on all ranks. Defaults to the
@@ -234,6 +235,8 @@ class SequentialClipSampler(Sampler):
                 ClipIndex(clip, first + row, epoch, self.seed)
                 for row, clip in enumerate(rows[:, step].tolist())
             ]
+        if not hasattr(self.sampler, 'epoch'):  # InfiniteSampler, for one
+            self._epoch = epoch + 1
 
     def lane_clips(self, epoch: int) -> np.ndarray:
         """The clips of all lanes of all ranks in a training epoch.

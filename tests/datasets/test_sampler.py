@@ -13,6 +13,7 @@ from mmengine.dataset import (
     BaseDataset,
     ConcatDataset,
     DefaultSampler,
+    InfiniteSampler,
     RepeatDataset,
 )
 from mmengine.evaluator import BaseMetric
@@ -284,6 +285,16 @@ def test_seed_and_epoch_come_from_the_inner_sampler():
     plain = SequentialClipSampler(SequentialSampler(inner.dataset), 2, True, seed=1)
     plain.set_epoch(2)
     assert next(iter(plain))[0].epoch == 2
+
+
+def test_a_sampler_without_epochs_goes_on_to_the_next():
+    clips = Clips('aabbccdd')
+    endless = SequentialClipSampler(InfiniteSampler(clips, seed=0), 2, True)
+    usual = build(clips, 2, True)
+    for epoch in range(3):
+        usual.set_epoch(epoch)
+        assert list(endless) == list(usual)
+        assert endless.epoch == epoch + 1
 
 
 def test_clip_index_is_an_int_that_remembers():
