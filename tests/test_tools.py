@@ -371,6 +371,15 @@ class TestPlotDemo:
         assert lines[3].split() == ['difference', '+0.500', '+0.500']
         assert (runs / 'out' / 'demo.png').stat().st_size > 1000
 
+    def test_a_row_for_the_memory_cleared(self, runs, monkeypatch, capsys):
+        folder = runs / 'memvit_demo' / 'test'
+        self.main(monkeypatch, runs, '--seconds', 210, 190, '--cleared', folder)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[3].split()[-6:] == (
+            ['cleared', 'before', 'every', 'clip', '0.800', '0.750']
+        )
+        assert lines[4].split() == ['difference', '+0.500', '+0.500']
+
     def test_no_log(self, runs, monkeypatch):
         for log in (runs / 'memvit_demo').glob('*/vis_data/scalars.json'):
             log.unlink()

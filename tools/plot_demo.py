@@ -19,6 +19,7 @@ METRICS = {
     'mAP/memory': 'need memory',
     'mAP/clip': 'seen in the clip',
 }
+CLEARED = 'the first, memory cleared before every clip'
 
 
 def parse_args():
@@ -29,6 +30,13 @@ def parse_args():
     )
     parser.add_argument(
         '--seconds', nargs='+', type=float, help='how long each training took'
+    )
+    parser.add_argument(
+        '--cleared',
+        type=Path,
+        metavar='DIR',
+        help='--work-dir of a test of the first run with its memory cleared before '
+        'every clip (custom_hooks.0.every_clip=True): a row more in the table',
     )
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs/memvit_demo.png'), help='picture'
@@ -93,32 +101,36 @@ def read_curve(work_dir: Path) -> list:
     return sorted(curve.items())
 
 
-def read_test(work_dir: Path) -> dict:
-    """The metrics of the newest test."""
-    for path in sorted((work_dir / 'test').glob('*/*.json'), reverse=True):
+def read_test(folder: Path) -> dict:
+    """The metrics of the newest test that tools/test.py left in a work_dir."""
+    for path in sorted(folder.glob('*/*.json'), reverse=True):
         for record in reversed(read_records(path)):
             metrics = pick(record)
             if metrics:
                 return metrics
     raise FileNotFoundError(
-        f'There is no test result with {" or ".join(METRICS)} in {work_dir}/test: run '
-        f'tools/test.py with --work-dir {work_dir}/test.'
+        f'There is no test result with {" or ".join(METRICS)} in {folder}: run '
+        f'tools/test.py with --work-dir {folder}.'
     )
 
 
-def make_table(names, results, seconds) -> str:
+def make_table(names, results, seconds, cleared=None) -> str:
     metrics = [name for name in METRICS if any(name in result for result in results)]
     rows = [['mAP', *[METRICS[name] for name in metrics]]]
     for name, result in zip(names, results):
         values = [result.get(metric, math.nan) for metric in metrics]
         rows.append([name, *[f'{value:.3f}' for value in values]])
+    if cleared is not None:
+        values = [cleared.get(metric, math.nan) for metric in metrics]
+        rows.append([CLEARED, *[f'{value:.3f}' for value in values]])
     if len(results) == 2:
         first, second = results
         gain = [first.get(m, math.nan) - second.get(m, math.nan) for m in metrics]
         rows.append(['difference', *[f'{value:+.3f}' for value in gain]])
     if seconds is not None:
         rows[0].append('seconds of training')
-        for row, value in zip(rows[1:], [*map('{:.0f}'.format, seconds), '']):
+        times = [f'{value:.0f}' for value in seconds]
+        for row, value in zip(rows[1:], times + [''] * (len(rows) - 1 - len(times))):
             row.append(value)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(
@@ -156,8 +168,9 @@ def draw(names, curves, out: Path) -> None:
 def main():
     args = parse_args()
     curves = [read_curve(folder) for folder in args.work_dirs]
-    results = [read_test(folder) for folder in args.work_dirs]
-    print(make_table(args.names, results, args.seconds))
+    results = [read_test(folder / 'test') for folder in args.work_dirs]
+    cleared = read_test(args.cleared) if args.cleared is not None else None
+    print(make_table(args.names, results, args.seconds, cleared))
     draw(args.names, curves, args.out)
     print(f'\nCurves: {args.out.resolve()}')
 

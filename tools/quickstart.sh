@@ -41,11 +41,15 @@ for name in memvit_demo memvit_demo_no_memory; do
     stage "Testing $name" "$PY" tools/test.py "configs/$name.py" "$CHECKPOINT" \
         --work-dir "work_dirs/$name/test"
 done
+stage 'Testing memvit_demo with its memory cleared before every clip' \
+    "$PY" tools/test.py configs/memvit_demo.py "$(checkpoint memvit_demo)" \
+    --work-dir work_dirs/memvit_demo/test_cleared \
+    --cfg-options custom_hooks.0.every_clip=True
 
 echo
 "$PY" tools/plot_demo.py work_dirs/memvit_demo work_dirs/memvit_demo_no_memory \
     --seconds "${TOOK[Training memvit_demo]}" "${TOOK[Training memvit_demo_no_memory]}" \
-    --out work_dirs/memvit_demo.png
+    --cleared work_dirs/memvit_demo/test_cleared --out work_dirs/memvit_demo.png
 echo "Data: $REPO/$DATA; checkpoints, logs and results:" \
     "$REPO/work_dirs/memvit_demo and $REPO/work_dirs/memvit_demo_no_memory; everything" \
     "that was printed: $REPO/$OUTPUT"
