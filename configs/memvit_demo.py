@@ -18,7 +18,7 @@ test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=1.0),
     # Where to look in the memory is what takes longest to learn.
     paramwise_cfg=dict(custom_keys={'rel_pos': dict(lr_mult=5.0)}),
@@ -26,11 +26,12 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(
-        type='CosineAnnealingLR',
+        type='PolyLR',
+        power=1.0,
+        eta_min=3e-5,
         by_epoch=True,
-        begin=0,
+        begin=3,
         end=5,
-        eta_min=1e-5,
         convert_to_iter_based=True,
     ),
 ]
