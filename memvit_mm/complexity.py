@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .models.actor_memory import ActorMemoryBlock, ActorMemoryHead
-from .models.attention import MemoryAttention, empty_memory
+from .models.attention import MemoryAttention
+from .models.layer_memory import empty_memory
 
 MATMULS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 CONVS = (torch.conv1d, torch.conv2d, torch.conv3d)

@@ -265,6 +265,12 @@ class TestErrors:
         with pytest.raises(TypeError, match='unsupported operand'):
             _common.run(lambda: models.build(dict(type='Other')))
 
+    def test_environment_without_the_stack(self):
+        error = ModuleNotFoundError("No module named 'mmengine'", name='mmengine')
+        text = _common.sentence(error)
+        assert text.startswith(f"No module named 'mmengine' in {sys.prefix}: run")
+        assert 'activate' in text
+
     def test_debug_shows_the_traceback(self, monkeypatch):
         def fail():
             raise ValueError('Say this.')

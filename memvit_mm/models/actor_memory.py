@@ -13,7 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
-from .attention import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
 from .memory import MemoryStep
 from .relative_position import folded_attention
 

@@ -12,7 +12,13 @@ from mmaction.registry import MODELS
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor
 
-from .attention import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+from .layer_memory import (
+    KeyValue,
+    LayerMemories,
+    LayerWrites,
+    MemorySpec,
+    PastClips,
+)
 
 
 class Stream(NamedTuple):
@@ -82,7 +88,7 @@ class ClipMemory:
 
     Examples:
         >>> import torch
-        >>> from memvit_mm.models.attention import KeyValue, MemorySpec, Written
+        >>> from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
         >>> memory = ClipMemory()
         >>> specs = {'layer0': MemorySpec(4, 3, 3, length=1, gap=1)}
         >>> for time in (0, 1):

@@ -18,15 +18,14 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .attention import (
+from .attention import MemoryAttention, pooled_size
+from .layer_memory import (
     LayerMemories,
     LayerWrites,
-    MemoryAttention,
     MemorySpec,
     PastClips,
     Written,
     empty_memory,
-    pooled_size,
 )
 from .relative_position import Size
 

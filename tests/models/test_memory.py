@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memvit_mm.models import ClipMemory, Stream
-from memvit_mm.models.attention import KeyValue, MemorySpec, Written
+from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
 from memvit_mm.models.memory import steps_back
 
 CHANNELS = 2

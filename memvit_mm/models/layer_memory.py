@@ -1,0 +1,103 @@
+"""What passes between the layers with memory and the memory: typed containers."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from .relative_position import HIDDEN
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of clips, each [B, tokens, C], class token first if any."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass
+class PastClips:
+    """What one layer may attend to of earlier clips, one row per row of the batch.
+
+    Slots are fixed in number and hidden where empty, so shapes never depend on how
+    full the memory is.
+    """
+
+    recent: KeyValue
+    """The clip ``gap`` steps back, not yet compressed: [B, tokens, C]."""
+    older: KeyValue
+    """The clips 2 * gap, 3 * gap, … steps back, compressed (where the layer has a
+    compression), joined oldest first: [B, (length - 1) * tokens, C]."""
+    valid: Tensor
+    """Which slots hold a clip, oldest first, the last one is ``recent``: bool,
+    [B, length]."""
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """What one layer keeps of a clip, and which clips it reads (MeMViT, sec. 4)."""
+
+    channels: int
+    """Width of the keys and values."""
+    tokens: int
+    """Keys of one clip, class token included, as they are written."""
+    compressed_tokens: int
+    """Keys of one clip after compression; equal to ``tokens`` without it."""
+    length: int
+    """Clips that are attended."""
+    gap: int
+    """Steps between them: the clips gap, 2 * gap, …, length * gap back."""
+
+
+@dataclass
+class Written:
+    """What one layer hands over to be remembered. The memory detaches it."""
+
+    current: KeyValue
+    """This clip, not compressed: [B, tokens, C]."""
+    compressed: Optional[KeyValue] = None
+    """The clip ``gap`` steps back, compressed at this step: [B, tokens', C]."""
+
+
+LayerMemories = dict[str, PastClips]
+LayerWrites = dict[str, Written]
+
+
+def empty_memory(specs: dict[str, MemorySpec], batch: int, like: Tensor):
+    """The memory of streams that have just begun: all slots empty.
+
+    Args:
+        specs (dict[str, MemorySpec]): By layer.
+        batch (int): Rows.
+        like (Tensor): Gives device and dtype.
+
+    Returns:
+        dict[str, PastClips]: Zeros, every slot marked as not valid.
+    """
+
+    def zeros(tokens: int, channels: int) -> KeyValue:
+        blank = like.new_zeros(batch, tokens, channels)
+        return KeyValue(blank, blank)
+
+    return {
+        name: PastClips(
+            zeros(spec.tokens, spec.channels),
+            zeros((spec.length - 1) * spec.compressed_tokens, spec.channels),
+            torch.zeros(batch, spec.length, dtype=torch.bool, device=like.device),
+        )
+        for name, spec in specs.items()
+    }
+
+
+def hidden_slots(valid: Tensor, tokens: int) -> Tensor:
+    """Scores that hide the keys of empty slots.
+
+    Args:
+        valid (Tensor): bool, [B, slots].
+        tokens (int): Keys per slot.
+
+    Returns:
+        Tensor: [B, slots * tokens], 0 or ``HIDDEN``.
+    """
+    return (~valid).float().mul(HIDDEN).repeat_interleave(tokens, dim=1)
