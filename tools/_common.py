@@ -11,6 +11,9 @@ from pathlib import Path
 # In the message of an error from a worker of the DataLoader.
 WORKER = 'in DataLoader worker process'
 
+# What has to be installed, see setup_env.sh.
+STACK = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmaction')
+
 # What users can cause by their configs, options and files.
 USER_ERRORS = (
     ValueError,
@@ -85,6 +88,11 @@ def sentence(error: BaseException) -> str:
         text = str(error.args[0]) if error.args else ''
         # A bare KeyError is a key; mmengine's registries raise whole sentences.
         return text if ' ' in text else f'the key {text!r} is missing{_where(error)}.'
+    if isinstance(error, ModuleNotFoundError) and error.name in STACK:
+        return (
+            f'{error} in {sys.prefix}: run bash tools/setup_env.sh, and activate the '
+            'environment that it names (. .venv/bin/activate).'
+        )
     if isinstance(error, SyntaxError):
         return f'{error.filename}, line {error.lineno}: {error.msg}.'
     return str(error) or f'{type(error).__name__}{_where(error)}.'
