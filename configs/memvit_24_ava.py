@@ -1,6 +1,6 @@
 """MeMViT-24 on AVA v2.2, 32 frames x 3 (arXiv 2201.08383, appendix).
 
-    tools/slurm_train.sh PARTITION JOB configs/memvit_24_ava.py work_dirs/memvit_24_ava
+    GPUS=128 tools/slurm_train.sh PARTITION JOB configs/memvit_24_ava.py
 
 The published recipe takes 128 GPUs x 2 clips; on fewer, add `--auto-scale-lr`. Start
 from Kinetics-600 or -700 weights: `--cfg-options load_from=WEIGHTS.pth`, converted

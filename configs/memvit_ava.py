@@ -2,9 +2,9 @@
 
     tools/dist_train.sh configs/memvit_ava.py 8
 
-Start from weights trained on Kinetics:
-`--cfg-options load_from=WEIGHTS.pth`. `memvit_ava_videos.py` reads videos instead of
-folders of frames.
+Start from weights trained on Kinetics: `--cfg-options load_from=WEIGHTS.pth`, converted
+with `tools/convert_checkpoint.py SRC WEIGHTS.pth --config configs/memvit_ava.py`.
+`memvit_ava_videos.py` reads videos instead of folders of frames.
 """
 
 _base_ = [

@@ -72,6 +72,8 @@ def is_own_checkpoint(filename: str, work_dir: str) -> bool:
     ``work_dir/last_checkpoint`` names (``CheckpointHook(out_dir=...)`` writes
     elsewhere).
     """
+    if '://' in filename:
+        return False
     path, work_dir = os.path.realpath(filename), os.path.realpath(work_dir)
     if os.path.commonpath([path, work_dir]) == work_dir:
         return True

@@ -198,6 +198,7 @@ class TestOwn:
             str(tmp_path / 'run2' / 'a.pth'), str(run)
         )
         assert not safe_load.is_own_checkpoint('https://example.org/a.pth', str(run))
+        assert not safe_load.is_own_checkpoint('https://example.org/a.pth', '.')
 
     def test_link_to_elsewhere(self, tmp_path):
         run = tmp_path / 'run'

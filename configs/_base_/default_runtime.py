@@ -3,4 +3,5 @@
 _base_ = 'mmaction::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)
+# A config that sets custom_hooks replaces this list: keep MemoryResetHook in it.
 custom_hooks = [dict(type='MemoryResetHook')]

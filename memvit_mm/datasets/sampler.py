@@ -137,7 +137,8 @@ class SequentialClipSampler(Sampler):
     ``stream_keys()`` that returns the videos and the orders of all samples (ours
     have that), any mmengine ``BaseDataset``, any dataset with ``get_data_info``,
     and ``ConcatDataset``, ``RepeatDataset`` or ``Subset`` of these, nested as you like.
-    A video that occurs in two of the concatenated datasets is two streams.
+    A video that occurs in two of the concatenated datasets is laid out as two; give the
+    copies video ids of their own if they should not share a memory.
 
     Raises:
         ValueError: If the dataset is empty, a sample has no video or no order, or there

@@ -260,6 +260,7 @@ class MemoryAttention(BaseModule):
             count(m_size),
             self.memory_length,
             self.memory_gap,
+            tuple(k_size),
         )
 
     def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:

@@ -49,6 +49,10 @@ class MemoryAVARoIHead(AVARoIHead):
         for proposals, sample in zip(rpn_results_list, data_samples):
             proposals.priors = proposals.pop('bboxes')
             assigned = self.bbox_assigner.assign(proposals, sample.gt_instances, None)
+            if assigned.labels.ndim == 1:
+                # MMAction2's assigner, where there is no box or nobody annotated.
+                classes = sample.gt_instances.labels.shape[1]
+                assigned.labels = assigned.labels.new_zeros(len(proposals), classes)
             sampling_results.append(
                 self.bbox_sampler.sample(assigned, proposals, sample.gt_instances)
             )
@@ -65,6 +69,8 @@ class MemoryAVARoIHead(AVARoIHead):
         """Scores and losses of the sampled boxes."""
         rois = bbox2roi([result.priors for result in sampling_results])
         results = self._bbox_forward(x, rois, batch_img_metas, memory)
+        if not any(len(result.pos_priors) for result in sampling_results):
+            return {**results, 'loss_bbox': self._no_loss(results)}
         losses = self.bbox_head.loss_and_target(
             cls_score=results['cls_score'],
             rois=rois,
@@ -72,6 +78,13 @@ class MemoryAVARoIHead(AVARoIHead):
             rcnn_train_cfg=self.train_cfg,
         )
         return {**results, 'loss_bbox': losses['loss_bbox']}
+
+    def _no_loss(self, results: dict) -> dict:
+        """The loss of a batch in which nobody is annotated: zero, for every weight."""
+        features, scores = results['bbox_feats'], results['cls_score']
+        if len(features) == 0:
+            scores = self.bbox_head(features.new_zeros(1, *features.shape[1:]))
+        return dict(loss_action_cls=0 * (features.sum() + scores.sum()))
 
     def _bbox_forward(
         self,
@@ -156,7 +169,8 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         self.memory = MODELS.build(memory)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
-        """Losses of a batch, [B, 1, C, T, H, W] or [B, C, T, H, W]."""
+        """Losses of a batch of clips, [B, C, T, H, W]."""
+        self._check(batch_data_samples)
         step = self.memory.step(*rows_of(batch_data_samples))
         x = self._features(batch_inputs, step)
         proposals = [sample.proposals for sample in batch_data_samples]
@@ -168,6 +182,7 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
         """Predict: each sample gets ``pred_instances``, see the RoI head."""
+        self._check(batch_data_samples, 'img_shape')
         rows = rows_of(batch_data_samples)
         shapes = [tuple(sample.img_shape) for sample in batch_data_samples]
         results: list[Any] = [None] * len(batch_data_samples)
@@ -193,6 +208,7 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         """
         if batch_data_samples is None:
             return (self._features(batch_inputs, None),)
+        self._check(batch_data_samples)
         rows = rows_of(batch_data_samples)
         groups = waves(rows)
         features, scores = [], [None] * len(batch_data_samples)
@@ -209,6 +225,23 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
             for row, part in zip(group, out.split([len(b) for b in boxes])):
                 scores[row] = part
         return in_row_order(features, groups), torch.cat(scores)
+
+    @staticmethod
+    def _check(samples: SampleList, *meta_keys: str) -> None:
+        """Every sample must bring boxes, and what is needed to place them."""
+        for number, sample in enumerate(samples):
+            if 'proposals' not in sample:
+                raise ValueError(
+                    f'Sample {number} of the batch has no proposals (people to '
+                    'classify): name a proposal_file in the dataset, or set '
+                    'data_sample.proposals.'
+                )
+            for key in meta_keys:
+                if key not in sample.metainfo:
+                    raise ValueError(
+                        f'Sample {number} of the batch has no {key!r} in its metainfo: '
+                        f'add {key!r} to the meta_keys of PackActionInputs.'
+                    )
 
     def _step(self, rows: Rows, group: Sequence[int]) -> MemoryStep:
         return self.memory.step(

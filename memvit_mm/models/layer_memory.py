@@ -48,6 +48,8 @@ class MemorySpec:
     """Clips that are attended."""
     gap: int
     """Steps between them: the clips gap, 2 * gap, …, length * gap back."""
+    grid: tuple[int, ...] = ()
+    """T, H, W of the keys as they are written, where they have a place."""
 
 
 @dataclass

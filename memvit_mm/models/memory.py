@@ -58,6 +58,8 @@ class KeptLayer:
     value: Tensor
     """[tokens, C]; the same tensor as ``key`` where a layer keeps one thing."""
     compressed: bool = False
+    grid: tuple[int, ...] = ()
+    """T, H, W of the keys before compression; () where they have no place."""
 
 
 @dataclass
@@ -157,7 +159,7 @@ class ClipMemory:
         Raises:
             ValueError: If the batch has more streams than ``max_streams``.
         """
-        times = [t.item() if hasattr(t, 'item') else t for t in times]
+        times = list(times)
         if len(set(streams)) > self.max_streams:
             raise ValueError(
                 f'The batch has clips of {len(set(streams))} streams, but the memory '
@@ -244,6 +246,7 @@ class ClipMemory:
                                     key=kept.key,
                                     value=kept.value,
                                     compressed=kept.compressed,
+                                    grid=kept.grid,
                                 )
                                 for name, kept in clip.layers.items()
                             },
@@ -336,6 +339,8 @@ class MemoryStep:
                     size = spec.compressed_tokens if kept.compressed else spec.tokens
                     if kept.key.shape != (size, spec.channels):
                         return False
+                    if kept.grid != spec.grid:
+                        return False
         return True
 
     def _slot(self, row: int, name: str, back: int) -> Optional[KeptLayer]:
@@ -388,21 +393,24 @@ class MemoryStep:
             written (dict[str, Written]): By layer, rows as in this step.
         """
         for name, new in written.items():
-            for row, kept in enumerate(self._rows(new.current, compressed=False)):
+            grid = self._specs[name].grid
+            for row, kept in enumerate(self._rows(new.current, False, grid)):
                 self._new[row].layers[name] = kept
             if new.compressed is not None:
                 gap = self._specs[name].gap
-                for row, kept in enumerate(self._rows(new.compressed, compressed=True)):
+                for row, kept in enumerate(self._rows(new.compressed, True, grid)):
                     if self._slot(row, name, gap) is not None:
                         self._compressed.append((row, gap, name, kept))
 
-    def _rows(self, pair: KeyValue, compressed: bool) -> list[KeptLayer]:
+    def _rows(
+        self, pair: KeyValue, compressed: bool, grid: tuple[int, ...]
+    ) -> list[KeptLayer]:
         # Each row owns its storage: a view would keep the whole batch alive.
         keys = [key.clone() for key in pair.key.detach()]
         if pair.value is pair.key:
-            return [KeptLayer(key, key, compressed) for key in keys]
+            return [KeptLayer(key, key, compressed, grid) for key in keys]
         values = [value.clone() for value in pair.value.detach()]
-        return [KeptLayer(k, v, compressed) for k, v in zip(keys, values)]
+        return [KeptLayer(k, v, compressed, grid) for k, v in zip(keys, values)]
 
     def commit(self) -> None:
         """Make this step part of the memory."""

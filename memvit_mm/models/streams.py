@@ -31,7 +31,7 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
         Rows: ``len(data_samples) * views`` of them, the views of a sample together.
 
     Raises:
-        ValueError: If a sample does not say its video or its time.
+        ValueError: If a sample does not say its video or its time, or not usefully.
     """
     streams, times = [], []
     for number, sample in enumerate(data_samples):
@@ -44,12 +44,26 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
                     f'{key!r} to the meta_keys of PackActionInputs, and see that the '
                     'dataset provides it.'
                 )
+        video, time = (_plain(meta[key]) for key in ('video_id', 'timestamp'))
+        try:
+            hash(video), time < time
+        except TypeError:
+            raise ValueError(
+                f'Sample {number} of the batch has video_id={video!r} and timestamp='
+                f'{time!r}: the first must be a name or number, the second a number '
+                'that tells the order.'
+            ) from None
         index = meta.get('sample_idx')
         run, epoch = getattr(index, 'run', 0), getattr(index, 'epoch', 0)
         for view in range(views):
-            streams.append(Stream(meta['video_id'], view, run, epoch))
-            times.append(meta['timestamp'])
+            streams.append(Stream(video, view, run, epoch))
+            times.append(time)
     return Rows(streams, times)
+
+
+def _plain(value: Any) -> Any:
+    """A number out of a tensor or array that holds one."""
+    return value.item() if hasattr(value, 'item') else value
 
 
 def waves(rows: Rows, kinds: Optional[Sequence[Any]] = None) -> list[list[int]]:

@@ -241,11 +241,12 @@ def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
 
 @BOTH
 def test_bfloat16_autocast_with_memory(kind, model):
-    expected = alone(model, 'a', range(5))
+    expected = torch.stack(alone(model, 'a', range(5)))
+    fresh = torch.stack([alone(model, 'a', [t])[0] for t in range(5)])
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        results = [scores(model, ('a', t))[0].float() for t in range(5)]
-    for a, b in zip(results, expected):
-        torch.testing.assert_close(a, b, atol=0.06, rtol=0)
+        results = torch.stack([scores(model, ('a', t))[0].float() for t in range(5)])
+    # Nearer to the exact numbers than those without memory are.
+    assert (results - expected)[2:].norm() < 0.5 * (fresh - expected)[2:].norm()
 
 
 @BOTH
@@ -478,3 +479,107 @@ def test_actor_memory_reaches_back_by_itself():
 def test_actor_head_refuses(keys, message):
     with pytest.raises(ValueError, match=message):
         detector(actors=keys)
+
+
+@pytest.mark.parametrize('boxes', [0, 1])
+@pytest.mark.parametrize('rows', ['one', 'all'])
+def test_training_rows_in_which_nobody_is_annotated(boxes, rows):
+    model = detector().train()
+    for t in range(4):
+        inputs, samples = batch(('a', t), ('b', t))
+        for one in samples if rows == 'all' else samples[:1]:
+            one.gt_instances = InstanceData(
+                bboxes=torch.zeros(0, 4), labels=torch.zeros(0, CLASSES)
+            )
+            one.proposals = boxes_of(boxes)
+        model.zero_grad()
+        losses = model(inputs.squeeze(1), samples, mode='loss')
+        losses['loss_action_cls'].backward()
+        assert losses['loss_action_cls'].isfinite()
+        assert (losses['loss_action_cls'] == 0) == (rows == 'all')
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+def test_a_row_without_proposals_trains_on_its_ground_truth():
+    model = detector().train()
+    inputs, samples = batch(('a', 0))
+    samples[0].proposals = boxes_of(0)
+    assert model(inputs.squeeze(1), samples, mode='loss')['loss_action_cls'] > 0
+
+
+@pytest.mark.parametrize('mode', ['loss', 'predict', 'tensor'])
+def test_a_sample_without_proposals_is_refused(mode):
+    inputs, samples = batch(('a', 0))
+    del samples[0].proposals
+    with pytest.raises(ValueError, match='Sample 0 .* no proposals .* proposal_file'):
+        detector()(inputs.squeeze(1), samples, mode=mode)
+
+
+def test_a_sample_without_its_frame_size_is_refused():
+    inputs, samples = batch(('a', 0))
+    bare = ActionDataSample(metainfo=dict(video_id='a', timestamp=0))
+    bare.proposals = samples[0].proposals
+    with pytest.raises(ValueError, match="no 'img_shape' .* PackActionInputs"):
+        detector()(inputs.squeeze(1), [bare], mode='predict')
+
+
+@pytest.mark.parametrize('meta', [dict(timestamp=None), dict(video_id=['a'])])
+def test_streams_and_times_that_are_none_are_refused(meta):
+    inputs, samples = batch(('a', 0))
+    samples[0].set_metainfo(meta)
+    with pytest.raises(ValueError, match='must be a name or number'):
+        recognizer()(inputs, samples, mode='predict')
+
+
+def test_ids_and_times_may_be_tensors():
+    model = recognizer()
+    expected = alone(model, 'a', range(4))
+    for t in range(4):
+        inputs, samples = batch(('a', t))
+        samples[0].set_metainfo(
+            dict(video_id=torch.tensor(3), timestamp=torch.tensor(float(t)))
+        )
+        with torch.no_grad():
+            (result,) = model(inputs, samples, mode='predict')
+        close(result.pred_score, expected[t])
+
+
+def transposed(model, pool_first: bool):
+    """The model that does to transposed frames what this one does to frames."""
+    axes = {'rel_pos_h': 'rel_pos_w', 'rel_pos_mem_h': 'rel_pos_mem_w'}
+    axes.update({w: h for h, w in axes.items()})
+    state = {}
+    for name, value in model.state_dict().items():
+        prefix, _, last = name.rpartition('.')
+        name = f'{prefix}.{axes.get(last, last)}'
+        state[name] = value.transpose(3, 4) if value.ndim == 5 else value
+    other = recognizer(backbone_cfg(pool_first=pool_first))
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize('pool_first', [True, False])
+def test_high_frames_follow_the_rule_of_wide_ones(pool_first):
+    model = recognizer(backbone_cfg(pool_first=pool_first))
+    other = transposed(model, pool_first)
+    for t in range(5):
+        wide = clip('a', t, (32, 48))[None, None]
+        with torch.no_grad():
+            (a,) = model(wide, [sample('a', t)], mode='predict')
+            (b,) = other(wide.transpose(-1, -2), [sample('a', t)], mode='predict')
+        close(a.pred_score, b.pred_score)
+
+
+def test_frames_that_turn_in_mid_video_start_afresh():
+    # As many tokens, in another arrangement.
+    model = recognizer()
+    for t in range(4):
+        with torch.no_grad():
+            model(clip('a', t, (32, 64))[None, None], [sample('a', t)], mode='predict')
+    turned = clip('a', 4, (64, 32))[None, None]
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match='changed their size'):
+            (after,) = model(turned, [sample('a', 4)], mode='predict')
+        model.reset_memory()
+        (fresh,) = model(turned, [sample('a', 4)], mode='predict')
+    close(after.pred_score, fresh.pred_score)

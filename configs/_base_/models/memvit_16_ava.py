@@ -3,7 +3,8 @@
 model = dict(
     type='MemoryFastRCNN',
     _scope_='mmdet',
-    memory=dict(type='ClipMemory', max_streams=64),
+    # Videos that are read side by side on a GPU: at least the batch size.
+    memory=dict(type='ClipMemory', max_streams=16),
     backbone=dict(
         type='MeMViT',
         arch='small',
