@@ -14,15 +14,15 @@ OUTPUT=work_dirs/quickstart.log
 SHOWN='' # lines of the output that are shown, as an awk pattern
 mkdir -p work_dirs
 : >"$OUTPUT"
-declare -A TOOK
+# Ctrl-C ends the trainings too, which run in the background.
+trap 'trap - INT TERM; kill 0' INT TERM
 
 stage() { # stage NAME COMMAND...: run it, show its progress, say how long it took
     local start=$SECONDS
     printf '\n== %s\n' "$1"
     "${@:2}" 2>&1 | tee -a "$OUTPUT" | awk "$SHOWN"' {print; fflush()}' ||
         die "'${*:2}' failed: see the end of $OUTPUT."
-    TOOK[$1]=$((SECONDS - start))
-    echo "== $1: ${TOOK[$1]} s"
+    echo "== $1: $((SECONDS - start)) s"
 }
 
 checkpoint() { # the last one of a training run
@@ -31,11 +31,26 @@ checkpoint() { # the last one of a training run
 }
 
 stage 'Demo data' "$PY" tools/make_demo_dataset.py "$DATA"
-SHOWN='/Epoch\(|^Error/'
-for name in memvit_demo memvit_demo_no_memory; do
-    stage "Training $name" "$PY" tools/train.py "configs/$name.py" \
-        --work-dir "work_dirs/$name"
-done
+SHOWN='/Epoch\(|Error: /'
+
+train() { # train NAME: on one core, its lines marked with its name
+    local start=$SECONDS
+    OMP_NUM_THREADS=1 "$PY" tools/train.py "configs/$1.py" --work-dir "work_dirs/$1" \
+        2>&1 | awk -v name="$1" '{print name ": " $0; fflush()}' || return
+    echo $((SECONDS - start)) >"work_dirs/$1/seconds"
+}
+
+train_both() { # the model and its twin side by side: two cores do both in one's time
+    train memvit_demo &
+    local first=$!
+    train memvit_demo_no_memory &
+    local second=$! failed=0
+    wait "$first" || failed=1
+    wait "$second" || failed=1
+    return "$failed"
+}
+
+stage 'Training both models' train_both
 for name in memvit_demo memvit_demo_no_memory; do
     CHECKPOINT="$(checkpoint "$name")"
     stage "Testing $name" "$PY" tools/test.py "configs/$name.py" "$CHECKPOINT" \
@@ -48,7 +63,8 @@ stage 'Testing memvit_demo with its memory cleared before every clip' \
 
 echo
 "$PY" tools/plot_demo.py work_dirs/memvit_demo work_dirs/memvit_demo_no_memory \
-    --seconds "${TOOK[Training memvit_demo]}" "${TOOK[Training memvit_demo_no_memory]}" \
+    --seconds "$(<work_dirs/memvit_demo/seconds)" \
+    "$(<work_dirs/memvit_demo_no_memory/seconds)" \
     --cleared work_dirs/memvit_demo/test_cleared --out work_dirs/memvit_demo.png
 echo "Data: $REPO/$DATA; checkpoints, logs and results:" \
     "$REPO/work_dirs/memvit_demo and $REPO/work_dirs/memvit_demo_no_memory; everything" \
