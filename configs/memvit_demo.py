@@ -12,13 +12,13 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=1.0),
     # Where to look in the memory is what takes longest to learn.
     paramwise_cfg=dict(custom_keys={'rel_pos': dict(lr_mult=5.0)}),
@@ -28,10 +28,10 @@ param_scheduler = [
     dict(
         type='PolyLR',
         power=1.0,
-        eta_min=3e-5,
+        eta_min=2e-5,
         by_epoch=True,
-        begin=3,
-        end=5,
+        begin=4,
+        end=6,
         convert_to_iter_based=True,
     ),
 ]
