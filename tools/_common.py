@@ -32,12 +32,25 @@ def run(main) -> None:
     """
     try:
         main()
+        leave_process_group()
     except (*USER_ERRORS, TypeError) as error:
         if os.environ.get('MEMVIT_DEBUG', '0') != '0' or not is_a_users(error):
             raise
         print(f'Error: {sentence(error)}', file=sys.stderr)
         print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)
         sys.exit(1)
+
+
+def leave_process_group() -> None:
+    """Let the processes of a distributed run end together.
+
+    mmengine leaves the group open; a process that ends while gloo's threads still wait
+    for the others is aborted now and then, and a finished run reported as failed.
+    """
+    distributed = sys.modules.get('torch.distributed')
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def import_package() -> None:
