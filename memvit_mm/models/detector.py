@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from mmaction.models.roi_heads import AVARoIHead
 from mmaction.registry import MODELS
-from mmaction.utils import ConfigType, InstanceList, SampleList
+from mmaction.utils import InstanceList, SampleList
 from mmdet.models.detectors import FastRCNN
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -274,7 +274,7 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         proposals: InstanceList,
         samples: SampleList,
         step: MemoryStep,
-    ) -> ConfigType:
+    ) -> Any:
         """Other RoI heads than ours take no memory."""
         kwargs = {}
         if isinstance(self.roi_head, MemoryAVARoIHead):

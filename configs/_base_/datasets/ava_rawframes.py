@@ -26,6 +26,7 @@ augmentation = [
             dict(type='RandomRescale', scale_range=(256, 320)),
             dict(type='RandomCrop', size=224),
             dict(type='Flip', flip_ratio=0.5),
+            # The published strength was not at hand: 0.4 is ours.
             dict(
                 type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0
             ),
