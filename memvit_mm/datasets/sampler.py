@@ -11,20 +11,15 @@ lane advance by one clip a step:
 """
 
 import heapq
-import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Optional, Union
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple, Optional
 
 import numpy as np
 from mmaction.registry import DATA_SAMPLERS
-from mmengine.dataset import BaseDataset
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-Key = Union[str, Callable[[dict], Any]]
-
-VIDEO_KEY = 'video_id'
-ORDER_KEY = 'timestamp'
+from .read_streams import ORDER_KEY, VIDEO_KEY, Key, read_streams
 
 
 class ClipIndex(int):
@@ -94,6 +89,18 @@ class ClipIndex(int):
     __str__ = int.__repr__
 
 
+class Start(NamedTuple):
+    """Where an epoch goes on that was broken off."""
+
+    epoch: int
+    played: list[list[int]]
+    """[lanes, steps] of each part of the epoch that was played on other lanes."""
+    first: int
+    """Batches of the epoch that count as done when these lanes began."""
+    done: int
+    """Batches of the epoch that count as done now."""
+
+
 @DATA_SAMPLERS.register_module()
 class SequentialClipSampler(Sampler):
     """Batch sampler that plays every video in order, one video per batch row.
@@ -117,6 +124,11 @@ class SequentialClipSampler(Sampler):
     with the least to do, so that the ranks finish at about the same time. Nothing is
     padded or dropped: batches get smaller as lanes run dry, and a rank without a video
     has no batch. Indices are plain ``int``.
+
+    **Resuming.** :meth:`position` says what is left of a training epoch after some
+    batches, and :meth:`start_from` goes on there, on as many lanes as before clip for
+    clip. On another number of lanes the clips that are left are dealt anew, so that
+    each still comes once in the epoch. :class:`MemoryCheckpointHook` calls both.
 
     Args:
         sampler (Sampler): The sampler mmengine builds first; its ``dataset``, ``seed``
@@ -186,8 +198,9 @@ class SequentialClipSampler(Sampler):
             seed = getattr(sampler, 'seed', None)
         self.seed = int(sync_random_seed() if seed is None else seed)
         self._epoch = 0
+        self._start: Optional[Start] = None
 
-        self._streams = _read_streams(dataset, video_key, order_key)
+        self._streams = read_streams(dataset, video_key, order_key)
         self.num_clips = sum(len(clips) for _, clips in self._streams)
         if self.num_clips == 0:
             raise ValueError(
@@ -228,13 +241,21 @@ class SequentialClipSampler(Sampler):
             for step in range(self._steps):
                 yield [int(row[step]) for row in self._rows if step < len(row)]
             return
-        epoch = self.epoch
-        first = self.rank * self.batch_size
-        rows = self.lane_clips(epoch)[first : first + self.batch_size]
-        for step in range(self._steps):
+        start, self._start = self._start, None
+        epoch, played, column = self.epoch, [], 0
+        if start is not None:
+            epoch, played, column = start.epoch, start.played, start.done - start.first
+        clips, pieces = self._deal(epoch, played)
+        lanes = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        for step in range(column, clips.shape[1]):
             yield [
-                ClipIndex(clip, first + row, epoch, self.seed)
-                for row, clip in enumerate(rows[:, step].tolist())
+                ClipIndex(
+                    clips[lane, step],
+                    lane + self.lanes * int(pieces[lane, step]),
+                    epoch,
+                    self.seed,
+                )
+                for lane in lanes
             ]
         if not hasattr(self.sampler, 'epoch'):  # InfiniteSampler, for one
             self._epoch = epoch + 1
@@ -248,12 +269,85 @@ class SequentialClipSampler(Sampler):
         Returns:
             np.ndarray: Indices into the dataset, int64, ``[lanes, steps]``.
         """
+        return self._deal(epoch, [])[0]
+
+    def position(self, done: int, epoch: int, start: Optional[Start] = None) -> dict:
+        """What :meth:`start_from` needs, as plain numbers and lists.
+
+        Args:
+            done (int): Batches of the epoch that were trained on. The sampler cannot
+                know: the dataloader's workers are ahead.
+            epoch (int): The epoch.
+            start (Start, optional): What ``start_from`` gave, if this is the epoch that
+                was resumed.
+        """
+        played, first = (start.played, start.first) if start else ([], 0)
+        return dict(
+            seed=self.seed,
+            num_clips=self.num_clips,
+            epoch=epoch,
+            played=[*played, [self.lanes, done - first]],
+        )
+
+    def start_from(self, position: dict) -> Start:
+        """Let the next iteration go on from a saved position, with its seed.
+
+        Args:
+            position (dict): What :meth:`position` gave.
+
+        Returns:
+            Start: Where that is.
+
+        Raises:
+            ValueError: If the dataset is not the one the position is from, or the
+                sampler is for testing.
+        """
+        if not self.shuffle:
+            raise ValueError('Only a sampler with shuffle=True can be resumed.')
+        if position['num_clips'] != self.num_clips:
+            raise ValueError(
+                f'the dataset has {self.num_clips} clips, and had '
+                f'{position["num_clips"]} when the checkpoint was written'
+            )
+        self.seed = int(position['seed'])
+        epoch = int(position['epoch'])
+        *played, (lanes, steps) = [list(map(int, part)) for part in position['played']]
+        if lanes != self.lanes and steps:
+            played, steps = [*played, [lanes, steps]], 0
+        left = self._deal(epoch, played)[0].shape[1]
+        first = self._steps - left
+        self._start = Start(epoch, played, first, first + steps)
+        self.set_epoch(epoch)
+        return self._start
+
+    def _deal(
+        self, epoch: int, played: list[list[int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Clips of all lanes, [lanes, steps], and the piece each of them is from.
+
+        ``played`` lists the parts of the epoch that were played on other numbers of
+        lanes; what they left is laid end to end again. Where a played clip is missing
+        in between, another piece begins.
+        """
         # RandomState, since its numbers never change with numpy's version
         random = np.random.RandomState([self.seed % 2**32, epoch])
         order = random.permutation(len(self._streams))
-        laid = np.concatenate([self._streams[stream][1] for stream in order])
+        clips = np.concatenate([self._streams[stream][1] for stream in order])
+        pieces = np.zeros_like(clips)
+        for lanes, steps in played:
+            row = np.repeat(np.arange(lanes), len(clips) // lanes)
+            row = np.append(row, np.full(len(clips) - len(row), lanes))
+            # Clips that did not fill a step of all lanes were not played.
+            column = np.arange(len(clips)) - row * (len(clips) // lanes)
+            left = (column >= steps) | (row == lanes)
+            pieces = (pieces * (lanes + 1) + row)[left]
+            clips = clips[left]
+        steps = len(clips) // self.lanes
         # [clips] -> [lanes, steps]
-        return laid[: self.lanes * self._steps].reshape(self.lanes, self._steps)
+        return tuple(
+            laid[: self.lanes * steps].reshape(self.lanes, steps)
+            for laid in (clips, pieces)
+        )
 
     def _whole_videos(self) -> list[np.ndarray]:
         """This rank's lanes when every lane plays whole videos."""
@@ -277,123 +371,3 @@ class SequentialClipSampler(Sampler):
                 rows[row].append(block)
         empty = np.zeros(0, dtype=np.int64)
         return [np.concatenate(row) if row else empty for row in rows]
-
-
-def _read_streams(
-    dataset: Any, video_key: Key, order_key: Key
-) -> list[tuple[Hashable, np.ndarray]]:
-    """Every stream of a dataset: its video and its clips' indices in time order.
-
-    Streams come in the order of their first sample, clips of equal order as in the
-    dataset.
-    """
-    streams: list[tuple[Hashable, np.ndarray]] = []
-    for offset, videos, orders in _read_parts(dataset, 0, video_key, order_key):
-        # mmengine's num_batch_per_epoch hides the end of a dataset
-        visible = max(len(dataset) - offset, 0)
-        videos, orders = videos[:visible], orders[:visible]
-        numbers: dict[Hashable, int] = {}
-        of_stream = np.array(
-            [numbers.setdefault(video, len(numbers)) for video in videos],
-            dtype=np.int64,
-        )
-        clips = np.lexsort((_sortable(orders), of_stream))
-        sizes = np.bincount(of_stream, minlength=len(numbers))
-        parts = np.split(clips + offset, np.cumsum(sizes)[:-1])
-        streams.extend(zip(numbers, parts))
-    return streams
-
-
-def _sortable(orders: Sequence[Any]) -> np.ndarray:
-    """Numbers that sort as the orders do."""
-    try:
-        array = np.asarray(orders)
-    except ValueError:  # ragged
-        array = np.empty(0, dtype=object)
-    if array.ndim == 1 and array.dtype.kind in 'biuf':
-        if not np.isnan(array.astype(np.float64)).any():
-            return array
-        raise ValueError(
-            f'Sample {int(np.isnan(array).argmax())} has the order nan: give every '
-            'clip a number that can be sorted.'
-        )
-    place = {order: number for number, order in enumerate(sorted(set(orders)))}
-    return np.array([place[order] for order in orders], dtype=np.int64)
-
-
-def _read_parts(
-    dataset: Any, offset: int, video_key: Key, order_key: Key
-) -> Iterator[tuple[int, Sequence[Hashable], Sequence[Any]]]:
-    """Videos and orders of the datasets inside, each with its first index."""
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    if hasattr(dataset, 'datasets'):  # ConcatDataset
-        for inner in dataset.datasets:
-            yield from _read_parts(inner, offset, video_key, order_key)
-            offset += len(inner)
-    elif hasattr(dataset, 'times') and hasattr(dataset, 'dataset'):  # RepeatDataset
-        parts = list(_read_parts(dataset.dataset, 0, video_key, order_key))
-        for copy in range(dataset.times):
-            start = offset + copy * len(dataset.dataset)
-            for inner, videos, orders in parts:
-                yield start + inner, videos, orders
-    elif hasattr(dataset, 'indices') and hasattr(dataset, 'dataset'):  # Subset
-        inside = list(_read_parts(dataset.dataset, 0, video_key, order_key))
-        videos = [video for _, part, _ in inside for video in part]
-        orders = [order for _, _, part in inside for order in part]
-        chosen = list(dataset.indices)
-        yield offset, [videos[i] for i in chosen], [orders[i] for i in chosen]
-    elif (
-        hasattr(dataset, 'stream_keys')
-        and video_key == VIDEO_KEY
-        and order_key == ORDER_KEY
-    ):
-        videos, orders = dataset.stream_keys()
-        yield offset, videos, orders
-    else:
-        yield offset, *_read_infos(dataset, video_key, order_key)
-
-
-def _read_infos(
-    dataset: Any, video_key: Key, order_key: Key
-) -> tuple[list[Hashable], list[Any]]:
-    """Videos and orders, read from every sample's dict."""
-    if not hasattr(dataset, 'get_data_info'):
-        raise TypeError(
-            f'SequentialClipSampler cannot read {type(dataset).__name__}: give it a '
-            'method stream_keys() that returns the video ids and the timestamps of '
-            'all samples.'
-        )
-
-    def stored(index: int) -> dict:
-        # what load_data_list made, without what a subclass adds for the pipeline
-        if not dataset.serialize_data:
-            return dataset.data_list[index]  # and without a deep copy
-        return BaseDataset.get_data_info(dataset, index)
-
-    read = stored if isinstance(dataset, BaseDataset) else dataset.get_data_info
-    if len(dataset) and read is stored and not _has(stored(0), video_key, order_key):
-        read = dataset.get_data_info
-    videos, orders = [], []
-    for index in range(len(dataset)):
-        info = read(index)
-        videos.append(_value(info, video_key, 'video_key', index, dataset))
-        orders.append(_value(info, order_key, 'order_key', index, dataset))
-    return videos, orders
-
-
-def _has(info: dict, *keys: Key) -> bool:
-    return all(isinstance(key, str) and key in info for key in keys)
-
-
-def _value(info: dict, key: Key, argument: str, index: int, dataset: Any) -> Any:
-    value = info.get(key) if isinstance(key, str) else key(info)
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    if missing:
-        name = repr(key) if isinstance(key, str) else getattr(key, '__name__', key)
-        raise ValueError(
-            f'Sample {index} of {type(dataset).__name__} has no {name} (its keys: '
-            f'{", ".join(sorted(map(str, info)))}): add it in load_data_list, or name '
-            f'the right one with SequentialClipSampler({argument}=...).'
-        )
-    return value
