@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .actor_memory import ActorMemoryHead
 from .memory import MemoryStep
-from .streams import MemoryOwner, Rows, in_row_order, rows_of, waves
+from .streams import MemoryOwner, Rows, in_row_order, rows_of, take_rows, waves
 
 
 @MMDET_MODELS.register_module()
@@ -155,13 +155,14 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
 
     At test a batch may hold anything: several clips of one video run one after the
     other, frames of different size (``img_shape``) run apart, so that padding reaches
-    no result.
+    no result, and on a CPU every sample does (:class:`MemoryOwner` says why).
 
     Source: MeMViT (arXiv 2201.08383), sec. 5.1.
 
     Args:
         memory (dict): Config of the :class:`ClipMemory`.
-        **kwargs: As mmdet's ``FastRCNN``.
+        **kwargs: As mmdet's ``FastRCNN``. ``test_cfg`` also takes ``one_by_one``
+            (bool): run each sample of a test batch by itself.
     """
 
     def __init__(self, *args, memory: dict = dict(type='ClipMemory'), **kwargs) -> None:
@@ -186,10 +187,12 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         rows = rows_of(batch_data_samples)
         shapes = [tuple(sample.img_shape) for sample in batch_data_samples]
         results: list[Any] = [None] * len(batch_data_samples)
-        for group in waves(rows, shapes):
+        self.memory.expect(rows.streams)
+        for group in self.test_groups(rows, shapes, batch_inputs.device):
             samples = [batch_data_samples[i] for i in group]
             step = self._step(rows, group)
-            x = self._features(self._clips(batch_inputs, group, shapes), step)
+            clips = take_rows(batch_inputs, group, shapes[group[0]])
+            x = self._features(clips, step)
             proposals = [sample.proposals for sample in samples]
             outputs = self._call_roi_head('predict', x, proposals, samples, step)
             step.commit()
@@ -214,7 +217,7 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         features, scores = [], [None] * len(batch_data_samples)
         for group in groups:
             step = self._step(rows, group)
-            x = self._features(self._clips(batch_inputs, group), step)
+            x = self._features(take_rows(batch_inputs, group), step)
             samples = [batch_data_samples[i] for i in group]
             boxes = [sample.proposals.bboxes for sample in samples]
             out = self.roi_head._bbox_forward(
@@ -247,20 +250,6 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         return self.memory.step(
             [rows.streams[i] for i in group], [rows.times[i] for i in group]
         )
-
-    def _clips(
-        self,
-        inputs: Tensor,
-        group: list[int],
-        shapes: Optional[list[tuple[int, int]]] = None,
-    ) -> Tensor:
-        """The rows of a group, without the padding that a batch of sizes needs."""
-        if len(group) < len(inputs):
-            inputs = inputs[torch.tensor(group)]
-        if shapes is not None:
-            height, width = shapes[group[0]]
-            inputs = inputs[..., :height, :width]
-        return inputs
 
     def _features(self, inputs: Tensor, step: Optional[MemoryStep]) -> Any:
         """[B, C, T, H, W] -> the backbone's features, through the neck if there is."""

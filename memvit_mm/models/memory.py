@@ -61,6 +61,19 @@ class KeptLayer:
     grid: tuple[int, ...] = ()
     """T, H, W of the keys before compression; () where they have no place."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values and tensors; ``value`` is None where it is the key."""
+        value = None if self.value is self.key else self.value
+        return dict(
+            key=self.key, value=value, compressed=self.compressed, grid=self.grid
+        )
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> 'KeptLayer':
+        """From what :meth:`state_dict` gave."""
+        value = state['key'] if state['value'] is None else state['value']
+        return cls(state['key'], value, state['compressed'], tuple(state['grid']))
+
 
 @dataclass
 class KeptClip:
@@ -160,12 +173,7 @@ class ClipMemory:
             ValueError: If the batch has more streams than ``max_streams``.
         """
         times = list(times)
-        if len(set(streams)) > self.max_streams:
-            raise ValueError(
-                f'The batch has clips of {len(set(streams))} streams, but the memory '
-                f'keeps max_streams={self.max_streams}: raise max_streams or lower the '
-                'batch size.'
-            )
+        self._check_room(streams)
         rows: dict[Stream, int] = {}
         pasts = []
         for row in sorted(range(len(streams)), key=lambda row: times[row]):
@@ -185,6 +193,28 @@ class ClipMemory:
             times,
             [p for _, p in sorted(pasts, key=lambda item: item[0])],
         )
+
+    def expect(self, streams: Sequence[Stream]) -> None:
+        """Make room for a batch that will come in several steps.
+
+        None of its streams is forgotten before the batch is through, whichever of them
+        comes first.
+
+        Raises:
+            ValueError: If the batch has more streams than ``max_streams``.
+        """
+        self._check_room(streams)
+        for stream in streams:
+            if stream in self._clips:
+                self._clips.move_to_end(stream)
+
+    def _check_room(self, streams: Sequence[Stream]) -> None:
+        if len(set(streams)) > self.max_streams:
+            raise ValueError(
+                f'The batch has clips of {len(set(streams))} streams, but the memory '
+                f'keeps max_streams={self.max_streams}: raise max_streams or lower the '
+                'batch size.'
+            )
 
     def _warn_order(self, stream: Stream, time: Any, last: Any) -> None:
         self.warn_once(
@@ -241,15 +271,7 @@ class ClipMemory:
                     clips=[
                         dict(
                             time=clip.time,
-                            layers={
-                                name: dict(
-                                    key=kept.key,
-                                    value=kept.value,
-                                    compressed=kept.compressed,
-                                    grid=kept.grid,
-                                )
-                                for name, kept in clip.layers.items()
-                            },
+                            layers={k: v.state_dict() for k, v in clip.layers.items()},
                         )
                         for clip in clips
                     ],
@@ -267,10 +289,7 @@ class ClipMemory:
                 [
                     KeptClip(
                         clip['time'],
-                        {
-                            name: KeptLayer(**kept)
-                            for name, kept in clip['layers'].items()
-                        },
+                        {k: KeptLayer.of(v) for k, v in clip['layers'].items()},
                     )
                     for clip in entry['clips']
                 ],

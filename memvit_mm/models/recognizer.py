@@ -10,7 +10,16 @@ from mmaction.registry import MODELS
 from mmaction.utils import ForwardResults, OptSampleList, SampleList
 from torch import Tensor
 
-from .streams import MemoryOwner, in_row_order, rows_of, waves
+from .memory import Stream
+from .streams import (
+    MemoryOwner,
+    Rows,
+    in_row_order,
+    padded_shapes,
+    rows_of,
+    take_rows,
+    waves,
+)
 
 
 @MODELS.register_module()
@@ -20,11 +29,14 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
     Owns one :class:`ClipMemory`. Each sample's stream and time are read from its
     metainfo (``video_id``, ``timestamp``); the backbone gets the matching rows. Any
     MMAction2 backbone works, one that takes no memory just gets none. Without data
-    samples (``model(inputs)``) there is no memory.
+    samples (``model(inputs)``) there is no memory. At test, frames of different size
+    (``img_shape``) run apart, so that padding reaches no result.
 
     Args:
         memory (dict): Config of the :class:`ClipMemory`.
-        **kwargs: As MMAction2's ``Recognizer3D``.
+        **kwargs: As MMAction2's ``Recognizer3D``. ``test_cfg`` also takes
+            ``one_by_one`` (bool): run each sample of a test batch by itself, which is
+            the default on a CPU; :class:`MemoryOwner` says why.
 
     Examples:
         >>> import torch
@@ -68,10 +80,25 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
 
     def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:
         """Predict, as MMAction2's, with memory."""
-        feats, predict_kwargs = self.extract_feat(
-            inputs, data_samples=data_samples, test_mode=True
-        )
-        return self.cls_head.predict(feats, data_samples, **predict_kwargs)
+        if self.backbone_remembers:
+            self.memory.expect(rows_of(data_samples, inputs.shape[1]).streams)
+            rows = rows_of(data_samples)
+        else:
+            samples = range(len(data_samples))
+            rows = Rows([Stream(number) for number in samples], list(samples))
+        shapes = padded_shapes(data_samples)
+        results: list[Any] = [None] * len(data_samples)
+        for group in self.test_groups(rows, shapes, inputs.device):
+            samples = [data_samples[i] for i in group]
+            feats, predict_kwargs = self.extract_feat(
+                take_rows(inputs, group, shapes[group[0]]),
+                data_samples=samples,
+                test_mode=True,
+            )
+            outputs = self.cls_head.predict(feats, samples, **predict_kwargs)
+            for row, output in zip(group, outputs):
+                results[row] = output
+        return results
 
     def extract_feat(
         self,

@@ -112,10 +112,62 @@ def in_row_order(parts: Iterable[Any], groups: list[list[int]]) -> Any:
     return pytree.tree_unflatten([join(*row) for row in zip(*leaves)], spec)
 
 
+def padded_shapes(data_samples: SampleList) -> list[Optional[tuple[int, int]]]:
+    """Height and width of each sample's frames, where the batch holds several sizes.
+
+    Then the smaller ones were padded; else there was nothing to pad, and it is None.
+    """
+    shapes = [sample.metainfo.get('img_shape') for sample in data_samples]
+    shapes = [None if shape is None else tuple(shape[:2]) for shape in shapes]
+    return shapes if len(set(shapes)) > 1 else [None] * len(shapes)
+
+
+def take_rows(inputs: Tensor, group: Sequence[int], shape: Any = None) -> Tensor:
+    """Some rows of a batch, without the padding that a batch of sizes needs.
+
+    Args:
+        inputs (Tensor): [B, ..., H, W].
+        group (sequence[int]): The rows.
+        shape (tuple[int, int], optional): Height and width of their frames.
+
+    Examples:
+        >>> take_rows(torch.zeros(3, 3, 8, 32, 48), [0, 2], shape=(32, 40)).shape
+        torch.Size([2, 3, 8, 32, 40])
+    """
+    if len(group) < len(inputs):
+        inputs = inputs[torch.tensor(group)]
+    if shape is not None:
+        inputs = inputs[..., : shape[0], : shape[1]]
+    return inputs
+
+
 class MemoryOwner:
-    """Mixin of models that own one :class:`ClipMemory`, at ``self.memory``."""
+    """Mixin of models that own one :class:`ClipMemory`, at ``self.memory``.
+
+    **Which rows of a test batch run together.** Those of one frame size, so that
+    padding reaches no result. Even so, the last bits of a matrix product depend on its
+    number of rows, since the libraries choose their kernel by it. Where a prediction
+    must not depend, to the last bit, on what else is in its batch,
+    ``test_cfg=dict(one_by_one=True)`` runs each sample by itself. By default that is
+    done on the CPU, where it costs nothing, and not on a GPU.
+    """
 
     memory: ClipMemory
+
+    def test_groups(
+        self, rows: Rows, kinds: Sequence[Any], device: torch.device
+    ) -> list[list[int]]:
+        """Rows of a test batch that run together, in the order in which they run.
+
+        Args:
+            rows (Rows): Their streams and times.
+            kinds (sequence): What must be equal to run together: frame sizes.
+            device (torch.device): Where they run.
+        """
+        one_by_one = (self.test_cfg or {}).get('one_by_one')
+        if one_by_one is None:
+            one_by_one = device.type == 'cpu'
+        return waves(rows, range(len(kinds)) if one_by_one else kinds)
 
     def reset_memory(self, stream: Any = None) -> None:
         """Forget everything, or one video id (all its views), or one stream."""
