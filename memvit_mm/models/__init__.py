@@ -2,6 +2,7 @@
 
 from .actor_memory import ActorMemoryHead
 from .detector import MemoryAVARoIHead, MemoryFastRCNN
+from .epic_head import EpicHead
 from .memory import ClipMemory, Stream
 from .memvit import MeMViT
 from .mvit_neck import MViTNeck
@@ -10,6 +11,7 @@ from .recognizer import MemoryRecognizer3D
 __all__ = [
     'ActorMemoryHead',
     'ClipMemory',
+    'EpicHead',
     'MViTNeck',
     'MeMViT',
     'MemoryAVARoIHead',

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmaction.registry import MODELS
-from torch import nn
 
 import memvit_mm  # noqa: F401
 
@@ -81,7 +79,10 @@ class Parity:
             return self._detector_cfg()
         classes = self.meta['classes']
         if self.meta.get('frame_level'):
-            head = dict(type='FrameLevelTwoHeads', num_classes=classes)
+            verbs, nouns = classes
+            head = dict(
+                type='EpicHead', num_verbs=verbs, num_nouns=nouns, frame_level=True
+            )
         else:
             head = dict(type='MViTHead', num_classes=classes)
         return dict(
@@ -122,18 +123,3 @@ class Parity:
     def published(self) -> dict:
         """The checkpoint as its authors save it: weights and settings."""
         return dict(model_state=self.prefixed('state/'), cfg='MODEL:\n  ARCH: mvit\n')
-
-
-@MODELS.register_module()
-class FrameLevelTwoHeads(nn.Module):
-    """Two classifiers on each time step, under the names of :class:`EpicHead`."""
-
-    def __init__(self, num_classes: list[int], in_channels: int) -> None:
-        super().__init__()
-        self.fc_verb = nn.Linear(in_channels, num_classes[0])
-        self.fc_noun = nn.Linear(in_channels, num_classes[1])
-
-    def forward(self, feats: tuple) -> list[torch.Tensor]:
-        # [B, C, T, H, W] -> [B, T, classes] each
-        frames = feats[-1].mean(dim=(3, 4)).transpose(1, 2)
-        return [self.fc_verb(frames), self.fc_noun(frames)]

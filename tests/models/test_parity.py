@@ -76,7 +76,7 @@ def run(parity: Parity, model, clips: torch.Tensor, step: int, rows: list[int]):
         return tokens_of(features), [scores[:, 1:].sigmoid()]
     features = model(clips[:, None], samples, mode='tensor')
     logits = model.cls_head(features)
-    logits = logits if isinstance(logits, list) else [logits]
+    logits = logits if isinstance(logits, tuple) else [logits]
     return tokens_of(features), [part.softmax(-1) for part in logits]
 
 
