@@ -17,6 +17,7 @@ import pytest
 
 from memvit_mm.datasets import demo, demo_scene
 from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset, make_proposals
+from memvit_mm.datasets.demo_files import read_meta
 from memvit_mm.datasets.demo_preview import draw_preview
 from memvit_mm.datasets.demo_scene import (
     CLASS_IDS,
@@ -360,7 +361,7 @@ def test_what_is_there_is_kept(tmp_path, capsys):
     with pytest.raises(ValueError, match='of other settings'):
         make_demo_dataset(out, small, rawframes=True, workers=1)
     assert make_demo_dataset(out, replace(small, seed=1), overwrite=True, workers=1)
-    assert demo.read_meta(out)['settings']['seed'] == 1
+    assert read_meta(out)['settings']['seed'] == 1
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 

@@ -45,7 +45,8 @@ def parse_args():
 
 def main():
     import_package()
-    from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset, write_error
+    from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+    from memvit_mm.datasets.demo_files import write_error
     from memvit_mm.datasets.demo_preview import draw_preview
 
     args = parse_args()

@@ -15,24 +15,25 @@ Timestamps start at 900, so that a video's frame is ``(timestamp - 900) * fps``.
 """
 
 import csv
-import errno
 import io
-import json
-import multiprocessing
-import os
 import pickle
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-import cv2
 import numpy as np
 
+from .demo_files import (
+    KIND,
+    MIN_FPS,
+    check_settings,
+    video_bytes,
+    write_dataset,
+    write_text,
+    write_video,
+    write_videos,
+)
 from .demo_scene import (
     CLASS_IDS,
     CLASSES,
@@ -49,7 +50,6 @@ from .demo_scene import (
     plan_scenes,
 )
 
-KIND = 'memvit_mm demo'
 # Of each kind of fault, how often a made-up person detector has it.
 MISSED = 0.04
 FALSE_AND_SURE = 0.06
@@ -97,22 +97,12 @@ class DemoSettings:
             'num_train': (1, 1000),
             'num_val': (1, 1000),
             'seconds': (shortest, 899),
-            'fps': (12, 60),
+            'fps': (MIN_FPS, 60),
             'size': (48, 1024),
             'people': (1, 4),
             'seed': (0, 2**32 - 1),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(
-                    f'{name} is {value}; the demo data takes {low} to {high}.'
-                )
-        if self.size % 2:
-            raise ValueError(
-                f'size is {self.size}; mp4 needs an even number of pixels: '
-                f'take {self.size + 1}.'
-            )
+        check_settings(self, limits)
 
     def count(self, split: str) -> int:
         """Number of videos in a split, 'train' or 'val'."""
@@ -140,8 +130,7 @@ def make_demo_dataset(
 ) -> bool:
     """Draw the demo data set into a folder.
 
-    Everything is written beside ``out`` first and takes its place at the end, so
-    that a half-written set is never found there.
+    A half-written set is never found there.
 
     Args:
         out (str | Path): The folder; made if it does not exist.
@@ -161,21 +150,16 @@ def make_demo_dataset(
             other settings that may not be overwritten.
         OSError: If ``out`` cannot be written or the disk is full.
     """
-    out, settings = Path(out).absolute(), settings or DemoSettings()
-    if _is_there(out, settings, rawframes, overwrite):
-        return False
-    staging = _make_staging(out, settings, rawframes)
-    try:
-        _write_annotations(staging, settings)
-        _write_videos(staging, settings, rawframes, workers)
-        meta = json.dumps(_meta(settings, rawframes), indent=2)
-        _write_text(staging / 'meta.json', meta + '\n')
-        os.chmod(staging, 0o755)
-        _put_in_place(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return True
+    settings = settings or DemoSettings()
+
+    def fill(folder: Path) -> None:
+        _write_annotations(folder, settings)
+        _write_videos(folder, settings, rawframes, workers)
+
+    videos = settings.num_train + settings.num_val
+    frames = videos * settings.seconds * settings.fps
+    needed = video_bytes(frames, settings.size, rawframes)
+    return write_dataset(out, _meta(settings, rawframes), needed, fill, overwrite)
 
 
 # ------------------------------------------------------------------ annotations
@@ -243,14 +227,14 @@ def _write_annotations(folder: Path, settings: DemoSettings) -> None:
         for scene in scenes:
             writer.writerows(annotation_rows(scene))
             proposals.update(make_proposals(scene))
-        _write_text(folder / f'{split}.csv', table.getvalue())
+        write_text(folder / f'{split}.csv', table.getvalue())
         data = pickle.dumps(proposals, protocol=4)
         (folder / f'proposals_{split}.pkl').write_bytes(data)
         if split == 'val':
             # The last keyframe of every fourth video: no stream gets a hole by it.
             lines = [f'{s.video_id},{s.keyframes[-1]:04d}\n' for s in scenes[::4]]
-            _write_text(folder / 'excluded_val.csv', ''.join(lines))
-    _write_text(folder / 'action_list.pbtxt', action_list())
+            write_text(folder / 'excluded_val.csv', ''.join(lines))
+    write_text(folder / 'action_list.pbtxt', action_list())
 
 
 def action_list() -> str:
@@ -299,160 +283,12 @@ def _write_videos(
         for split in ('train', 'val')
         for scene in settings.scenes(split)
     ]
-    workers = max(1, min(len(jobs), workers or _usable_cores()))
-    if workers == 1:
-        _show_progress(map(_write_video, jobs), len(jobs))
-        return
-    # A forked worker has its imports already.
-    can_fork = 'fork' in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context('fork' if can_fork else None)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            _show_progress(pool.map(_write_video, jobs), len(jobs))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    write_videos(_write_video, jobs, workers)
 
 
 def _write_video(job: tuple[Scene, str, bool]) -> None:
     scene, folder, rawframes = job
-    cv2.setNumThreads(1)
-    path = os.path.join(folder, 'videos', f'{scene.video_id}.mp4')
-    frames_folder = os.path.join(folder, 'rawframes', scene.video_id)
-    if rawframes:
-        os.mkdir(frames_folder)
-    size = (scene.size, scene.size)
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), scene.fps, size)
-    if not writer.isOpened():
-        raise OSError(
-            f"OpenCV {cv2.__version__} cannot write mp4 video ('mp4v') to {path}; "
-            'install opencv-python-headless from the package index, whose wheel can.'
-        )
-    try:
-        for index in range(scene.num_frames):
-            image = draw_frame(scene, index)
-            writer.write(image)
-            if rawframes:
-                done, jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-                if not done:
-                    raise OSError(f'OpenCV {cv2.__version__} cannot write JPEG.')
-                name = f'img_{index + 1:05d}.jpg'
-                Path(frames_folder, name).write_bytes(jpeg.tobytes())
-    finally:
-        writer.release()
-    # OpenCV does not say that a disk is full; the file then lacks its index.
-    reader = cv2.VideoCapture(path)
-    written = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
-    reader.release()
-    if written != scene.num_frames:
-        raise OSError(errno.ENOSPC, f'{written} of {scene.num_frames} frames', path)
-
-
-def _show_progress(done: Iterable, total: int) -> None:
-    for count, _ in enumerate(done, start=1):
-        if sys.stderr.isatty():
-            end = '\n' if count == total else ''
-            print(f'\rvideo {count} of {total}', end=end, file=sys.stderr, flush=True)
-        elif count == total or count % 10 == 0:
-            print(f'video {count} of {total}', file=sys.stderr, flush=True)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# ---------------------------------------------------------------- the OUT folder
-
-
-def _is_there(
-    out: Path, settings: DemoSettings, rawframes: bool, overwrite: bool
-) -> bool:
-    """Whether ``out`` holds this very data set and may stay."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    there = read_meta(out)
-    if there.get('kind') != KIND:
-        raise ValueError(
-            f'{out} exists and is no demo data set of memvit_mm; nothing in it was '
-            'touched: name another folder.'
-        )
-    if overwrite:
-        return False
-    same = there.get('settings') == asdict(settings)
-    if not same or (rawframes and not there.get('rawframes')):
-        raise ValueError(
-            f'{out} holds a demo data set of other settings '
-            f'({_in_words(there)}): pass --overwrite to replace it, or name another '
-            'folder.'
-        )
-    return True
-
-
-def read_meta(out: Union[str, Path]) -> dict:
-    """``meta.json`` of a demo data set; empty if it is none."""
-    try:
-        meta = json.loads((Path(out) / 'meta.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
-
-
-def _in_words(meta: dict) -> str:
-    settings = ', '.join(f'{k} {v}' for k, v in meta.get('settings', {}).items())
-    return settings + (', rawframes' if meta.get('rawframes') else '')
-
-
-def _make_staging(out: Path, settings: DemoSettings, rawframes: bool) -> Path:
-    parent = out.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    frames = (settings.num_train + settings.num_val) * settings.seconds * settings.fps
-    # Noisy frames take about 0.1 byte per pixel in mp4 and 0.7 as JPEG, no less than
-    # one disk block each.
-    area = settings.size**2
-    needed = frames * (0.15 * area + (max(0.8 * area, 4096) if rawframes else 0))
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f'about {needed / 2**20:.0f} MB are needed and {free / 2**20:.0f} MB free',
-            str(parent),
-        )
-    return Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=parent))
-
-
-def _put_in_place(staging: Path, out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f'.{out.name}-old-', dir=out.parent))
-        os.rename(out, old / out.name)
-        try:
-            os.rename(staging, out)
-        except OSError:
-            os.rename(old / out.name, out)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        if out.exists():
-            out.rmdir()
-        os.rename(staging, out)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding='utf-8')
-
-
-def write_error(error: OSError, out: Union[str, Path]) -> str:
-    """One sentence on why the data could not be written, and the remedy."""
-    where = error.filename or out
-    if error.errno == errno.ENOSPC:
-        return (
-            f'No space left for {out} ({error.strerror}: {where}); free some, or name '
-            'a folder on another disk.'
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f'{where} may not be written ({error.strerror}); name another folder.'
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return f'{where} is a file, not a folder; name another one.'
-    return f'{out} could not be written: {error}'
+    frames = (draw_frame(scene, index) for index in range(scene.num_frames))
+    path = Path(folder, 'videos', f'{scene.video_id}.mp4')
+    jpegs = Path(folder, 'rawframes', scene.video_id) if rawframes else None
+    write_video(path, frames, scene.fps, scene.size, jpegs)

@@ -6,7 +6,8 @@ from typing import Union
 import cv2
 import numpy as np
 
-from .demo import KIND, DemoSettings, read_meta
+from .demo import DemoSettings
+from .demo_files import KIND, read_meta
 from .demo_scene import DELAYS, OBJECTS, Event, Person, Scene, person_box, person_labels
 
 _BLACK, _WHITE, _GREY = (0, 0, 0), (255, 255, 255), (110, 110, 110)

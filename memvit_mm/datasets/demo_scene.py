@@ -18,6 +18,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from .demo_draw import circle, line, muted, polygon, rectangle
+
 OBJECTS = ('red', 'green', 'blue', 'yellow')
 # Class names in the order of their ids, which start at 1 as in AVA.
 CLASSES = (
@@ -65,7 +67,6 @@ _TROUSERS = ((48, 44, 40), (84, 66, 58), (54, 66, 82), (92, 88, 86))
 _SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172), (60, 84, 124))
 _WHITE = (248, 248, 248)
 _OUTLINE = (30, 30, 30)
-_SHIFT = 4  # cv2 draws with this many fractional bits
 
 
 @dataclass(frozen=True)
@@ -317,13 +318,13 @@ def _background(seed: Sequence[int], size: int) -> np.ndarray:
     horizon = int(size * rng.uniform(0.68, 0.78))
     image[:horizon], image[horizon:] = wall, floor
     for _ in range(7):  # pictures, windows, boxes
-        colour = _muted(rng, 60, 190)
+        colour = muted(rng, 60, 190)
         x, y = rng.uniform(0, size), rng.uniform(0, horizon)
         w, h = rng.uniform(0.06, 0.16, 2) * size
         if rng.random() < 0.5:
-            _rectangle(image, x - w, y - h, x + w, y + h, colour)
+            rectangle(image, x - w, y - h, x + w, y + h, colour)
         else:
-            _circle(image, x, y, w, colour)
+            circle(image, x, y, w, colour)
     return cv2.GaussianBlur(image, (0, 0), size / 160)
 
 
@@ -334,17 +335,17 @@ def _draw_distractors(image: np.ndarray, scene: Scene, index: int) -> None:
         x = ((start + speed * seconds) % 1.4 - 0.2) * size
         if kind == 'cart':
             y = low * size
-            _rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
+            rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
             for wheel in (-5, 5):
-                _circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
+                circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
         elif kind == 'ball':
             height = abs(np.sin(seconds * 3)) * 26 * u
-            _circle(image, x, low * size - height, 4 * u, colour)
+            circle(image, x, low * size - height, 4 * u, colour)
         else:
             flap = np.sin(seconds * 9) * 3 * u
             for side in (-1, 1):
                 tip = (x + side * 5 * u, high * size - flap)
-                _line(image, (x, high * size), tip, colour, 2 * u)
+                line(image, (x, high * size), tip, colour, 2 * u)
 
 
 @lru_cache(maxsize=4)
@@ -354,7 +355,7 @@ def _distractors(seed: tuple[int, ...]) -> list[tuple]:
     return [
         (
             kind,
-            _muted(rng, 50, 200),
+            muted(rng, 50, 200),
             rng.uniform(0, 1.4),
             rng.uniform(0.06, 0.16) * rng.choice([-1, 1]),
             rng.uniform(0.78, 0.86),
@@ -373,7 +374,7 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     swing = np.sin(person.phase[index]) * 7 if person.walking[index] else 2.0
     hip, neck = at(0, 23), at(0, 43)
     for foot in (swing, -swing):
-        _line(image, hip, at(foot, 1), person.trousers, 4.5 * u)
+        line(image, hip, at(foot, 1), person.trousers, 4.5 * u)
     if event is None:
         sway = swing * 0.5 if person.walking[index] else 0
         hands = at(-8 + sway, 25), at(8 + sway, 25)
@@ -382,12 +383,12 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     else:
         hands = at(-7, 32), at(7, 32)
     shoulders = at(-5, 41), at(5, 41)
-    _line(image, hip, neck, person.shirt, 11 * u)
+    line(image, hip, neck, person.shirt, 11 * u)
     for shoulder, hand in zip(shoulders, hands):
-        _line(image, shoulder, hand, person.shirt, 4 * u)
-    _circle(image, *at(0, 49), 6 * u, person.skin)
+        line(image, shoulder, hand, person.shirt, 4 * u)
+    circle(image, *at(0, 49), 6 * u, person.skin)
     if person.hat:
-        _rectangle(image, *at(-6, 57), *at(6, 52.5), person.trousers)
+        rectangle(image, *at(-6, 57), *at(6, 52.5), person.trousers)
     if event is None:
         pass
     elif event.kind == 'take':
@@ -395,7 +396,7 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     else:
         _draw_box(image, *at(0, 65 if event.kind == 'lift' else 33), u)
     for hand in hands:
-        _circle(image, *hand, 2.4 * u, person.skin)
+        circle(image, *hand, 2.4 * u, person.skin)
 
 
 def _draw_object(image, x, y, radius, item) -> None:
@@ -406,42 +407,14 @@ def _draw_object(image, x, y, radius, item) -> None:
         'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
     }
     if item == 'red':
-        _circle(image, x, y, radius, colour)
+        circle(image, x, y, radius, colour)
     else:
         points = [(x + radius * a, y + radius * b) for a, b in corners[item]]
-        _polygon(image, points, colour)
+        polygon(image, points, colour)
 
 
 def _draw_box(image, x, y, u) -> None:
     """The closed white box, whatever is in it."""
-    _rectangle(image, x - 9 * u, y - 6.5 * u, x + 9 * u, y + 6.5 * u, _OUTLINE)
-    _rectangle(image, x - 8 * u, y - 5.5 * u, x + 8 * u, y + 5.5 * u, _WHITE)
-    _line(image, (x, y - 5.5 * u), (x, y + 5.5 * u), (150, 150, 150), 1.5 * u)
-
-
-def _muted(rng: np.random.Generator, low: float, high: float) -> tuple[int, ...]:
-    colour = rng.uniform(low, high, 3)
-    return tuple(int(c) for c in 0.35 * colour + 0.65 * colour.mean())
-
-
-def _point(x: float, y: float) -> tuple[int, int]:
-    return round(x * 2**_SHIFT), round(y * 2**_SHIFT)
-
-
-def _circle(image, x, y, radius, colour) -> None:
-    radius = max(1, round(radius * 2**_SHIFT))
-    cv2.circle(image, _point(x, y), radius, colour, -1, cv2.LINE_AA, _SHIFT)
-
-
-def _polygon(image, corners, colour) -> None:
-    points = np.array([_point(*corner) for corner in corners], np.int32)
-    cv2.fillConvexPoly(image, points, colour, cv2.LINE_AA, _SHIFT)
-
-
-def _rectangle(image, x1, y1, x2, y2, colour) -> None:
-    _polygon(image, ((x1, y1), (x2, y1), (x2, y2), (x1, y2)), colour)
-
-
-def _line(image, start, end, colour, width) -> None:
-    width = max(1, round(width))
-    cv2.line(image, _point(*start), _point(*end), colour, width, cv2.LINE_AA, _SHIFT)
+    rectangle(image, x - 9 * u, y - 6.5 * u, x + 9 * u, y + 6.5 * u, _OUTLINE)
+    rectangle(image, x - 8 * u, y - 5.5 * u, x + 8 * u, y + 5.5 * u, _WHITE)
+    line(image, (x, y - 5.5 * u), (x, y + 5.5 * u), (150, 150, 150), 1.5 * u)
