@@ -10,6 +10,9 @@ from pathlib import Path
 
 # In the message of an error from a worker of the DataLoader.
 WORKER = 'in DataLoader worker process'
+# What torch says when a worker is gone, or silent for the DataLoader's timeout.
+DEAD_WORKER = re.compile(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)')
+SLOW_WORKER = 'DataLoader timed out after'
 
 # What has to be installed, see setup_env.sh.
 STACK = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmaction')
@@ -33,7 +36,7 @@ def run(main) -> None:
     try:
         main()
         leave_process_group()
-    except (*USER_ERRORS, TypeError) as error:
+    except (*USER_ERRORS, TypeError, RuntimeError) as error:
         if os.environ.get('MEMVIT_DEBUG', '0') != '0' or not is_a_users(error):
             raise
         print(f'Error: {sentence(error)}', file=sys.stderr)
@@ -67,8 +70,11 @@ def is_a_users(error: BaseException) -> bool:
     """Whether a mistake of the user may be behind an error.
 
     Of TypeErrors those are that somebody raised on purpose, and arguments in a config
-    that a component does not take or that it lacks.
+    that a component does not take or that it lacks; of RuntimeErrors, workers of the
+    DataLoader that died.
     """
+    if isinstance(error, RuntimeError):
+        return _is_about_workers(error)
     if not isinstance(error, TypeError):
         return isinstance(error, USER_ERRORS)
     last = _frames(error)[-1:]
@@ -86,8 +92,36 @@ def _refused_by(error: BaseException):
     return step.tb_frame.f_locals.get('obj_cls')
 
 
+def _is_about_workers(error: RuntimeError) -> bool:
+    return SLOW_WORKER in str(error) or DEAD_WORKER.search(str(error)) is not None
+
+
+def _about_workers(error: RuntimeError) -> str:
+    """What the workers were reading that died or that do not answer."""
+    from memvit_mm.datasets.worker_notes import note_of, notes_being_read
+
+    told = str(error).splitlines()[0].strip().rstrip('.')
+    dead = DEAD_WORKER.search(told)
+    if dead is None:
+        clips = '; '.join(notes_being_read()) or 'nothing of which there is a note'
+        return f'{told}: its workers are reading {clips}.'
+    notes = [note_of(int(pid)) for pid in dead[1].split(',')]
+    clips = [
+        f'{"while it read" if note.reading else "after it had read"} {note.clip}'
+        for note in notes
+        if note is not None
+    ]
+    return (
+        f'{told}{", " if clips else ""}{"; ".join(clips)}: if memory ran out, which is '
+        'what "Killed" mostly means, lower num_workers or prefetch_factor of the '
+        'dataloader, else look whether this file crashes its decoder.'
+    )
+
+
 def sentence(error: BaseException) -> str:
     """The message of an error, with its kind where the message alone says little."""
+    if isinstance(error, RuntimeError) and _is_about_workers(error):
+        return _about_workers(error)
     if WORKER in str(error):
         # A worker of the DataLoader sends its whole traceback; the message is its end.
         kind, text = re.split(r'\n(\S*(?:Error|Exception)): ', str(error))[-2:]

@@ -11,12 +11,13 @@ from mmaction.registry import DATASETS
 from mmengine.logging import MMLogger
 
 from .ava_files import Keyframe, read_annotations, read_exclusions, read_proposals
+from .bad_clip_mixin import BadClipMixin
 
 VIDEO_EXTS = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg')
 
 
 @DATASETS.register_module()
-class MemoryAVADataset(AVADataset):
+class MemoryAVADataset(BadClipMixin, AVADataset):
     """MMAction2's ``AVADataset`` with all keyframes, strict boxes and plain errors.
 
     Same files, layout and samples, with these differences:
@@ -55,6 +56,9 @@ class MemoryAVADataset(AVADataset):
             others that are usual are tried.
         keep_best_proposal (bool): Keep the best box where none reaches the threshold.
         check_files (bool): Look up videos and frames at the start, for local paths.
+        on_bad_clip (str): ``'stop'`` the run at a clip that cannot be read, or
+            ``'skip'`` it: its stream goes on as if it had not been there. See
+            :class:`BadClipMixin`. Videos that are missing at the start are told.
         **kwargs: As ``AVADataset``: ``label_file``, ``custom_classes``,
             ``num_classes``, ``data_prefix``, ``test_mode``, ``num_max_proposals``,
             ``timestamp_start`` and ``timestamp_end`` (seconds, of frame 0 and after the
@@ -82,6 +86,7 @@ class MemoryAVADataset(AVADataset):
         video_ext: str = '.mp4',
         keep_best_proposal: bool = False,
         check_files: bool = True,
+        on_bad_clip: str = 'stop',
         **kwargs: Any,
     ) -> None:
         if keyframes not in (None, 'annotated', 'detected'):
@@ -122,6 +127,7 @@ class MemoryAVADataset(AVADataset):
             person_det_score_thr=person_det_score_thr,
             use_frames=use_frames,
             start_index=start_index,
+            on_bad_clip=on_bad_clip,
             **kwargs,
         )
         self.proposal_file = proposal_file
@@ -291,11 +297,14 @@ class MemoryAVADataset(AVADataset):
         if missing:
             kind = 'frames' if self.use_frames else 'videos'
             option = 'filename_tmpl' if self.use_frames else 'video_ext'
-            raise FileNotFoundError(
+            sentence = (
                 f'{len(missing)} of {len(videos)} {kind} do not exist, the first is '
                 f'{missing[0]}: check data_prefix, {option} and use_frames='
                 f'{self.use_frames}, or take the videos out of {self.ann_file}.'
             )
+            if self.on_bad_clip == 'stop' or len(missing) == len(videos):
+                raise FileNotFoundError(sentence)
+            MMLogger.get_current_instance().warning(sentence)
         return found
 
     @property
@@ -315,7 +324,9 @@ class MemoryAVADataset(AVADataset):
             return high
         while low < high:
             middle = (low + high) // 2
-            if osp.exists(self._frame(folder, middle)):
+            # A frame that is missing in the middle is not the end.
+            after = range(middle, min(middle + 3, high))
+            if any(osp.exists(self._frame(folder, number)) for number in after):
                 low = middle + 1
             else:
                 high = middle

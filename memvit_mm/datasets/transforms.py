@@ -14,6 +14,8 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit, SampleAVAFram
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
+from .bad_clips import BadClipError, MissingClipError
+
 
 def stable_seed(*parts: Any) -> int:
     """A number in [0, 2**32) that depends on the parts alone.
@@ -234,14 +236,14 @@ class SampleClipFrames(SampleAVAFrames):
         name = results.get('filename', results.get('frame_dir', 'the video'))
         span = (self.clip_len - 1) * self.frame_interval + 1
         if span > total - first:
-            raise ValueError(
+            raise BadClipError(
                 f'{name} has {total - first} frames, fewer than the {span} that a clip '
                 f'of {self.clip_len} frames, {self.frame_interval} apart, spans: use a '
                 'smaller clip_len or frame_interval, or leave the video out with '
                 'exclude_file.'
             )
         if inds[-1] < first or inds[0] >= total:
-            raise ValueError(
+            raise BadClipError(
                 f'{name} has {total - first} frames, but the keyframe at second '
                 f'{results["timestamp"]} is frame {center}: check that timestamps '
                 f'count from timestamp_start={results["timestamp_start"]}, or leave '
@@ -300,7 +302,10 @@ class VideoInit(DecordInit):
             # going back and forth costs more than opening it anew.
             key = (filename, getattr(results.get('sample_idx'), 'run', 0))
             readers = self._readers.here()
-            reader = readers.pop(key, None) or self._get_video_reader(filename)
+            reader = readers.pop(key, None)
+            # What a reader does after an error depends on the error: open it anew.
+            if reader is None or getattr(reader, 'failed', False):
+                reader = self._get_video_reader(filename)
             readers[key] = reader
             while len(readers) > self.keep_open:
                 del readers[next(iter(readers))]
@@ -316,7 +321,7 @@ class VideoInit(DecordInit):
 
         on_disk = self.io_backend in ('disk', 'local')
         if on_disk and not osp.isfile(filename):
-            raise FileNotFoundError(
+            raise MissingClipError(
                 f'Video {filename} does not exist: check data_prefix and video_ext of '
                 'the dataset, or leave the video out.'
             )
@@ -328,7 +333,7 @@ class VideoInit(DecordInit):
             if len(reader) == 0:
                 raise ValueError('no frames')
         except Exception as error:
-            raise ValueError(
+            raise BadClipError(
                 f'Video {filename} cannot be opened ({_first_line(error)}): it is '
                 'damaged or no video; download or encode it again, or leave it out.'
             ) from error
@@ -352,7 +357,8 @@ class VideoDecode(DecordDecode):
         try:
             return super().transform(results)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise ValueError(
+            results['video_reader'].failed = True
+            raise BadClipError(
                 f'Video {results.get("filename")} cannot be decoded at second '
                 f'{results.get("timestamp")}, frames {results["frame_inds"].min()} to '
                 f'{results["frame_inds"].max()} ({_first_line(error)}): it is damaged; '
