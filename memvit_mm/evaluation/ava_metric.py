@@ -16,6 +16,7 @@ from ..datasets.ava_files import (
     read_exclusions,
     read_lines,
 )
+from ..datasets.bad_clips import skipped_samples
 
 Boxes = tuple[np.ndarray, np.ndarray]
 """Boxes ``[n, 4]`` (x1, y1, x2, y2 as fractions of the frame), their labels ``[n]``."""
@@ -149,6 +150,8 @@ class MemoryAVAMetric(AVAMetric):
       ``ignore_empty_frames=True`` does so, too.
     - A label that has ground truth and no detection counts 0; MMAction2's mean is over
       the detected labels.
+    - Keyframes whose clip could not be read (``on_bad_clip='skip'`` in the dataset) do
+      not count, neither their detections nor their truth.
     - Scores are not rounded to four digits, nothing is written to the working
       directory, no processes are started, and ``exclude_file`` may be missing.
     - The table of labels goes to the log.
@@ -228,7 +231,7 @@ class MemoryAVAMetric(AVAMetric):
         """Keep the detections of a batch.
 
         Args:
-            data_batch: Not used.
+            data_batch: As the DataLoader gave it; tells which clips were skipped.
             data_samples: One per clip, with ``video_id``, ``timestamp`` (seconds) and
                 ``pred_instances`` of ``bboxes`` ``[n, 4]`` (fractions of the frame) and
                 ``scores`` ``[n, num_classes]``.
@@ -248,17 +251,26 @@ class MemoryAVAMetric(AVAMetric):
                     outputs=outputs,
                 )
             )
+        for sample in skipped_samples(data_batch):
+            self.results.append(
+                dict(video_id=sample.video_id, timestamp=sample.timestamp, outputs=None)
+            )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """The means over all labels and the groups, logged with the table of labels."""
+        found = {
+            (result['video_id'], int(result['timestamp'])): result for result in results
+        }
+        skipped = {key for key, result in found.items() if result['outputs'] is None}
         precision = ava_map(
             {
-                (result['video_id'], int(result['timestamp'])): self._detections(result)
-                for result in results
+                keyframe: self._detections(result)
+                for keyframe, result in found.items()
+                if keyframe not in skipped
             },
             self.ground_truth,
             list(self.names),
-            excluded=self.excluded,
+            excluded=self.excluded | skipped,
             ignore_empty_frames=self.ignore_empty_frames,
         )
         groups = {

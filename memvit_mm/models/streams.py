@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .memory import ClipMemory, Stream
+from .skipped_rows import nothing_read, rows_to_keep
 
 
 class Rows(NamedTuple):
@@ -150,9 +151,28 @@ class MemoryOwner:
     must not depend, to the last bit, on what else is in its batch,
     ``test_cfg=dict(one_by_one=True)`` runs each sample by itself. By default that is
     done on the CPU, where it costs nothing, and not on a GPU.
+
+    **Rows that could not be read** (``on_bad_clip='skip'`` in the dataset) are left out
+    before anything else: no memory, no loss, no prediction.
     """
 
     memory: ClipMemory
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Optional[SampleList] = None,
+        mode: str = 'tensor',
+        **kwargs: Any,
+    ) -> Any:
+        """As the model's, on the rows that were read."""
+        keep = rows_to_keep(data_samples) if mode in ('loss', 'predict') else None
+        if keep is not None:
+            if not keep:
+                return nothing_read(self, mode)
+            inputs = take_rows(inputs, keep)
+            data_samples = [data_samples[row] for row in keep]
+        return super().forward(inputs, data_samples, mode, **kwargs)
 
     def test_groups(
         self, rows: Rows, kinds: Sequence[Any], device: torch.device
