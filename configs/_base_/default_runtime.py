@@ -1,7 +1,13 @@
-"""What every config of memvit_mm has: the package, and a memory that is reset."""
+"""What every config of memvit_mm has: the package, and the hooks of memory and data."""
 
 _base_ = 'mmaction::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)
 # A config that sets custom_hooks replaces this list: keep MemoryResetHook in it.
-custom_hooks = [dict(type='MemoryResetHook')]
+custom_hooks = [
+    dict(type='MemoryResetHook'),
+    # Stops at a loss that is nan or infinite, and says in which clips.
+    dict(type='FiniteLossHook'),
+    # Names the clips left out under on_bad_clip='skip' in the dataset.
+    dict(type='BadClipHook'),
+]

@@ -1,5 +1,7 @@
-"""Hooks."""
+"""Hooks that a run with memory needs."""
 
+from .bad_clip_hook import BadClipHook
+from .finite_loss_hook import FiniteLossHook
 from .memory_reset_hook import MemoryResetHook
 
-__all__ = ['MemoryResetHook']
+__all__ = ['BadClipHook', 'FiniteLossHook', 'MemoryResetHook']
