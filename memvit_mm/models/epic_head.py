@@ -39,8 +39,8 @@ class EpicHead(BaseHead):
       the average over the segments;
     - ``[B, C]``: itself.
 
-    **Labels** are ``gt_label = [verb, noun]``, or ``[[verb, noun], ...]``, one for each
-    time step of a frame-level model; -100 asks for no loss. The loss is the mean over
+    **Labels** are ``gt_label = [verb, noun]``, or of a frame-level model ``[2, T]``, the
+    verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no loss. The loss is the mean over
     what is labelled in this process's batch, zero if nothing is, and then it still
     reaches every parameter.
 
@@ -226,8 +226,8 @@ class EpicHead(BaseHead):
 
     def _labels(self, data_samples: SampleList, logits: Tensor) -> Tensor:
         """Verb and noun of every row, or time step: [rows, (T,) 2]."""
-        # One pair of labels per row, or per time step.
-        shape = (*logits.shape[1:-1], 2)
+        # (rows, classes) -> (2), (rows, T, classes) -> (2, T)
+        shape = (2, *logits.shape[1:-1])
         labels = []
         for number, sample in enumerate(data_samples):
             label = sample.gt_label
@@ -235,11 +235,14 @@ class EpicHead(BaseHead):
                 raise ValueError(
                     f'Sample {number} of the batch ({_name(sample)}) has a gt_label of '
                     f'shape {tuple(label.shape)}, {label.dtype}; EpicHead takes class '
-                    f'ids [verb, noun], shape {(2,)}'
-                    f'{f" or {shape}" if len(shape) > 1 else ""}: check the dataset, '
-                    'and blend no clips (mixup).'
+                    f'ids of shape {(2,)}, [verb, noun]'
+                    f'{f", or {shape}" if len(shape) > 1 else ""}: check the dataset '
+                    'and EpicFrameLabels, and blend no clips (mixup).'
                 )
-            labels.append(label.expand(shape))
+            if label.ndim < len(shape):
+                label = label[:, None].expand(shape)
+            # (2) or (2, T) -> (2) or (T, 2)
+            labels.append(label.movedim(0, -1))
         labels = torch.stack(labels).to(logits.device)
         classes = labels.new_tensor([self.num_verbs, self.num_nouns])
         wrong = ((labels < 0) & (labels != NO_LABEL)) | (labels >= classes)

@@ -222,10 +222,11 @@ def test_a_batch_of_context_clips_has_a_zero_loss_for_every_parameter(frame_leve
 def test_labels_of_each_time_step():
     head = build(dict(HEAD, in_channels=8, frame_level=True))
     scores = scores_of(2, steps=3)
-    labels = [[[1, 2], [-100, -100], [3, 4]], [[-100, -100]] * 3]
+    # Verbs, then nouns, as EpicFrameLabels has them.
+    labels = [[[1, -100, 3], [2, -100, 4]], [[-100] * 3] * 2]
     losses = head.loss_by_feat(scores, samples_of(*labels))
     for name, logits, label in zip(
-        ('verb', 'noun'), scores, torch.tensor(labels).unbind(-1)
+        ('verb', 'noun'), scores, torch.tensor(labels).unbind(1)
     ):
         expected = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), label.flatten()
@@ -233,7 +234,7 @@ def test_labels_of_each_time_step():
         torch.testing.assert_close(losses[f'loss_{name}'], expected)
     # The label of a clip holds for all of its time steps.
     one = head.loss_by_feat(scores, samples_of([1, 2], [-100, -100]))
-    each = head.loss_by_feat(scores, samples_of([[1, 2]] * 3, [[-100, -100]] * 3))
+    each = head.loss_by_feat(scores, samples_of([[1] * 3, [2] * 3], [[-100] * 3] * 2))
     assert one == each
 
 
@@ -255,7 +256,7 @@ def test_label_smoothing():
         ([0, 7], 'has noun 7, but the head has num_nouns=7: take 0 to 6'),
         ([0, -1], 'has noun -1, but'),
         (3, 'gt_label of shape \\(1,\\), torch.int64; EpicHead takes class ids '
-         '\\[verb, noun\\], shape \\(2,\\): check'),
+         'of shape \\(2,\\), \\[verb, noun\\]: check'),
         (torch.rand(2), 'gt_label of shape \\(2,\\), torch.float32'),
     ],
 )  # fmt: skip
@@ -267,8 +268,8 @@ def test_labels_that_are_none(label, sentence):
 
 def test_labels_of_other_numbers_of_time_steps():
     head = build(dict(HEAD, in_channels=8, frame_level=True))
-    with pytest.raises(ValueError, match=r'shape \(2,\) or \(4, 2\): check'):
-        head.loss_by_feat(scores_of(1, steps=4), samples_of([[0, 0]] * 3))
+    with pytest.raises(ValueError, match=r'\(2, 3\), .*, or \(2, 4\): check'):
+        head.loss_by_feat(scores_of(1, steps=4), samples_of([[0] * 3] * 2))
 
 
 @pytest.mark.parametrize(
