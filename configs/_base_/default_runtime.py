@@ -2,6 +2,11 @@
 
 _base_ = 'mmaction::_base_/default_runtime.py'
 
+default_hooks = dict(
+    # --resume goes on in the middle of an epoch; see the hook's docstring for
+    # by_epoch=False (a checkpoint every so many iterations) and save_memory.
+    checkpoint=dict(type='MemoryCheckpointHook'),
+)
 custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)
 # A config that sets custom_hooks replaces this list: keep MemoryResetHook in it.
 custom_hooks = [

@@ -246,7 +246,7 @@ class SequentialClipSampler(Sampler):
         if start is not None:
             epoch, played, column = start.epoch, start.played, start.done - start.first
         clips, pieces = self._deal(epoch, played)
-        lanes = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        lanes = [lane for lane in range(self.lanes) if self.is_ours(lane)]
         for step in range(column, clips.shape[1]):
             yield [
                 ClipIndex(
@@ -270,6 +270,10 @@ class SequentialClipSampler(Sampler):
             np.ndarray: Indices into the dataset, int64, ``[lanes, steps]``.
         """
         return self._deal(epoch, [])[0]
+
+    def is_ours(self, run: int) -> bool:
+        """Whether a :class:`ClipIndex`'s run is played by this rank."""
+        return run % self.lanes // self.batch_size == self.rank
 
     def position(self, done: int, epoch: int, start: Optional[Start] = None) -> dict:
         """What :meth:`start_from` needs, as plain numbers and lists.

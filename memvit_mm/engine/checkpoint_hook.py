@@ -1,0 +1,375 @@
+"""MemoryCheckpointHook: a run that dies goes on as if it had not."""
+
+import os.path as osp
+from collections import deque
+from typing import Any, Optional
+
+import torch
+from mmaction.registry import HOOKS
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmengine.utils import apply_to
+from torch import Tensor
+
+from ..datasets.sampler import SequentialClipSampler, Start
+from ..models import ClipMemory
+from ..models.memory import Stream
+from .atomic_backend import AtomicLocalBackend
+from .process_state import (
+    gather_on_first,
+    mean_gradients,
+    pending_gradients,
+    random_state,
+    set_gradients,
+    set_random_state,
+)
+from .schedules import place_schedules
+
+KEY = 'run_state'
+
+
+@HOOKS.register_module()
+class MemoryCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that may be killed at any time.
+
+    Beside weights, optimizer, schedulers and log, a checkpoint holds where the epoch
+    is (see ``SequentialClipSampler.position``), every process's random state and,
+    within a gradient accumulation, its gradients. ``--resume`` goes on in the middle
+    of an epoch, with the next clip. With ``save_memory`` the memory is in it, too, and
+    the losses that follow are bit for bit those of a run that was not interrupted
+    (same number of processes; on a GPU as far as its kernels are deterministic).
+
+    On another number of processes, or with another batch size, the clips that are left
+    of the epoch are dealt to the new lanes, every stream starts with an empty memory,
+    and the schedules are placed at the same part of the run.
+
+    Validation does not touch training's random numbers, so that a run gives the same
+    losses with and without it.
+
+    On a local disk a file is never half-written, and a checkpoint is removed only
+    after the one that replaces it is complete.
+
+    Args:
+        save_memory (bool): Put the streams' memory into the checkpoint. It adds the
+            bytes that are logged, for every lane about as much as a few of its clips'
+            features. Defaults to False: after ``--resume`` memory fills again within
+            ``memory_length * memory_gap`` clips.
+        **kwargs: As ``CheckpointHook``; ``by_epoch=False, interval=500`` saves every
+            500 iterations.
+
+    Examples:
+        In a config::
+
+            default_hooks = dict(checkpoint=dict(
+                type='MemoryCheckpointHook', by_epoch=False, interval=500,
+                max_keep_ckpts=2, save_memory=True))
+    """
+
+    def __init__(self, *args: Any, save_memory: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_memory = save_memory
+        if self._writes_here(self.out_dir) and self.file_client_args is None:
+            self.backend_args = self.backend_args or dict(backend='atomic_local')
+        self._resumed: Optional[dict] = None
+        self._to_take_up: Optional[dict] = None
+        self._to_save: Optional[dict] = None
+        self._start: Optional[Start] = None
+        self._epoch, self._done = 0, 0
+        self._random: Optional[dict] = None
+
+    @staticmethod
+    def _writes_here(out_dir: Optional[str]) -> bool:
+        return out_dir is None or '://' not in str(out_dir)
+
+    # ------------------------------------------------------------------- resuming
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take what was saved beside the weights, if the run is resumed."""
+        if runner._resume:
+            self._resumed = checkpoint.get(KEY, {})
+
+    def before_train(self, runner: Runner) -> None:
+        """Go to the place in the epoch where the checkpoint was written."""
+        super().before_train(runner)
+        self.keep_ckpt_ids = deque(getattr(self, 'keep_ckpt_ids', ()))
+        if is_main_process() and isinstance(self.file_backend, AtomicLocalBackend):
+            self.file_backend.remove_partial(self.out_dir)
+        # The seed that a dataloader draws when it begins must not be one of the
+        # model's random numbers.
+        runner.train_dataloader.generator = torch.Generator().manual_seed(0)
+        state, self._resumed = self._resumed, None
+        if state is not None:
+            self._go_on(runner, state)
+
+    def _go_on(self, runner: Runner, state: dict) -> None:
+        loop, sampler = runner.train_loop, self._sampler(runner)
+        position = state.get('position')
+        if position is None or sampler is None:
+            if _in_mid_epoch(runner):
+                runner.logger.warning(
+                    'The checkpoint does not say where it is in its epoch: the epoch '
+                    'begins again. MemoryCheckpointHook with SequentialClipSampler '
+                    'goes on in the middle.'
+                )
+            return
+        try:
+            self._start = sampler.start_from(position)
+        except ValueError as error:
+            runner.logger.warning(f'The epoch begins again: {error}.')
+            return
+        self._epoch, self._done = self._start.epoch, self._start.done
+        lanes = position['played'][-1][0]
+        if lanes != sampler.lanes:
+            self._say_other_lanes(runner, lanes, state)
+            if isinstance(loop, EpochBasedTrainLoop):
+                loop._iter = self._epoch * len(runner.train_dataloader) + self._done
+                runner.optim_wrapper.initialize_count_status(
+                    runner.model, loop.iter, loop.max_iters
+                )
+                place_schedules(runner)
+            state = {**state, 'lanes_changed': True}
+        if isinstance(loop, EpochBasedTrainLoop):
+            _count_batches_from(loop, self._done)
+        elif isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = _GoingOn(loop, self._epoch)
+        self._to_take_up = state
+
+    def _say_other_lanes(self, runner: Runner, lanes: int, state: dict) -> None:
+        runner.logger.warning(
+            f'The checkpoint was written with {lanes} lanes ({len(state["ranks"])} '
+            f'processes), this run has {self._sampler(runner).lanes} '
+            f'({get_world_size()} processes): all streams start with an empty memory, '
+            f'and the clips that are left of epoch {self._epoch + 1} are dealt anew. '
+            'Weights, optimizer and averages are as they were, the schedules at the '
+            'same part of the run.'
+        )
+
+    def _take_up(self, runner: Runner) -> None:
+        """Put back random state, memory and gradients, just before they are used."""
+        state, self._to_take_up = self._to_take_up, None
+        if state is None:
+            return
+        ranks = state['ranks']
+        mine = ranks[get_rank() % len(ranks)]
+        set_random_state(mine['random'])
+        gradients = [rank['gradients'] for rank in ranks]
+        if gradients[0] is not None:
+            same = len(ranks) == get_world_size()
+            set_gradients(
+                gradients[get_rank()] if same else mean_gradients(gradients),
+                runner.model.parameters(),
+            )
+        memory = _memory(runner)
+        if memory is None or state.get('lanes_changed'):
+            return
+        if mine['memory'] is None:
+            runner.logger.info(
+                'The checkpoint has no memory (save_memory=False): all streams start '
+                'with an empty one.'
+            )
+        elif len(ranks) == get_world_size():
+            memory.load_state_dict(mine['memory'])
+        else:
+            # As many lanes, on other processes: each takes the streams of its lanes.
+            sampler = self._sampler(runner)
+            memory.load_state_dict(
+                dict(
+                    streams=[
+                        entry
+                        for rank in ranks
+                        for entry in rank['memory']['streams']
+                        if sampler.is_ours(Stream(*entry['stream']).run)
+                    ]
+                )
+            )
+
+    # ------------------------------------------------------------------- counting
+
+    @staticmethod
+    def _sampler(runner: Runner) -> Optional[SequentialClipSampler]:
+        sampler = runner.train_dataloader.batch_sampler
+        return sampler if isinstance(sampler, SequentialClipSampler) else None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin to count the batches of an epoch."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and (
+            self._start is None or self._start.epoch != runner.epoch
+        ):
+            self._start, self._epoch, self._done = None, runner.epoch, 0
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Take up the state of a resumed run."""
+        self._take_up(runner)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Count, and save where it is due."""
+        if self._done >= len(runner.train_dataloader):
+            # IterBasedTrainLoop goes from epoch to epoch of the data by itself.
+            self._start, self._epoch, self._done = None, self._epoch + 1, 0
+        self._done += 1
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save where it is due."""
+        self._take_up(runner)
+        runner.train_loop.__dict__.pop('run_iter', None)
+        super().after_train_epoch(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Put training's random state away."""
+        self._random = random_state()
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Take training's random state back; save the best."""
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
+        super().after_val_epoch(runner, metrics)
+
+    # --------------------------------------------------------------------- saving
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save, on all ranks, and then remove what is outdated."""
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+
+        self._to_save = self._run_state(runner, meta)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self._to_save = None
+        if is_main_process():
+            # find_latest_checkpoint of mmengine reads this file.
+            AtomicLocalBackend().put_text(
+                self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint')
+            )
+        while 0 < self.max_keep_ckpts < len(self.keep_ckpt_ids):
+            self._remove(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+
+    def _remove(self, name: str) -> None:
+        path = self.file_backend.join_path(self.out_dir, name)
+        if is_main_process():
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):
+                self.file_backend.rmtree(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Any) -> None:
+        """As ``CheckpointHook``; the previous best goes when the new one is there."""
+        if isinstance(self.file_backend, AtomicLocalBackend):
+            with self.file_backend.removing_last():
+                super()._save_best_checkpoint(runner, metrics)
+        else:
+            super()._save_best_checkpoint(runner, metrics)
+
+    def _run_state(self, runner: Runner, meta: dict) -> Optional[dict]:
+        """What belongs to a checkpoint on rank 0, None on the others."""
+        model = runner.model
+        memory = _memory(runner) if self.save_memory else None
+        epoch, done, start = self._epoch, self._done, self._start
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and meta['epoch'] > epoch:
+            epoch, done, start = meta['epoch'], 0, None
+        # A new epoch begins with nothing remembered.
+        begins = done == 0
+        if memory is not None and not begins:
+            remembered = _to_cpu(memory.state_dict())
+        else:
+            remembered = None if memory is None else dict(streams=[])
+        ranks = gather_on_first(
+            dict(
+                random=random_state(),
+                memory=remembered,
+                gradients=pending_gradients(runner.optim_wrapper, model.parameters()),
+            )
+        )
+        if ranks is None:
+            return None
+        if memory is not None:
+            streams = [s for rank in ranks for s in rank['memory']['streams']]
+            size = sum(_num_bytes(s) for s in streams)
+            runner.logger.info(
+                f'The memory of {len(streams)} streams is in the checkpoint, '
+                f'{size / 2**20:.1f} MiB.'
+            )
+        sampler = self._sampler(runner)
+        position = sampler.position(done, epoch, start) if sampler else None
+        return dict(position=position, ranks=ranks)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the run's state into the checkpoint."""
+        if self._to_save is not None:
+            checkpoint[KEY] = self._to_save
+
+
+class _GoingOn(_InfiniteDataloaderIterator):
+    """The batches of a resumed ``IterBasedTrainLoop``.
+
+    The loop asks for all that was trained on once more, to skip it. Those are free.
+    """
+
+    def __init__(self, loop: IterBasedTrainLoop, epoch: int) -> None:
+        super().__init__(loop.dataloader)
+        self._epoch = epoch
+        self._free = loop.iter
+
+    def __next__(self) -> Any:
+        if self._free:
+            self._free -= 1
+            return None
+        return super().__next__()
+
+
+def _count_batches_from(loop: EpochBasedTrainLoop, first: int) -> None:
+    """Let the loop, which counts an epoch's batches from 0, count from ``first``."""
+    run_iter = loop.run_iter
+    loop.run_iter = lambda idx, data_batch: run_iter(first + idx, data_batch)
+
+
+def _in_mid_epoch(runner: Runner) -> bool:
+    loop = runner.train_loop
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return False
+    return loop.iter != loop.epoch * len(runner.train_dataloader)
+
+
+def _memory(runner: Runner) -> Optional[ClipMemory]:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    memory = getattr(model, 'memory', None)
+    return memory if isinstance(memory, ClipMemory) else None
+
+
+def _to_cpu(state: Any) -> Any:
+    return apply_to(state, lambda x: isinstance(x, Tensor), lambda x: x.cpu())
+
+
+def _num_bytes(stream: dict) -> int:
+    return sum(
+        tensor.nbytes
+        for clip in stream['clips']
+        for kept in clip['layers'].values()
+        for tensor in (kept['key'], kept['value'])
+        if tensor is not None
+    )

@@ -1,0 +1,246 @@
+"""A training that is killed goes on as if it had not been: real processes, SIGKILL."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+CONFIG = """
+_base_ = {demo!r}
+custom_imports = dict(imports=['memvit_mm', 'recorder'])
+model = dict(backbone=dict(drop_path_rate=0.3))
+train_cfg = dict(max_epochs=2, val_interval=1)
+train_dataloader = dict(
+    batch_size=2, num_workers={workers}, persistent_workers={workers} > 0)
+val_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=20),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=2,
+         convert_to_iter_based=True, eta_min=1e-5),
+]
+optim_wrapper = dict(accumulative_counts={accumulate})
+default_hooks = dict(
+    checkpoint=dict(
+        _delete_=True, type='MemoryCheckpointHook', by_epoch=False, interval=5,
+        max_keep_ckpts=1, save_memory={save_memory}),
+    logger=dict(interval=1),
+)
+custom_hooks = [
+    dict(type='MemoryResetHook'),
+    dict(type='EMAHook', momentum=0.01),
+    dict(type='Recorder'),
+]
+randomness = dict(seed=3)
+"""
+RECORDER = """
+import os
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from mmaction.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Recorder(Hook):
+    priority = 'LOWEST'
+
+    def before_train(self, runner):
+        self.file = open(f'{runner.work_dir}/losses_{get_rank()}.txt', 'a')
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        clips = [f'{s.video_id}@{s.timestamp}' for s in data_batch['data_samples']]
+        lr = runner.optim_wrapper.get_lr()['lr'][0]
+        line = f'{batch_idx} {float(outputs["loss"]).hex()} {lr.hex()}'
+        self.file.write(f'{runner.iter + 1} {line} {" ".join(clips)}\\n')
+        self.file.flush()
+        os.fsync(self.file.fileno())
+"""
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('resume')
+    settings = DemoSettings(num_train=4, num_val=1, seconds=17, size=64, people=1)
+    make_demo_dataset(folder / 'data' / 'memvit_demo', settings, workers=1)
+    return folder
+
+
+@pytest.fixture
+def training(tmp_path, data, checkout):
+    """Start a training of the demo; returns its process and work directory."""
+
+    def start(name, *options, processes=1, workers=0, accumulate=1, save_memory=True):
+        (tmp_path / 'recorder.py').write_text(RECORDER)
+        config = tmp_path / f'{name}.py'
+        text = CONFIG.format(
+            demo=str(checkout / 'configs' / 'memvit_demo.py'),
+            workers=workers,
+            accumulate=accumulate,
+            save_memory=save_memory,
+        )
+        config.write_text(text)
+        work_dir = tmp_path / name
+        command = [sys.executable]
+        if processes > 1:
+            command += ['-m', 'torch.distributed.run', '--master-port', free_port()]
+            command += ['--nproc-per-node', str(processes)]
+        command += [str(TOOLS / 'train.py'), str(config), '--work-dir', str(work_dir)]
+        command += ['--launcher', 'pytorch'] if processes > 1 else []
+        log = open(  # noqa: SIM115 (the process writes into it)
+            tmp_path / f'{name}.log', 'a'
+        )
+        process = subprocess.Popen(
+            [*command, *options],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=data,
+            env={
+                **os.environ,
+                'PYTHONPATH': str(tmp_path),
+                'OMP_NUM_THREADS': '1',
+            },
+        )
+        return process, work_dir
+
+    return start
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return str(sock.getsockname()[1])
+
+
+def finish(started) -> Path:
+    process, work_dir = started
+    assert process.wait(timeout=300) == 0, log_of(work_dir)[-3000:]
+    return work_dir
+
+
+def log_of(work_dir: Path) -> str:
+    return work_dir.with_suffix('.log').read_text()
+
+
+def kill_after(iterations: int, started) -> Path:
+    """SIGKILL every process of a training once it has come so far."""
+    process, work_dir = started
+    deadline = time.time() + 240
+    while len(losses(work_dir)) < iterations:
+        assert process.poll() is None, log_of(work_dir)[-3000:]
+        assert time.time() < deadline
+        time.sleep(0.02)
+    kill_all(str(work_dir))
+    process.wait()
+    return work_dir
+
+
+def kill_all(argument: str) -> None:
+    """SIGKILL all processes that have this argument: torchrun, and what it started."""
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            arguments = (folder / 'cmdline').read_text().split('\0')
+            if argument in arguments:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def losses(work_dir: Path, rank: int = 0) -> dict[int, str]:
+    """What happened at each iteration, by its number; the last time it happened."""
+    path = work_dir / f'losses_{rank}.txt'
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    pairs = (line.rstrip().split(' ', 1) for line in lines if line.endswith('\n'))
+    return {int(iteration): what for iteration, what in pairs}
+
+
+def weights(work_dir: Path) -> dict:
+    path = (work_dir / 'last_checkpoint').read_text()
+    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    return {**checkpoint['state_dict'], **checkpoint['ema_state_dict']}
+
+
+@pytest.mark.parametrize(
+    'processes, workers, accumulate', [(1, 0, 3), (1, 2, 1), (2, 0, 1)]
+)
+def test_a_killed_run_goes_on_bit_for_bit(training, processes, workers, accumulate):
+    options = dict(processes=processes, workers=workers, accumulate=accumulate)
+    whole = finish(training('whole', **options))
+    steps = len(losses(whole)) // 2  # two epochs
+    broken = kill_after(7, training('broken', **options))
+    first = checkpointed(broken)
+    assert 5 <= first < steps
+    kill_after(steps + 3, training('broken', '--resume', **options))
+    second = checkpointed(broken)
+    assert second > first
+    finish(training('broken', '--resume', **options))
+    for rank in range(processes):
+        assert losses(broken, rank) == losses(whole, rank)
+        assert list(losses(whole, rank)) == list(range(1, 2 * steps + 1))
+    expected = weights(whole)
+    for name, tensor in weights(broken).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert re.search(r'The memory of \d+ streams is in the checkpoint', log_of(broken))
+    # and it did go on, both times
+    lines = (broken / 'losses_0.txt').read_text().splitlines()
+    starts = [int(line.split()[0]) for line in lines]
+    jumps = [b for a, b in zip(starts, starts[1:]) if b != a + 1]
+    assert jumps in ([first + 1, second + 1], [second + 1], [first + 1], [])
+
+
+def checkpointed(work_dir: Path) -> int:
+    """The iteration of the last checkpoint."""
+    return int(re.search(r'iter_(\d+)', (work_dir / 'last_checkpoint').read_text())[1])
+
+
+def test_without_its_memory_streams_start_empty(training):
+    broken = kill_after(7, training('broken', save_memory=False))
+    finish(training('broken', '--resume', save_memory=False))
+    assert 'The checkpoint has no memory (save_memory=False)' in log_of(broken)
+    clips = [w.split(' ')[3:] for w in losses(broken).values()]
+    half = len(clips) // 2
+    for epoch in (clips[:half], clips[half:]):
+        played = [clip for batch in epoch for clip in batch]
+        assert len(set(played)) == len(played)  # each once
+
+
+def test_on_another_number_of_processes_the_rest_is_dealt_anew(training):
+    two = kill_after(7, training('broken', processes=2))
+    before = [losses(two, rank) for rank in range(2)]
+    done = checkpointed(two)
+    played = [
+        clip
+        for rank in before
+        for iteration in range(1, done + 1)
+        for clip in rank[iteration].split(' ')[3:]
+    ]
+    for rank in range(2):
+        (two / f'losses_{rank}.txt').unlink()
+    finish(training('broken', '--resume', processes=1))
+    assert 'The checkpoint was written with 4 lanes (2 processes), this run has 2' in (
+        log_of(two)
+    )
+    after = losses(two)
+    batch_idx = [int(what.split(' ')[0]) for what in after.values()]
+    steps = max(batch_idx) + 1
+    # Two steps of one process are as far as one step of two.
+    assert list(after)[-1] == 2 * steps
+    rest = batch_idx.index(steps - 1) + 1
+    assert batch_idx == [*range(steps - rest, steps), *range(steps)]
+    left = [c for what in list(after.values())[:rest] for c in what.split(' ')[3:]]
+    assert len(set(played + left)) == len(played + left)
+    assert len(played + left) >= 2 * steps - 1  # one may not fill a step of two lanes
+    # The schedule reaches its end with the last step, as in a run of one process.
+    lr = [float.fromhex(what.split(' ')[2]) for what in after.values()]
+    assert lr[-1] == pytest.approx(1e-5, rel=0.3) and min(lr) == lr[-1]
