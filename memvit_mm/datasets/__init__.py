@@ -1,6 +1,8 @@
 from .ava import MemoryAVADataset
 from .bad_clip_mixin import BadClipMixin
 from .bad_clips import BadClipError
+from .epic_kitchens import EpicKitchensDataset
+from .epic_transforms import EpicFrameLabels, SampleEpicFrames
 from .sampler import ClipIndex, SequentialClipSampler
 from .transforms import SampleClipFrames, StreamConsistent, VideoDecode, VideoInit
 
@@ -8,8 +10,11 @@ __all__ = [
     'BadClipError',
     'BadClipMixin',
     'ClipIndex',
+    'EpicFrameLabels',
+    'EpicKitchensDataset',
     'MemoryAVADataset',
     'SampleClipFrames',
+    'SampleEpicFrames',
     'SequentialClipSampler',
     'StreamConsistent',
     'VideoDecode',

@@ -2,7 +2,7 @@
 
 import os.path as osp
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 from mmaction.datasets import AVADataset
@@ -12,12 +12,13 @@ from mmengine.logging import MMLogger
 
 from .ava_files import Keyframe, read_annotations, read_exclusions, read_proposals
 from .bad_clip_mixin import BadClipMixin
+from .stream_keys import StreamKeysMixin
 
 VIDEO_EXTS = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg')
 
 
 @DATASETS.register_module()
-class MemoryAVADataset(BadClipMixin, AVADataset):
+class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     """MMAction2's ``AVADataset`` with all keyframes, strict boxes and plain errors.
 
     Same files, layout and samples, with these differences:
@@ -115,7 +116,6 @@ class MemoryAVADataset(BadClipMixin, AVADataset):
         self.keep_best_proposal = keep_best_proposal
         self.check_files = check_files
         self._proposals_path = proposal_file
-        self._keys: Optional[tuple[list[str], np.ndarray]] = None
         if start_index is None:
             start_index = 1 if use_frames else 0
         # Proposals are merged into the samples; AVADataset would load them once more.
@@ -188,35 +188,6 @@ class MemoryAVADataset(BadClipMixin, AVADataset):
         info['timestamp_end'] = self.timestamp_end
         info.update(info.pop('ann'))
         return info
-
-    def stream_keys(self) -> tuple[list[str], np.ndarray]:
-        """Every sample's video and its timestamp, for ``SequentialClipSampler``."""
-        self.full_init()
-        if self._keys is None:
-            infos: Any
-            if self.serialize_data:
-                read = BaseActionDataset.get_data_info
-                infos = (read(self, index) for index in range(len(self)))
-            else:
-                infos = self.data_list
-            self._keys = _keys_of(infos)
-        return self._keys
-
-    def get_subset_(self, indices: Union[Sequence[int], int]) -> None:
-        """As in mmengine."""
-        super().get_subset_(indices)
-        self._keys = None
-
-    def get_subset(self, indices: Union[Sequence[int], int]) -> 'MemoryAVADataset':
-        """As in mmengine."""
-        subset = super().get_subset(indices)
-        subset._keys = None
-        return subset
-
-    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
-        # the last moment at which the records are at hand
-        self._keys = _keys_of(self.data_list)
-        return super()._serialize_data()
 
     def _check_keys(self, annotations: dict, proposals: dict) -> None:
         if annotations and not any(key in proposals for key in annotations):
@@ -338,9 +309,3 @@ class MemoryAVADataset(BadClipMixin, AVADataset):
             if osp.isfile(path + ext):
                 return path + ext
         return path + self.video_ext
-
-
-def _keys_of(infos: Any) -> tuple[list[str], np.ndarray]:
-    pairs = [(info['video_id'], info['timestamp']) for info in infos]
-    videos = [video for video, _ in pairs]
-    return videos, np.array([second for _, second in pairs], dtype=np.int64)
