@@ -26,7 +26,10 @@ def parse_args():
         help='go on from this checkpoint, or from the last one in the work directory',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision (on a GPU)'
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision: float16 with loss scaling on a GPU, bfloat16 '
+        'on a CPU; --cfg-options optim_wrapper.dtype=... chooses',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not validate while training'
@@ -83,14 +86,13 @@ def use_amp(cfg):
     import torch
 
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         raise ValueError(
             f'--amp works with optim_wrapper.type OptimWrapper, not {kind}; leave out '
             '--amp or change the config.'
         )
-    if not torch.cuda.is_available():
-        raise ValueError('--amp needs a GPU, and there is none here; leave it out.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    gpu = torch.cuda.is_available()
+    cfg.optim_wrapper.type = 'AmpOptimWrapper' if gpu else 'CPUAmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 

@@ -1,12 +1,14 @@
-"""Hooks that a run with memory needs."""
+"""What a run with memory needs besides mmengine's hooks."""
 
 from .bad_clip_hook import BadClipHook
 from .checkpoint_hook import MemoryCheckpointHook
+from .cpu_amp import CPUAmpOptimWrapper
 from .finite_loss_hook import FiniteLossHook
 from .memory_reset_hook import MemoryResetHook
 
 __all__ = [
     'BadClipHook',
+    'CPUAmpOptimWrapper',
     'FiniteLossHook',
     'MemoryCheckpointHook',
     'MemoryResetHook',

@@ -1,0 +1,67 @@
+"""Mixed precision without a GPU, which mmengine's wrapper does not do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Union
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(AmpOptimWrapper):
+    """mmengine's ``AmpOptimWrapper`` on a CPU.
+
+    ``tools/train.py --amp`` takes it where there is no GPU.
+
+    Args:
+        loss_scale (str | float | dict): For float16: 'dynamic', a constant factor, or
+            options of torch's ``GradScaler``. bfloat16 has the range of float32 and
+            needs none. Defaults to 'dynamic'.
+        dtype (str | torch.dtype, optional): 'bfloat16' (the default) or 'float16'.
+        **kwargs: As ``OptimWrapper``.
+
+    Raises:
+        ValueError: For another dtype, or float16 on a torch that has no
+            ``GradScaler`` for CPUs (before 2.3).
+    """
+
+    def __init__(
+        self,
+        loss_scale: Union[str, float, dict] = 'dynamic',
+        dtype: Union[str, torch.dtype, None] = None,
+        **kwargs: Any,
+    ) -> None:
+        # AmpOptimWrapper's refuses to be without a GPU.
+        OptimWrapper.__init__(self, **kwargs)
+        dtype = dtype or torch.bfloat16
+        dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f'optim_wrapper.dtype is {dtype}: mixed precision takes bfloat16 or '
+                'float16.'
+            )
+        half = dtype == torch.float16
+        if half and not hasattr(torch.amp, 'GradScaler'):
+            raise ValueError(
+                f'float16 training on a CPU needs torch 2.3 or later, this is '
+                f'{torch.__version__}: set optim_wrapper.dtype to bfloat16.'
+            )
+        options = dict(loss_scale) if isinstance(loss_scale, dict) else {}
+        self._scale_update_param = None
+        if isinstance(loss_scale, float):
+            self._scale_update_param = options['init_scale'] = loss_scale
+        if hasattr(torch.amp, 'GradScaler'):
+            self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
+        else:
+            self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
+        self.cast_dtype = dtype
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no gradient averaging within an accumulation."""
+        autocast = torch.autocast('cpu', dtype=self.cast_dtype)
+        with OptimWrapper.optim_context(self, model), autocast:
+            yield
