@@ -21,14 +21,19 @@ Keyframe = tuple[str, int]
 
 
 def read_lines(path: str, what: str, option: str) -> list[str]:
-    """The lines of a text file.
+    """The lines of a text file, as :func:`read_text` reads it."""
+    return read_text(path, what, option).splitlines()
+
+
+def read_text(path: str, what: str, option: str) -> str:
+    """A text file.
 
     Raises:
         FileNotFoundError, ValueError: If it does not exist, or is no text.
     """
     content = _read(path, what, option)
     try:
-        return content.decode('utf-8-sig').splitlines()
+        return content.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
             f'{what} {path} is not a text file ({error.reason} at byte '

@@ -5,11 +5,12 @@ extraction of frames at 50 or 60 a second, not the frames of the video.
 """
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from .ava_files import read_lines
+from .ava_files import read_text
 
 IGNORE = -100
 """The label of what has none; cross entropy leaves it out by default."""
@@ -260,7 +261,8 @@ def _rows(
     optional: Sequence[str] = (),
 ) -> Iterator[tuple[int, list[str]]]:
     """The header, then of each row its line and the fields of some columns."""
-    reader = csv.reader(read_lines(path, what, option))
+    # Not splitlines, which ends lines at more characters than csv files do.
+    reader = csv.reader(io.StringIO(read_text(path, what, option), newline=''))
     header = [name.strip() for name in next(reader, [])]
     for name in columns:
         if name not in header:
