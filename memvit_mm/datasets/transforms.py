@@ -6,6 +6,7 @@ import os.path as osp
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -337,6 +338,7 @@ class VideoInit(DecordInit):
                 f'Video {filename} cannot be opened ({_first_line(error)}): it is '
                 'damaged or no video; download or encode it again, or leave it out.'
             ) from error
+        reader.reopen = partial(self._get_video_reader, filename)
         return reader
 
 
@@ -346,18 +348,33 @@ class VideoDecode(DecordDecode):
 
     As MMAction2's ``DecordDecode``, but an error names the file and the second.
 
+    decord decodes ahead, as far as it gets while it is waited for, and reports damage
+    that it meets there for the frames that were asked for. So what fails is tried anew
+    from a video opened for these frames alone, and fails only if they are damaged.
+
     Raises:
         ValueError: If a frame cannot be decoded.
     """
+
+    retries = 3
 
     def transform(self, results: dict) -> dict:
         """Add ``imgs`` (list of ``[H, W, 3]`` uint8 RGB) and their shape in pixels."""
         import decord
 
+        kinds = (decord.DECORDError, RuntimeError, IndexError)
         try:
+            for _ in range(self.retries):
+                reader = results['video_reader']
+                try:
+                    return super().transform(results)
+                except kinds:
+                    reader.failed = True
+                    if not hasattr(reader, 'reopen'):
+                        raise
+                    results['video_reader'] = reader.reopen()
             return super().transform(results)
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            results['video_reader'].failed = True
+        except kinds as error:
             raise BadClipError(
                 f'Video {results.get("filename")} cannot be decoded at second '
                 f'{results.get("timestamp")}, frames {results["frame_inds"].min()} to '
