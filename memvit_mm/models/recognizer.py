@@ -1,5 +1,6 @@
 """MemoryRecognizer3D: an MMAction2 recognizer that remembers."""
 
+import functools
 import inspect
 from collections.abc import Iterable
 from typing import Any, Optional
@@ -8,7 +9,9 @@ import torch
 from mmaction.models.recognizers import Recognizer3D
 from mmaction.registry import MODELS
 from mmaction.utils import ForwardResults, OptSampleList, SampleList
+from mmengine.model import merge_dict
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .memory import Stream
 from .streams import (
@@ -77,6 +80,19 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
             kwargs.setdefault('stage', 'backbone')
             return self.extract_feat(inputs, data_samples=data_samples, **kwargs)[0]
         return super().forward(inputs, data_samples, mode, **kwargs)
+
+    def loss(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> dict:
+        """Losses, as MMAction2's; under autocast the head runs in its weights' type.
+
+        MMAction2's heads turn scores into numpy arrays, which know no bfloat16.
+        """
+        feats, loss_kwargs = self.extract_feat(inputs, data_samples=data_samples)
+        for weight in self.cls_head.parameters():
+            feats = pytree.tree_map(functools.partial(_cast, dtype=weight.dtype), feats)
+            break
+        with torch.autocast(inputs.device.type, enabled=False):
+            losses = self.cls_head.loss(feats, data_samples, **loss_kwargs)
+        return merge_dict(losses, loss_kwargs.get('loss_aux', {}))
 
     def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:
         """Predict, as MMAction2's, with memory."""
@@ -173,3 +189,7 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
             if step is not None:
                 step.commit()
         return in_row_order(parts, groups)
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
