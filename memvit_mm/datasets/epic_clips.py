@@ -104,5 +104,5 @@ class ClipRule:
         """Ends of the clips between two that end at ``last`` and ``end``."""
         if self.context_stride:
             room = (end - last) / self.context_stride - 0.5
-            for back in range(math.ceil(room) - 1, 0, -1):
+            for back in range(math.floor(room), 0, -1):
                 yield end - back * self.context_stride

@@ -8,7 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from .ava_files import read_text
 
@@ -263,7 +263,8 @@ def _rows(
     """The header, then of each row its line and the fields of some columns."""
     # Not splitlines, which ends lines at more characters than csv files do.
     reader = csv.reader(io.StringIO(read_text(path, what, option), newline=''))
-    header = [name.strip() for name in next(reader, [])]
+    rows = _as_csv(reader, path)
+    header = [name.strip() for name in next(rows, [])]
     for name in columns:
         if name not in header:
             raise ValueError(
@@ -273,7 +274,7 @@ def _rows(
             )
     yield 1, header
     places = [header.index(n) for n in (*columns, *optional) if n in header]
-    for fields in reader:
+    for fields in rows:
         if not fields:
             continue
         if len(fields) != len(header):
@@ -283,3 +284,13 @@ def _rows(
                 'damaged, download it again.'
             )
         yield reader.line_num, [fields[place].strip() for place in places]
+
+
+def _as_csv(reader: Any, path: str) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(
+            f'{path}:{reader.line_num}: this is no CSV file ({error}): download it '
+            'again.'
+        ) from error
