@@ -1,4 +1,4 @@
-"""What SequentialClipSampler asks of a dataset, kept from the moment it is at hand."""
+"""What SequentialClipSampler asks of a dataset, and what its indices are good for."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
@@ -6,11 +6,18 @@ from typing import Any, Optional, Union
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from .transforms import seeded, stable_seed
+
 
 class StreamKeysMixin:
     """Mixin of ``BaseDataset``: every sample's video and time, read once.
 
     Samples have ``video_id`` and ``timestamp`` as ``load_data_list`` made them.
+
+    Whatever a pipeline draws (from ``random``, ``numpy.random`` or torch's CPU
+    generator) for an index of the sampler depends on its seed, its epoch and the
+    index alone: not on the worker, the number of workers, or what was read before. A
+    resumed run draws what it would have drawn.
     """
 
     _keys: Optional[tuple[list[str], np.ndarray]] = None
@@ -27,6 +34,13 @@ class StreamKeysMixin:
                 infos = self.data_list
             self._keys = _keys_of(infos)
         return self._keys
+
+    def prepare_data(self, idx: int) -> Any:
+        """As in mmengine, with the draws of this index."""
+        if not hasattr(idx, 'epoch'):
+            return super().prepare_data(idx)
+        with seeded(stable_seed('clip', idx.seed, idx.epoch, int(idx))):
+            return super().prepare_data(idx)
 
     def get_subset_(self, indices: Union[Sequence[int], int]) -> None:
         """As in mmengine."""
