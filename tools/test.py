@@ -62,6 +62,12 @@ def merge_args(cfg, args):
         if not isinstance(evaluator, (list, tuple)):
             evaluator = [evaluator]
         dump = dict(type='DumpResults', out_file_path=args.dump)
+        # As the metric, that machines without a shared folder need no other setting.
+        dump.update(
+            (key, evaluator[0][key])
+            for key in ('collect_device', 'collect_dir')
+            if evaluator and key in evaluator[0]
+        )
         cfg.test_evaluator = [*evaluator, dump]
     return cfg
 
