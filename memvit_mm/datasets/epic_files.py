@@ -68,14 +68,19 @@ def parse_seconds(text: str) -> float:
         ValueError: If it is something else.
 
     Examples:
-        >>> parse_seconds('00:01:02.50'), parse_seconds('01:00:00.125')
-        (62.5, 3600.125)
+        >>> parse_seconds('00:01:36.46'), parse_seconds('01:00:00.125')
+        (96.46, 3600.125)
     """
     hours, minutes, seconds = text.split(':')
-    parts = int(hours), int(minutes), float(seconds)
-    if not (parts[0] >= 0 and 0 <= parts[1] < 60 and 0 <= parts[2] < 60):
+    seconds, _, decimals = seconds.partition('.')
+    parts = (hours, minutes, seconds, decimals or '0')
+    if not all(part.isdecimal() for part in parts) or not (
+        int(minutes) < 60 and int(seconds) < 60
+    ):
         raise ValueError(text)
-    return parts[0] * 3600 + parts[1] * 60 + parts[2]
+    # Not a sum, which would be 96.46000000000001.
+    whole = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+    return float(f'{whole}.{parts[3]}')
 
 
 def read_segments(
@@ -251,6 +256,23 @@ def read_classes(path: str) -> list[str]:
     if not names:
         raise ValueError(f'Class file {path} has no class: check class_files.')
     return names
+
+
+def read_column(path: str, column: str, what: str, option: str) -> list[str]:
+    """One column of a CSV file, as text, such as the list of tail classes.
+
+    Args:
+        path (str): The file.
+        column (str): The column's name.
+        what (str): What the file is called in messages.
+        option (str): The option that names it.
+
+    Raises:
+        FileNotFoundError, ValueError: If the file or the column is missing.
+    """
+    rows = _rows(path, what, option, (column,))
+    next(rows)
+    return [field for _, (field,) in rows]
 
 
 def _rows(

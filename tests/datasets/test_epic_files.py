@@ -124,8 +124,12 @@ def test_number_of_classes(tmp_path):
 
 def test_timestamps():
     assert parse_seconds('00:02:00.20') == 120.2
+    assert parse_seconds('00:01:36.46') == 96.46 != 60 + 36.46
     assert parse_seconds('01:00:00.125') == 3600.125  # not hundredths
     assert parse_seconds('100:00:00') == 360000
+    for text in ('1:2', '00:00:1e1', '00:00:+1', '00: 0:01', '00:00:60.00', ''):
+        with pytest.raises(ValueError):
+            parse_seconds(text)
 
 
 def segments_of(tmp_path, *rows):
