@@ -13,6 +13,10 @@ WORKER = 'in DataLoader worker process'
 # What torch says when a worker is gone, or silent for the DataLoader's timeout.
 DEAD_WORKER = re.compile(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)')
 SLOW_WORKER = 'DataLoader timed out after'
+# What gloo and NCCL say in a process whose partner is gone.
+LEFT_ALONE = re.compile(
+    'Connection closed by peer|Connection reset by peer|remote process exited'
+)
 
 # What has to be installed, see setup_env.sh.
 STACK = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmaction')
@@ -70,11 +74,11 @@ def is_a_users(error: BaseException) -> bool:
     """Whether a mistake of the user may be behind an error.
 
     Of TypeErrors those are that somebody raised on purpose, and arguments in a config
-    that a component does not take or that it lacks; of RuntimeErrors, workers of the
-    DataLoader that died.
+    that a component does not take or that it lacks; of RuntimeErrors, other processes
+    that died: workers of the DataLoader, partners in a distributed run.
     """
     if isinstance(error, RuntimeError):
-        return _is_about_workers(error)
+        return _is_about_workers(error) or LEFT_ALONE.search(str(error)) is not None
     if not isinstance(error, TypeError):
         return isinstance(error, USER_ERRORS)
     last = _frames(error)[-1:]
@@ -122,6 +126,9 @@ def sentence(error: BaseException) -> str:
     """The message of an error, with its kind where the message alone says little."""
     if isinstance(error, RuntimeError) and _is_about_workers(error):
         return _about_workers(error)
+    if isinstance(error, RuntimeError) and LEFT_ALONE.search(str(error)):
+        first = str(error).splitlines()[0]
+        return f'Another process of this run has ended, and says why itself ({first}).'
     if WORKER in str(error):
         # A worker of the DataLoader sends its whole traceback; the message is its end.
         kind, text = re.split(r'\n(\S*(?:Error|Exception)): ', str(error))[-2:]
