@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Draw a small data set on which a model needs memory, in AVA's format.
+"""Draw a small data set on which a model needs memory.
 
 python tools/make_demo_dataset.py data/demo --preview data/demo.png
+python tools/make_demo_dataset.py data/demo_epic --format epic
 """
 
 import argparse
@@ -9,31 +10,39 @@ import time
 
 from _common import import_package, run
 
+NUMBERS = (
+    ('num-train', 'training videos'),
+    ('num-val', 'validation videos'),
+    ('seconds', 'length of each video'),
+    ('fps', 'frames per second'),
+    ('size', 'width and height of the videos, in pixels'),
+    ('people', 'people in each video, ava only'),
+    ('seed', 'everything follows from it'),
+)
+
 
 def parse_args():
     from memvit_mm.datasets.demo import DemoSettings
 
-    default = DemoSettings()
     parser = argparse.ArgumentParser(
         description='Draw a small data set on which a model needs memory'
     )
     parser.add_argument('out', help='folder of the data set, such as data/demo')
-    parser.add_argument('--format', choices=['ava'], default='ava')
-    for name, what in (
-        ('num-train', 'training videos'),
-        ('num-val', 'validation videos'),
-        ('seconds', 'length of each video'),
-        ('fps', 'frames per second'),
-        ('size', 'width and height of the videos, in pixels'),
-        ('people', 'people in each video'),
-        ('seed', 'everything follows from it'),
-    ):
-        value = getattr(default, name.replace('-', '_'))
-        parser.add_argument(
-            f'--{name}', type=int, default=value, help=f'{what} (default: {value})'
-        )
     parser.add_argument(
-        '--rawframes', action='store_true', help='write every frame as JPEG too'
+        '--format',
+        choices=['ava', 'epic'],
+        default='ava',
+        help='ava: who does what, with boxes; epic: verbs and nouns of segments of '
+        'kitchen videos, as EPIC-KITCHENS-100 (default: ava)',
+    )
+    default = DemoSettings()
+    for name, what in NUMBERS:
+        value = getattr(default, name.replace('-', '_'))
+        parser.add_argument(f'--{name}', type=int, help=f'{what} (default: {value})')
+    parser.add_argument(
+        '--rawframes',
+        action='store_true',
+        help='write every frame as JPEG too, ava only',
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='replace the demo data that is there'
@@ -46,26 +55,29 @@ def parse_args():
 def main():
     import_package()
     from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+    from memvit_mm.datasets.demo_epic import EpicDemoSettings, make_epic_demo
+    from memvit_mm.datasets.demo_epic_preview import draw_epic_preview
     from memvit_mm.datasets.demo_files import write_error
     from memvit_mm.datasets.demo_preview import draw_preview
 
     args = parse_args()
     begin = time.time()
-    settings = DemoSettings(
-        num_train=args.num_train,
-        num_val=args.num_val,
-        seconds=args.seconds,
-        fps=args.fps,
-        size=args.size,
-        people=args.people,
-        seed=args.seed,
-    )
+    names = [name.replace('-', '_') for name, _ in NUMBERS]
+    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    writing = dict(overwrite=args.overwrite, workers=args.workers)
+    if args.format == 'ava':
+        settings, draw = DemoSettings(**given), draw_preview
+        make, writing['rawframes'] = make_demo_dataset, args.rawframes
+    else:
+        for option in ('people', 'rawframes'):
+            if getattr(args, option):
+                raise ValueError(f'--{option} is for --format ava: leave it out.')
+        settings, draw = EpicDemoSettings(**given), draw_epic_preview
+        make = make_epic_demo
     try:
-        made = make_demo_dataset(
-            args.out, settings, args.rawframes, args.overwrite, args.workers
-        )
+        made = make(args.out, settings, **writing)
         if args.preview:
-            draw_preview(args.out, args.preview)
+            draw(args.out, args.preview)
     except OSError as error:
         raise ValueError(write_error(error, args.out)) from error
     if made:

@@ -10,7 +10,7 @@ from .demo import DemoSettings
 from .demo_files import KIND, read_meta
 from .demo_scene import DELAYS, OBJECTS, Event, Person, Scene, person_box, person_labels
 
-_BLACK, _WHITE, _GREY = (0, 0, 0), (255, 255, 255), (110, 110, 110)
+BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (110, 110, 110)
 _MARK = (0, 140, 255)
 _LINE = 20  # pixels per line of text
 
@@ -39,16 +39,16 @@ def draw_preview(out: Union[str, Path], png: Union[str, Path]) -> None:
         _draw_story(Path(out), *_find_story(scenes, item, first), scale)
         for first, item in enumerate(OBJECTS)
     ]
-    head = _strip(rows[0].shape[1], 3)
-    _write(head, 0, 6, 'Who took what? One row per person, one column per second.')
+    head = blank_strip(rows[0].shape[1], 3)
+    write_line(head, 0, 6, 'Who took what? One row per person, one column per second.')
     text = (
         'The closed box looks the same whatever is in it: a model that sees one clip '
         'can only guess among four; one that remembers the first column knows.'
     )
-    _write(head, 1, 6, text, _GREY)
+    write_line(head, 1, 6, text, GREY)
     for column in range(max(DELAYS) + 1):
         text = 'the clip of the cue' if column == 0 else f'{column} s later'
-        _write(head, 2, 6 + column * settings.size * scale, text)
+        write_line(head, 2, 6 + column * settings.size * scale, text)
     _, data = cv2.imencode('.png', np.vstack([head, *rows]))
     Path(png).write_bytes(data.tobytes())
 
@@ -79,26 +79,27 @@ def _draw_story(
     columns = []
     for timestamp in range(cue.timestamp, cue.timestamp + max(DELAYS) + 1):
         index = scene.frame_of(timestamp)
-        image = _read_frame(path, index)
+        image = read_frame(path, index)
         image = cv2.resize(
             image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST
         )
-        below = _strip(image.shape[1], len(scene.people) + 2)
-        _write(below, 0, 6, f'{scene.video_id}  {timestamp:04d}', _GREY)
+        below = blank_strip(image.shape[1], len(scene.people) + 2)
+        write_line(below, 0, 6, f'{scene.video_id}  {timestamp:04d}', GREY)
         for number, person in enumerate(scene.people):
-            colour, width = (_MARK, 3) if person is hero else (_WHITE, 1)
+            colour, width = (_MARK, 3) if person is hero else (WHITE, 1)
             corners = person_box(scene, person, index) * image.shape[0]
             x1, y1, x2, y2 = (round(float(value)) for value in corners)
             cv2.rectangle(image, (x1, y1), (x2, y2), colour, width)
-            _write(image, 0, x1 + 3, str(number), colour, top=y1)
+            write_line(image, 0, x1 + 3, str(number), colour, top=y1)
             text = ', '.join(person_labels(scene, person, timestamp))
-            colour = (0, 90, 200) if person is hero else _BLACK
-            _write(below, number + 1, 6, f'{number}: {text}', colour)
+            colour = (0, 90, 200) if person is hero else BLACK
+            write_line(below, number + 1, 6, f'{number}: {text}', colour)
         columns.append(np.vstack([image, below]))
     return np.hstack(columns)
 
 
-def _read_frame(path: Path, index: int) -> np.ndarray:
+def read_frame(path: Path, index: int) -> np.ndarray:
+    """A frame of a video, ``[H, W, 3]`` uint8, BGR; OSError if there is none."""
     reader = cv2.VideoCapture(str(path))
     image = None
     for _ in range(index + 1):  # seeking is inexact in some builds of OpenCV
@@ -112,11 +113,13 @@ def _read_frame(path: Path, index: int) -> np.ndarray:
     return image
 
 
-def _strip(width: int, lines: int) -> np.ndarray:
+def blank_strip(width: int, lines: int) -> np.ndarray:
+    """White, high enough for some lines of text."""
     return np.full((lines * _LINE + 6, width, 3), 255, np.uint8)
 
 
-def _write(image, line: int, x: int, text: str, colour=_BLACK, top: int = 0) -> None:
+def write_line(image, line: int, x: int, text: str, colour=BLACK, top: int = 0) -> None:
+    """Write a line of text into an image."""
     place = x, top + line * _LINE + 16
     cv2.putText(
         image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA
