@@ -162,8 +162,9 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             ('tau_a', tau_a),
             ('context_stride', context_stride),
             ('jitter', jitter),
+            ('clip_seconds', clip_seconds),
         ):
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f'{name} must be at least 0 seconds, got {value}.')
         unknown = set(filter_cfg or ()) - {'participants', 'videos'}
         if unknown:

@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 import warnings
 
 import numpy as np
@@ -311,6 +312,7 @@ def test_registered(ann_file):
         (dict(missing_videos='skip'), 'missing_videos must be one of stop, leave_out'),
         (dict(tau_a=-1), 'tau_a must be at least 0 seconds, got -1'),
         (dict(jitter=float('nan')), 'jitter must be at least 0 seconds, got nan'),
+        (dict(clip_seconds=-1), 'clip_seconds must be at least 0 seconds, got -1'),
         (dict(context_stride=-0.5), 'context_stride must be at least 0 seconds'),
         (dict(frame_fps='video_info'), "frame_fps='video_info' needs a video_info_f"),
         (dict(data_prefix=dict(img='a')), "data_prefix has 'img' and no 'video'"),
@@ -478,6 +480,29 @@ def test_memory_takes_every_clip_as_the_next(tmp_path, task):
                 assert (sample.gt_label.tolist() == [-100, -100]) == between
     assert sorted(filter(None, seen)) == sorted(row['narration_id'] for row in rows)
     assert None in seen
+
+
+def test_the_config_in_the_docstring(tmp_path, monkeypatch):
+    """With the official layout around it, it trains."""
+    monkeypatch.chdir(tmp_path)
+    annotations = tmp_path / 'data' / 'epic' / 'annotations'
+    annotations.mkdir(parents=True)
+    rows = [row(f'P01_01_{number}', number, number + 2.5) for number in range(9)]
+    write_csv(annotations / 'EPIC_100_train.csv', rows)
+    (annotations / 'EPIC_100_video_info.csv').write_text(
+        'video_id,duration,fps,resolution\nP01_01,10.0,50.0,64x64\n'
+    )
+    write_classes(annotations / 'EPIC_100_verb_classes.csv', 97)
+    write_classes(annotations / 'EPIC_100_noun_classes.csv', 300)
+    videos = tmp_path / 'data' / 'epic' / 'EPIC-KITCHENS' / 'P01' / 'videos'
+    write_video(videos / 'P01_01.MP4', 50, 500)
+    code = EpicKitchensDataset.__doc__.split('::\n')[1].split('A test takes')[0]
+    config = {}
+    exec(textwrap.dedent(code), config)
+    config['train_dataloader']['num_workers'] = 0
+    batch = next(iter(Runner.build_dataloader(config['train_dataloader'])))
+    assert len(batch['inputs']) == 8
+    assert batch['inputs'][0].shape == (1, 3, 16, 224, 224)
 
 
 def test_bad_clips_can_be_skipped(tmp_path, ann_file):
