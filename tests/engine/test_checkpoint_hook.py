@@ -1,0 +1,201 @@
+"""MemoryCheckpointHook in this process: loops, boundaries, files. See test_resume.py
+for processes that are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+from small_runs import runner_of
+from test_balanced import watched
+
+from memvit_mm.engine.atomic_backend import AtomicLocalBackend
+
+# 24 clips, two rows: 12 iterations are an epoch of the data.
+ITERATIONS = dict(type='IterBasedTrainLoop', max_iters=30, val_interval=7)
+EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
+
+
+def run(folder, train_cfg, checkpoint=(), workers=0, **kwargs):
+    runner = runner_of(
+        folder,
+        train_cfg,
+        custom_hooks=[dict(type='MemoryResetHook'), dict(type='Watch')],
+        default_hooks=dict(
+            checkpoint=dict(
+                dict(
+                    type='MemoryCheckpointHook',
+                    by_epoch=False,
+                    interval=1,
+                    save_memory=True,
+                ),
+                **dict(checkpoint),
+            )
+        ),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=20)
+        ],
+        **kwargs,
+    )
+    if workers:
+        loader = runner._train_dataloader
+        loader.update(num_workers=workers, persistent_workers=True)
+    runner.train()
+    return runner
+
+
+def resumed(path, folder, train_cfg, **kwargs):
+    return run(folder, train_cfg, load_from=str(path), resume=True, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """Uninterrupted runs, with a checkpoint after every iteration and epoch."""
+    folder = tmp_path_factory.mktemp('whole')
+    runs = dict(
+        iterations=run(folder / 'iterations', ITERATIONS),
+        epochs=run(folder / 'epochs', EPOCHS),
+        by_epoch=run(folder / 'by_epoch', EPOCHS, dict(by_epoch=True)),
+    )
+    return folder, {name: watched(runner) for name, runner in runs.items()}
+
+
+@pytest.mark.parametrize('iteration, workers', [(5, 0), (12, 0), (12, 2), (26, 0)])
+def test_a_loop_over_iterations_goes_on(whole, tmp_path, iteration, workers):
+    folder, seen = whole
+    path = folder / 'iterations' / f'iter_{iteration}.pth'
+    runner = resumed(path, tmp_path, ITERATIONS, workers=workers)
+    assert watched(runner) == seen['iterations'][iteration:]
+
+
+@pytest.mark.parametrize('iteration', [11, 12, 13])
+def test_a_loop_over_epochs_goes_on(whole, tmp_path, iteration):
+    folder, seen = whole
+    path = folder / 'epochs' / f'iter_{iteration}.pth'
+    assert watched(resumed(path, tmp_path, EPOCHS)) == seen['epochs'][iteration:]
+
+
+def test_a_checkpoint_between_epochs_goes_on(whole, tmp_path):
+    folder, seen = whole
+    assert seen['by_epoch'] == seen['epochs']  # saving changes nothing
+    path = folder / 'by_epoch' / 'epoch_1.pth'
+    runner = resumed(path, tmp_path, EPOCHS, checkpoint=dict(by_epoch=True))
+    assert watched(runner) == seen['by_epoch'][12:]
+
+
+def test_checkpoints_are_read_without_unpickling(whole):
+    path = whole[0] / 'epochs' / 'iter_13.pth'
+    state = torch.load(path, map_location='cpu', weights_only=False)['run_state']
+    again = path.with_suffix('.state')
+    torch.save(state, again)
+    assert torch.load(again, weights_only=True)['position'] == state['position']
+    assert state['position'] == dict(seed=0, num_clips=24, epoch=1, played=[[2, 1]])
+
+
+def test_other_checkpoints_begin_the_epoch_again(tmp_path):
+    stock = dict(type='CheckpointHook', by_epoch=False, interval=5)
+    runner = runner_of(
+        tmp_path / 'stock',
+        EPOCHS,
+        default_hooks=dict(checkpoint=stock),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+    )
+    runner.train()
+    path = tmp_path / 'stock' / 'iter_5.pth'
+    runner = resumed(path, tmp_path / 'ours', EPOCHS, log_level='WARNING')
+    assert len(watched(runner)) == 36
+    assert 'does not say where it is in its epoch' in log_of(runner)
+
+
+def test_another_dataset_begins_the_epoch_again(whole, tmp_path):
+    path = whole[0] / 'epochs' / 'iter_13.pth'
+    state = torch.load(path, map_location='cpu', weights_only=False)
+    state['run_state']['position']['num_clips'] = 25
+    torch.save(state, tmp_path / 'other.pth')
+    runner = resumed(tmp_path / 'other.pth', tmp_path, EPOCHS, log_level='WARNING')
+    assert 'the dataset has 24 clips, and had 25' in log_of(runner)
+    assert len(watched(runner)) == 24
+
+
+def log_of(runner) -> str:
+    return ''.join(path.read_text() for path in Path(runner.work_dir).rglob('*.log'))
+
+
+def test_the_previous_best_goes_when_the_new_one_is_there(tmp_path):
+    runner = run(
+        tmp_path,
+        EPOCHS,
+        dict(by_epoch=True, max_keep_ckpts=2, save_best='first_class', rule='greater'),
+    )
+    hook = next(h for h in runner.hooks if hasattr(h, 'best_ckpt_path'))
+    names = sorted(path.name for path in tmp_path.glob('*.pth'))
+    assert names == sorted(
+        ['epoch_2.pth', 'epoch_3.pth', os.path.basename(hook.best_ckpt_path)]
+    )
+    assert isinstance(hook.file_backend, AtomicLocalBackend)
+
+
+class TestAtomicFiles:
+    def test_a_killed_writer_leaves_the_old_file(self, tmp_path):
+        """Whenever it is killed, the file is wholly of one kind."""
+        path = tmp_path / 'file'
+        code = (
+            'import sys\n'
+            'from memvit_mm.engine.atomic_backend import AtomicLocalBackend\n'
+            'print("ready", flush=True)\n'
+            'for number in range(10**6):\n'
+            '    data = bytes([number % 256]) * 2**23\n'
+            '    AtomicLocalBackend().put(data, sys.argv[1])\n'
+        )
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, str(path)], stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        kinds = set()
+        deadline = time.time() + 60
+        while len(kinds) < 3 and time.time() < deadline:
+            if path.exists():
+                content = path.read_bytes()
+                assert len(content) == 2**23 and len(set(content)) == 1
+                kinds.add(content[0])
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        content = path.read_bytes()
+        assert len(kinds) == 3
+        assert len(content) == 2**23 and len(set(content)) == 1
+        AtomicLocalBackend.remove_partial(tmp_path)
+        assert os.listdir(tmp_path) == ['file']
+
+    def test_a_failing_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / 'file'
+        backend = get_file_backend(backend_args=dict(backend='atomic_local'))
+        backend.put(b'old', path)
+
+        def full(descriptor):
+            raise OSError(28, 'No space left on device')
+
+        monkeypatch.setattr(os, 'fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            backend.put_text('new', path)
+        assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
+
+    def test_nothing_is_removed_before_the_end(self, tmp_path):
+        backend = AtomicLocalBackend()
+        for name in ('old', 'same'):
+            backend.put(b'1', tmp_path / name)
+        with backend.removing_last():
+            backend.remove(tmp_path / 'old')
+            backend.remove(tmp_path / 'same')
+            assert sorted(os.listdir(tmp_path)) == ['old', 'same']
+            AtomicLocalBackend().put(b'2', tmp_path / 'same')
+        assert os.listdir(tmp_path) == ['same']
+        with pytest.raises(RuntimeError), backend.removing_last():
+            backend.remove(tmp_path / 'same')
+            raise RuntimeError
+        assert os.listdir(tmp_path) == ['same']
