@@ -172,7 +172,7 @@ class TestTest:
 
     def test_dump(self, merge):
         evaluators = merge('--dump', 'a.pkl').test_evaluator
-        assert [evaluator.type for evaluator in evaluators] == ['A', 'DumpResults']
+        assert [evaluator.type for evaluator in evaluators] == ['DumpResults', 'A']
         with pytest.raises(ValueError, match='writes a .pkl file, not a.json'):
             merge('--dump', 'a.json')
 

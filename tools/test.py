@@ -68,7 +68,8 @@ def merge_args(cfg, args):
             for key in ('collect_device', 'collect_dir')
             if evaluator and key in evaluator[0]
         )
-        cfg.test_evaluator = [*evaluator, dump]
+        # First: what a metric refuses to score is not lost.
+        cfg.test_evaluator = [dump, *evaluator]
     return cfg
 
 
