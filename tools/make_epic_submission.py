@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Make a submission to an EPIC-KITCHENS-100 challenge of predictions, or check one.
+
+python tools/make_epic_submission.py predictions.pkl test.zip --task anticipation \\
+    --annotations FOLDER
+python tools/make_epic_submission.py test.zip --check --task anticipation \\
+    --annotations FOLDER
+"""
+
+import argparse
+import json
+
+from _common import import_package, run
+
+FIELDS = ('sls_pt', 'sls_tl', 'sls_td')
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description='Write predictions in the format of the EPIC-KITCHENS-100 '
+        'challenges (JSON, version 0.2), or check such a file'
+    )
+    parser.add_argument(
+        'scores',
+        help='.npz with narration_id, verb_logits and noun_logits (and perhaps '
+        'action_scores and action_pairs), a .pkl of tools/test.py --dump, or another '
+        'submission',
+    )
+    parser.add_argument(
+        'out', nargs='?', help='.zip, ready for the upload, or .json to write'
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing, check the file SCORES'
+    )
+    parser.add_argument(
+        '--task', choices=['recognition', 'anticipation'], required=True
+    )
+    parser.add_argument(
+        '--annotations',
+        required=True,
+        metavar='FOLDER',
+        help='folder of the official CSV files',
+    )
+    parser.add_argument(
+        '--split',
+        choices=['test', 'validation'],
+        default='test',
+        help='whose segments must be there (default: test, '
+        'EPIC_100_test_timestamps.csv)',
+    )
+    for field, what in zip(
+        FIELDS,
+        (
+            'pretraining: 0 none, 1 images, 2 images and video, 3 self-supervised, '
+            '4 the same with EPIC, 5 private data',
+            'labels: 3 start and stop times',
+            'training data: 3 training set, 4 with validation set',
+        ),
+    ):
+        parser.add_argument(
+            f'--{field.replace("_", "-")}', type=int, metavar='N', help=what
+        )
+    parser.add_argument(
+        '--field',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='other top-level fields, such as version=0.2',
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    import_package()
+    from memvit_mm.evaluation import read_labels, write_submission
+    from memvit_mm.evaluation.epic_metric import submission_note
+    from memvit_mm.evaluation.epic_prediction_files import read_predictions
+    from memvit_mm.evaluation.epic_predictions import match
+    from memvit_mm.evaluation.epic_submission import (
+        SUFFIXES,
+        header_of,
+        load_submission,
+        validate_submission,
+    )
+    from memvit_mm.evaluation.whole_file import require_place
+
+    if (args.out is None) != args.check:
+        raise ValueError('Name a file to write, or say --check and name none.')
+    labels = read_labels(args.annotations, args.split)
+    if args.check:
+        content = load_submission(args.scores)
+        validate_submission(
+            content, args.task, labels.narration_ids, labels.num_classes
+        )
+        print(
+            f'{args.scores} is a valid submission of {len(labels.narration_ids)} '
+            f'segments for {content["challenge"]}.'
+        )
+        return
+    require_place(args.out, SUFFIXES, 'OUT')
+    fields = dict(map(parse_field, args.field))
+    fields.update(
+        (field, getattr(args, field))
+        for field in FIELDS
+        if getattr(args, field) is not None
+    )
+    header = header_of(args.task, fields)
+    predictions = match(read_predictions(args.scores, labels.num_classes), labels)
+    write_submission(args.out, predictions, args.task, fields)
+    print(submission_note(args.out, labels))
+    print(f'{len(predictions)} segments; {json.dumps(header)}')
+
+
+def parse_field(text):
+    """``('team', 'x')`` of ``team=x``; always text."""
+    key, equals, value = text.partition('=')
+    if not key or not equals:
+        raise ValueError(f'--field takes KEY=VALUE, got {text!r}.')
+    return key, value
+
+
+if __name__ == '__main__':
+    run(main)
