@@ -7,7 +7,7 @@ from typing import Any, Optional
 import torch
 from mmaction.registry import HOOKS
 from mmengine.dist import get_rank, get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -36,8 +36,9 @@ class MemoryCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` for runs that may be killed at any time.
 
     Beside weights, optimizer, schedulers and log, a checkpoint holds where the epoch
-    is (see ``SequentialClipSampler.position``), every process's random state and,
-    within a gradient accumulation, its gradients. ``--resume`` goes on in the middle
+    is (see ``SequentialClipSampler.position``), every process's random state, what
+    ``EarlyStoppingHook`` has counted and, within a gradient accumulation, the
+    gradients. ``--resume`` goes on in the middle
     of an epoch, with the next clip. With ``save_memory`` the memory is in it, too, and
     the losses that follow are bit for bit those of a run that was not interrupted
     (same number of processes; on a GPU as far as its kernels are deterministic).
@@ -106,6 +107,8 @@ class MemoryCheckpointHook(CheckpointHook):
 
     def _go_on(self, runner: Runner, state: dict) -> None:
         loop, sampler = runner.train_loop, self._sampler(runner)
+        for hook, known in zip(_stoppers(runner), state.get('early_stopping', ())):
+            hook.best_score, hook.wait_count = known
         position = state.get('position')
         if position is None or sampler is None:
             if _in_mid_epoch(runner):
@@ -316,7 +319,8 @@ class MemoryCheckpointHook(CheckpointHook):
             )
         sampler = self._sampler(runner)
         position = sampler.position(done, epoch, start) if sampler else None
-        return dict(position=position, ranks=ranks)
+        patience = [[hook.best_score, hook.wait_count] for hook in _stoppers(runner)]
+        return dict(position=position, ranks=ranks, early_stopping=patience)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the run's state into the checkpoint."""
@@ -353,6 +357,10 @@ def _in_mid_epoch(runner: Runner) -> bool:
     if not isinstance(loop, EpochBasedTrainLoop):
         return False
     return loop.iter != loop.epoch * len(runner.train_dataloader)
+
+
+def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 def _memory(runner: Runner) -> Optional[ClipMemory]:

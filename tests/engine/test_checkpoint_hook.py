@@ -22,10 +22,12 @@ EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
 
 
 def run(folder, train_cfg, checkpoint=(), workers=0, **kwargs):
+    kwargs.setdefault(
+        'custom_hooks', [dict(type='MemoryResetHook'), dict(type='Watch')]
+    )
     runner = runner_of(
         folder,
         train_cfg,
-        custom_hooks=[dict(type='MemoryResetHook'), dict(type='Watch')],
         default_hooks=dict(
             checkpoint=dict(
                 dict(
@@ -96,6 +98,29 @@ def test_checkpoints_are_read_without_unpickling(whole):
     torch.save(state, again)
     assert torch.load(again, weights_only=True)['position'] == state['position']
     assert state['position'] == dict(seed=0, num_clips=24, epoch=1, played=[[2, 1]])
+
+
+def test_early_stopping_goes_on_counting(tmp_path):
+    stop = dict(
+        type='EarlyStoppingHook',
+        monitor='first_class',
+        rule='greater',
+        min_delta=1e9,
+        patience=3,
+    )
+    hooks = [dict(type='MemoryResetHook'), dict(type='Watch'), stop]
+    train_cfg = dict(EPOCHS, max_epochs=9)
+    by_epoch = dict(by_epoch=True)
+    whole = run(tmp_path / 'whole', train_cfg, by_epoch, custom_hooks=hooks)
+    runner = resumed(
+        tmp_path / 'whole' / 'epoch_3.pth',
+        tmp_path / 'resumed',
+        train_cfg,
+        checkpoint=by_epoch,
+        custom_hooks=hooks,
+    )
+    # One more than the whole run: mmengine does not validate again on resuming.
+    assert whole.epoch == 4 and runner.epoch == 5
 
 
 def test_other_checkpoints_begin_the_epoch_again(tmp_path):
