@@ -325,6 +325,7 @@ class MemoryStep:
         self._new = [KeptClip(time) for time in times]
         self._compressed: list = []
         self._specs: dict[str, MemorySpec] = {}
+        self._valid: dict = {}
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -378,14 +379,23 @@ class MemoryStep:
                 slots, [spec.compressed_tokens] * (spec.length - 1) + [spec.tokens]
             )
         ]
-        if older:
+        if len(older) == 1:
+            older = older[0]
+        elif older:
             # slots x [B, tokens, C] -> [B, slots*tokens, C]
             older = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
         else:
             none = like.new_zeros(len(self), 0, spec.channels)
             older = KeyValue(none, none)
-        valid = [[kept is not None for kept in slot] for slot in slots]
-        return PastClips(recent, older, torch.tensor(valid, device=like.device).t())
+        return PastClips(recent, older, self._filled(slots, like.device))
+
+    def _filled(self, slots: list[list], device: torch.device) -> Tensor:
+        """Which slots hold a clip: bool, [B, length]; one tensor for alike layers."""
+        filled = tuple(tuple(kept is not None for kept in row) for row in zip(*slots))
+        if (filled, device) not in self._valid:
+            # Copying it to a GPU waits for the GPU: once, not once a layer.
+            self._valid[filled, device] = torch.tensor(filled, device=device)
+        return self._valid[filled, device]
 
     def _stack(
         self, slot: list[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
