@@ -11,9 +11,9 @@ from memvit_mm.paths import get_config_path
 SECONDS = 18  # 16 clips, at 901 to 916
 
 
-def make(folder: Path) -> Path:
-    """Two videos to train on and three to test, as videos and as frames."""
-    settings = DemoSettings(num_train=2, num_val=3, seconds=SECONDS, size=128)
+def make(folder: Path, num_val: int = 3) -> Path:
+    """Two videos to train on and some to test, as videos and as frames."""
+    settings = DemoSettings(num_train=2, num_val=num_val, seconds=SECONDS, size=128)
     make_demo_dataset(folder, settings, rawframes=True, workers=2)
     return folder
 
