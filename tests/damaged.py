@@ -1,9 +1,11 @@
 """A small demo set whose files are damaged on purpose, and the demo's config on it."""
 
+import inspect
 import shutil
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
 from memvit_mm.paths import get_config_path
@@ -66,3 +68,9 @@ def config(demo: Path, rawframes: bool = False, **dataset) -> Config:
     cfg.default_hooks.checkpoint = None
     cfg.log_level = 'WARNING'
     return cfg
+
+
+def runner(cfg: Config) -> Runner:
+    """The runner of a config, without its text, which takes seconds to lay out."""
+    arguments = set(inspect.signature(Runner).parameters) - {'cfg'}
+    return Runner(**{name: cfg[name] for name in arguments if name in cfg})

@@ -7,8 +7,8 @@ import damaged
 import pytest
 import torch
 from mmaction.registry import HOOKS
+from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
 from memvit_mm.engine.bad_clip_hook import summary
 
@@ -58,7 +58,7 @@ class Seen(Hook):
         self.clips += clips
 
 
-def runner_of(folder, work_dir, **options) -> Runner:
+def config_of(folder, work_dir, **options) -> Config:
     cfg = damaged.config(folder, rawframes=True, **options)
     cfg.train_dataloader.dataset.exclude_file = cfg.val_evaluator.exclude_file
     cfg.work_dir = cfg.experiment_name = str(work_dir)
@@ -95,9 +95,9 @@ def test_a_test_is_one_without_these_clips(broken, left_out, tmp_path, monkeypat
     # With the sets' batch sizes apart: what else is in a batch makes no difference.
     for name, folder, batch_size in (('broken', broken, 2), ('left_out', left_out, 1)):
         (tmp_path / name).mkdir()
-        cfg = runner_of(folder, tmp_path / name, on_bad_clip='skip')
+        cfg = config_of(folder, tmp_path / name, on_bad_clip='skip')
         cfg.test_dataloader.batch_size = batch_size
-        runner = Runner.from_cfg(cfg)
+        runner = damaged.runner(cfg)
         said = warnings_of(runner, monkeypatch)
         results.append((runner.test(), scores_of(tmp_path / name)))
         assert len(seen_by(runner).clips) == len(results[-1][1]) == 27
@@ -124,8 +124,8 @@ def test_a_test_is_one_without_these_clips(broken, left_out, tmp_path, monkeypat
 def test_the_clip_would_have_been_remembered(demo, left_out, tmp_path):
     for name, folder in (('whole', demo), ('left_out', left_out)):
         (tmp_path / name).mkdir()
-        cfg = runner_of(folder, tmp_path / name, indices=14)
-        Runner.from_cfg(cfg).test()
+        cfg = config_of(folder, tmp_path / name, indices=14)
+        damaged.runner(cfg).test()
     whole, without = scores_of(tmp_path / 'whole'), scores_of(tmp_path / 'left_out')
     assert torch.equal(whole['demo_va_000', 907], without['demo_va_000', 907])
     assert not torch.equal(whole['demo_va_000', 910], without['demo_va_000', 910])
@@ -134,11 +134,11 @@ def test_the_clip_would_have_been_remembered(demo, left_out, tmp_path):
 def test_a_training_is_one_without_these_clips(broken, left_out, tmp_path, monkeypatch):
     results = []
     for name, folder, clips in (('broken', broken, 8), ('left_out', left_out, 7)):
-        cfg = runner_of(folder, tmp_path / name, on_bad_clip='skip', indices=clips)
+        cfg = config_of(folder, tmp_path / name, on_bad_clip='skip', indices=clips)
         # One row: else the clips would be dealt to rows in another way.
         cfg.train_dataloader.batch_size = 1
         cfg.randomness = dict(seed=0)
-        runner = Runner.from_cfg(cfg)
+        runner = damaged.runner(cfg)
         said = warnings_of(runner, monkeypatch)
         runner.train()
         weights = [p.detach().clone() for p in runner.model.parameters()]
@@ -152,12 +152,12 @@ def test_a_training_is_one_without_these_clips(broken, left_out, tmp_path, monke
 
 
 def test_by_iterations_it_is_told_before_validation(broken, tmp_path, monkeypatch):
-    cfg = runner_of(broken, tmp_path, on_bad_clip='skip', indices=4)
+    cfg = config_of(broken, tmp_path, on_bad_clip='skip', indices=4)
     val = damaged.config(broken, rawframes=True, indices=2)
     cfg.val_cfg = dict(type='ValLoop')
     cfg.val_dataloader, cfg.val_evaluator = val.val_dataloader, val.val_evaluator
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=3, val_interval=2)
-    runner = Runner.from_cfg(cfg)
+    runner = damaged.runner(cfg)
     said = warnings_of(runner, monkeypatch)
     runner.train()
     told = [text.split(' were left out')[0] for text in said if 'clips' in text]
@@ -170,8 +170,8 @@ def test_by_iterations_it_is_told_before_validation(broken, tmp_path, monkeypatc
 
 def test_nothing_can_be_read_any_more(demo, tmp_path):
     gone = damaged.copy_of(demo, tmp_path / 'set')
-    cfg = runner_of(gone, tmp_path, on_bad_clip='skip', indices=4)
-    runner = Runner.from_cfg(cfg)
+    cfg = config_of(gone, tmp_path, on_bad_clip='skip', indices=4)
+    runner = damaged.runner(cfg)
     dataset = runner.test_loop.dataloader.dataset
     dataset._any_readable_clip('')
     shutil.rmtree(gone / 'rawframes')
@@ -180,7 +180,7 @@ def test_nothing_can_be_read_any_more(demo, tmp_path):
 
 
 def test_another_model(demo, tmp_path):
-    cfg = runner_of(demo, tmp_path, on_bad_clip='skip')
+    cfg = config_of(demo, tmp_path, on_bad_clip='skip')
     cfg.model = dict(
         type='Recognizer3D',
         backbone=dict(type='MeMViT', arch='tiny', memory_layers=()),
@@ -188,24 +188,24 @@ def test_another_model(demo, tmp_path):
         data_preprocessor=dict(type='ActionDataPreprocessor'),
     )
     cfg.custom_hooks = [dict(type='BadClipHook')]
-    runner = Runner.from_cfg(cfg)
+    runner = damaged.runner(cfg)
     with pytest.raises(ValueError, match='Recognizer3D does not: set on_bad_clip='):
         runner.test()
     # Without the option it is none of its business.
     cfg.test_dataloader.dataset.on_bad_clip = 'stop'
     cfg.experiment_name = 'stop'
-    runner = Runner.from_cfg(cfg)
+    runner = damaged.runner(cfg)
     runner._test_loop = runner.build_test_loop(cfg.test_cfg)
     runner.call_hook('before_run')
 
 
 def test_blending(demo, tmp_path):
-    cfg = runner_of(demo, tmp_path, on_bad_clip='skip')
+    cfg = config_of(demo, tmp_path, on_bad_clip='skip')
     cfg.model.data_preprocessor.blending = dict(
         type='mmaction.MixupBlending', num_classes=2
     )
     with pytest.raises(ValueError, match='blends the clips .* remove its blending'):
-        Runner.from_cfg(cfg).test()
+        damaged.runner(cfg).test()
 
 
 def test_many_clips_of_a_file():
