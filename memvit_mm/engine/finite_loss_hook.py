@@ -60,10 +60,11 @@ class FiniteLossHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to save weights that are not finite."""
+        iteration = checkpoint.get('meta', {}).get('iter', runner.iter)
         for name, parameter in runner.model.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise ValueError(
-                    f'{name} is not finite after iteration {runner.iter}, so no '
+                    f'{name} is not finite after iteration {iteration}, so no '
                     'checkpoint is written: go on from the last one (--resume) with a '
                     'lower learning rate or optim_wrapper.clip_grad; if the loss of '
                     'another process was not finite, that one names the clips.'
