@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Make a submission to an EPIC-KITCHENS-100 challenge of predictions, or check one.
 
-python tools/make_epic_submission.py predictions.pkl test.zip --task anticipation \\
-    --annotations FOLDER
-python tools/make_epic_submission.py test.zip --check --task anticipation \\
-    --annotations FOLDER
+python tools/make_epic_submission.py --task anticipation --annotations FOLDER \\
+    --scores predictions.pkl --submission test.zip
+python tools/make_epic_submission.py --task anticipation --annotations FOLDER \\
+    --check test.zip
 """
 
 import argparse
@@ -21,18 +21,6 @@ def parse_args():
         'challenges (JSON, version 0.2), or check such a file'
     )
     parser.add_argument(
-        'scores',
-        help='.npz with narration_id, verb_logits and noun_logits (and perhaps '
-        'action_scores and action_pairs), a .pkl of tools/test.py --dump, or another '
-        'submission',
-    )
-    parser.add_argument(
-        'out', nargs='?', help='.zip, ready for the upload, or .json to write'
-    )
-    parser.add_argument(
-        '--check', action='store_true', help='write nothing, check the file SCORES'
-    )
-    parser.add_argument(
         '--task', choices=['recognition', 'anticipation'], required=True
     )
     parser.add_argument(
@@ -40,6 +28,21 @@ def parse_args():
         required=True,
         metavar='FOLDER',
         help='folder of the official CSV files',
+    )
+    parser.add_argument(
+        '--scores',
+        metavar='FILE',
+        help='.npz with narration_id, verb_logits and noun_logits (and perhaps '
+        'action_scores and action_pairs), a .pkl of tools/test.py --dump, or another '
+        'submission',
+    )
+    parser.add_argument(
+        '--submission',
+        metavar='OUT',
+        help='.zip, ready for the upload, or .json to write',
+    )
+    parser.add_argument(
+        '--check', metavar='FILE', help='write nothing, check this submission'
     )
     parser.add_argument(
         '--split',
@@ -79,26 +82,32 @@ def main():
     from memvit_mm.evaluation.epic_predictions import match
     from memvit_mm.evaluation.epic_submission import (
         SUFFIXES,
+        SubmissionError,
         header_of,
         load_submission,
         validate_submission,
     )
     from memvit_mm.evaluation.whole_file import require_place
 
-    if (args.out is None) != args.check:
-        raise ValueError('Name a file to write, or say --check and name none.')
+    wanted = (args.scores is not None, args.submission is not None)
+    if wanted != (args.check is None,) * 2:
+        raise ValueError('Give --scores FILE and --submission OUT, or --check FILE.')
+    if args.check is None:
+        require_place(args.submission, SUFFIXES, '--submission')
     labels = read_labels(args.annotations, args.split)
-    if args.check:
-        content = load_submission(args.scores)
-        validate_submission(
-            content, args.task, labels.narration_ids, labels.num_classes
-        )
+    if args.check is not None:
+        content = load_submission(args.check)
+        try:
+            validate_submission(
+                content, args.task, labels.narration_ids, labels.num_classes
+            )
+        except SubmissionError as error:
+            raise ValueError(f'{args.check}: {error}') from error
         print(
-            f'{args.scores} is a valid submission of {len(labels.narration_ids)} '
+            f'{args.check} is a valid submission of {len(labels.narration_ids)} '
             f'segments for {content["challenge"]}.'
         )
         return
-    require_place(args.out, SUFFIXES, 'OUT')
     fields = dict(map(parse_field, args.field))
     fields.update(
         (field, getattr(args, field))
@@ -107,8 +116,8 @@ def main():
     )
     header = header_of(args.task, fields)
     predictions = match(read_predictions(args.scores, labels.num_classes), labels)
-    write_submission(args.out, predictions, args.task, fields)
-    print(submission_note(args.out, labels))
+    write_submission(args.submission, predictions, args.task, fields)
+    print(submission_note(args.submission, labels))
     print(f'{len(predictions)} segments; {json.dumps(header)}')
 
 

@@ -152,7 +152,7 @@ class EpicMetric(BaseMetric):
         """Write, check and score the predictions; log the table."""
         logger = MMLogger.get_current_instance()
         predictions = gather(
-            [one for one in results if 'narration_id' in one], 'The test'
+            [one for one in results if 'narration_id' in one], 'The model'
         )
         skipped = sorted({one['skipped'] for one in results if one.get('skipped')})
         if self.dump is not None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -96,7 +97,13 @@ def _read_npz(path: str) -> EpicPredictions:
                         f'{path} has {name} as an array of Python objects, which is '
                         f'not read: save np.array({name}, dtype=str), or numbers.'
                     ) from error
-    except (zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise ValueError(f'{path} is no .npz file, or a damaged one.') from error
     except ValueError as error:
         if str(error).startswith(path):

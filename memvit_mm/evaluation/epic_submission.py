@@ -263,7 +263,7 @@ def validate_submission(
         if missing:
             _refuse(f'The submission misses {some(missing)} of {len(expected)}.')
         if unknown:
-            _refuse(f'The submission has {some(unknown)} that are not in the split.')
+            _refuse(f'The submission has {some(unknown)} not in the split.')
     with_actions = [
         name
         for name, blocks in results.items()
