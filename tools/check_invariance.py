@@ -185,7 +185,7 @@ def main():
     import_package()
     from mmengine.logging import MMLogger
 
-    MMLogger.get_instance('check_invariance', log_level='ERROR')
+    MMLogger.get_instance('check_invariance').setLevel('ERROR')
     print(TABLE.format(**HEADS))
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
