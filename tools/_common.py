@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -40,12 +41,27 @@ def run(main) -> None:
     try:
         main()
         leave_process_group()
-    except (*USER_ERRORS, TypeError, RuntimeError) as error:
-        if os.environ.get('MEMVIT_DEBUG', '0') != '0' or not is_a_users(error):
+    except (*USER_ERRORS, TypeError, RuntimeError, ConnectionError, EOFError) as error:
+        cause = _death_behind(error)
+        if os.environ.get('MEMVIT_DEBUG', '0') != '0' or not is_a_users(cause):
             raise
-        print(f'Error: {sentence(error)}', file=sys.stderr)
+        print(f'Error: {sentence(cause)}', file=sys.stderr)
         print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)
         sys.exit(1)
+
+
+def _death_behind(error: BaseException) -> BaseException:
+    """What torch says about a worker that died while it was sending, if one did.
+
+    Its handler of SIGCHLD raises that in this thread, a moment after the connection
+    broke.
+    """
+    if isinstance(error, (ConnectionError, EOFError)):
+        try:
+            time.sleep(1)
+        except RuntimeError as death:
+            return death
+    return error
 
 
 def leave_process_group() -> None:

@@ -8,6 +8,7 @@ Works where workers are forked, as on Linux; elsewhere there just are no notes.
 """
 
 import mmap
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +65,7 @@ def note_of(pid: int) -> Optional[Note]:
 
 
 def notes_being_read() -> list[str]:
-    """The clips that workers are reading now, or were when they died."""
-    slots = range(0, SLOTS * BYTES, BYTES)
-    pids = (bytes(_NOTES[slot : slot + 16]).split(b' ')[0] for slot in slots)
-    notes = [note_of(int(pid)) for pid in pids if pid.isdigit()]
+    """The clips that living workers of this process are reading now."""
+    pids = [child.pid for child in multiprocessing.active_children()]
+    notes = [note_of(pid) for pid in pids]
     return [note.clip for note in notes if note is not None and note.reading]
