@@ -1,0 +1,137 @@
+"""Where the people are: boxes from the caller, or from AVA's proposal files."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Union
+
+import numpy as np
+
+from ..datasets.ava_files import read_proposals
+from .clip_grid import test_dataset
+
+BoxFinder = Callable[[np.ndarray, float], Any]
+BoxSource = Union[BoxFinder, Mapping, str]
+
+
+class PersonBoxes(NamedTuple):
+    """The people in a keyframe."""
+
+    boxes: np.ndarray
+    """x1, y1, x2, y2 in pixels, ``[people, 4]`` float32."""
+    scores: np.ndarray
+    """``[people]`` float32."""
+
+
+class CalledBoxes:
+    """Boxes from a function of a keyframe and its time, called by one thread at a time.
+
+    Args:
+        find (callable): Takes a frame ``[H, W, 3]`` uint8 RGB and a time in seconds,
+            returns boxes in pixels, ``[people, 4]`` or, with scores, ``[people, 5]``.
+            What lies outside the frame is cut off.
+
+    Raises:
+        ValueError: If it returns something else.
+    """
+
+    def __init__(self, find: BoxFinder) -> None:
+        self.find = find
+        self._lock = threading.Lock()
+
+    def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
+        with self._lock:
+            found = self.find(image, time)
+        boxes = _as_array(found)
+        if boxes.size == 0:
+            boxes = np.zeros((0, 5), dtype=np.float32)
+        if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+            raise ValueError(
+                f'boxes returned {list(boxes.shape)} at {time:g} seconds, expected '
+                '[people, 4] of x1, y1, x2, y2 in pixels, or [people, 5] with scores.'
+            )
+        if not np.isfinite(boxes).all():
+            raise ValueError(f'boxes returned nan or infinity at {time:g} seconds.')
+        if len(boxes) and boxes[:, :4].max() <= 1:
+            raise ValueError(
+                f'boxes returned fractions of the frame at {time:g} seconds '
+                f'({boxes[0, :4].round(3).tolist()}), expected pixels: multiply them '
+                'by its width and height.'
+            )
+        height, width = image.shape[:2]
+        scores = boxes[:, 4] if boxes.shape[1] == 5 else np.ones(len(boxes))
+        corners = np.clip(boxes[:, :4], 0, [width, height, width, height])
+        inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        corners, scores = corners[inside], scores[inside]
+        return PersonBoxes(corners.astype(np.float32), scores.astype(np.float32))
+
+
+class ProposalBoxes:
+    """Boxes from AVA's proposals: ``{'video,0902': [people, 5]}``, fractions.
+
+    Args:
+        proposals (Mapping | str): The table, or its file.
+        timestamp_start (int): AVA's second at which the video starts.
+        threshold (float): Least score of a box.
+        limit (int): Boxes of a keyframe at most.
+    """
+
+    def __init__(
+        self,
+        proposals: Union[Mapping, str],
+        timestamp_start: int = 900,
+        threshold: float = 0.9,
+        limit: int = 1000,
+    ) -> None:
+        if isinstance(proposals, Mapping):
+            self.table = {_keyframe(k): _as_array(v) for k, v in proposals.items()}
+        else:
+            self.table = read_proposals(str(proposals))
+        self.timestamp_start = timestamp_start
+        self.threshold = np.float32(threshold)
+        self.limit = limit
+
+    def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
+        second = round(time) + self.timestamp_start
+        boxes = self.table.get((str(video), second))
+        if boxes is None or not len(boxes):
+            boxes = np.zeros((0, 5), dtype=np.float32)
+        if boxes.shape[1] == 4:
+            boxes = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], 1)
+        boxes = boxes[boxes[:, 4] >= self.threshold][: self.limit]
+        height, width = image.shape[:2]
+        # As the decoders do, to the bit.
+        corners = boxes[:, :4] * np.array([width, height, width, height])
+        return PersonBoxes(corners.astype(np.float32), boxes[:, 4])
+
+
+def box_source(
+    boxes: BoxSource, cfg: Mapping
+) -> Union[CalledBoxes, ProposalBoxes, None]:
+    """What ``boxes=...`` stands for; thresholds are those of the config's dataset."""
+    if boxes is None or isinstance(boxes, (CalledBoxes, ProposalBoxes)):
+        return boxes
+    if callable(boxes):
+        return CalledBoxes(boxes)
+    if not isinstance(boxes, (Mapping, str)) and not hasattr(boxes, '__fspath__'):
+        raise ValueError(
+            'boxes is a function of a frame and its time, a table of proposals or its '
+            f'file, got a {type(boxes).__name__}.'
+        )
+    dataset = test_dataset(cfg)
+    return ProposalBoxes(
+        boxes,
+        dataset.get('timestamp_start', 900),
+        dataset.get('person_det_score_thr', 0.9),
+        dataset.get('num_max_proposals', 1000),
+    )
+
+
+def _as_array(boxes: Any) -> np.ndarray:
+    if hasattr(boxes, 'detach'):
+        boxes = boxes.detach().cpu().numpy()
+    return np.asarray(boxes, dtype=np.float32)
+
+
+def _keyframe(key: str) -> tuple[str, int]:
+    video, second = str(key).rsplit(',', 1)
+    return video, int(second)

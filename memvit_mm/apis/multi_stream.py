@@ -1,0 +1,263 @@
+"""MultiStream: many sources, one model, batches of whatever clips are ready."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from torch import nn
+
+from .clip_buffer import Snapshot
+from .predictor import Predictor, PreparedClip
+from .reader import SourceReader
+from .results import Prediction
+from .sources import Source
+from .stream import StreamCounts, VideoStream
+
+
+@dataclass
+class StreamEnd:
+    """How a stream ended."""
+
+    counts: StreamCounts
+    """What became of its frames and clips."""
+    error: Optional[BaseException] = None
+    """What went wrong, None where it just ended."""
+
+
+class MultiStream:
+    """Predictions of many streams with one model.
+
+    Every source is read by a thread of its own. Clips that are ready run together,
+    whatever stream they come from: memory belongs to the stream, not to the row. A
+    stream may join at any time (:meth:`add`), end, stall or fail without touching the
+    others::
+
+        streams = MultiStream(model, dict(door='rtsp://...', desk=0, old='a.mp4'))
+        for prediction in streams:
+            print(prediction.stream, prediction.time, prediction.top(1))
+        print(streams.ended['old'].error)
+
+    The loop ends when no stream is left, or after :meth:`close`. A stream's predictions
+    come in order and are those that :class:`VideoStream` gives. (On a CPU a model runs
+    the rows of a batch one by one unless its ``test_cfg`` has ``one_by_one=False``:
+    :class:`MemoryOwner` says why.)
+
+    Args:
+        model (nn.Module): As for :class:`VideoStream`. Its ``ClipMemory`` needs
+            ``max_streams`` as large as the number of streams times views.
+        sources (Mapping, optional): Sources by name, as for :meth:`add`.
+        max_batch (int): Clips that run together at most, one of a stream.
+        wait (float): Seconds for which a clip waits for others to run with.
+        **options: Of every stream, as for :class:`VideoStream`.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sources: Optional[Mapping[Hashable, Source]] = None,
+        max_batch: int = 16,
+        wait: float = 0.0,
+        **options: Any,
+    ) -> None:
+        if max_batch < 1:
+            raise ValueError(f'max_batch={max_batch} must be at least 1 clip.')
+        if not wait >= 0:
+            raise ValueError(f'wait={wait} must be at least 0 seconds.')
+        shared = ('cfg', 'boxes', 'labels', 'sampler')
+        own = {key: options.pop(key) for key in shared if key in options}
+        self.predictor = Predictor(model, **own)
+        self.max_batch = max_batch
+        self.wait = wait
+        self.options = options
+        self.ended: dict[Hashable, StreamEnd] = {}
+        """The streams that have ended, and how."""
+        self._lanes: dict[Hashable, tuple[VideoStream, SourceReader]] = {}
+        self._turn: deque = deque()
+        self._condition = threading.Condition()
+        self._views = 1
+        try:
+            for name, source in (sources or {}).items():
+                self.add(name, source)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def streams(self) -> list[Hashable]:
+        """Names of the streams that have not ended."""
+        with self._condition:
+            return list(self._lanes)
+
+    def counts(self, name: Hashable) -> StreamCounts:
+        """What became of a stream's frames and clips so far."""
+        with self._condition:
+            if name in self._lanes:
+                return self._counts(*self._lanes[name])
+        if name not in self.ended:
+            raise ValueError(f'There is no stream {name!r}.')
+        return self.ended[name].counts
+
+    def add(self, name: Hashable, source: Source, **options: Any) -> None:
+        """Let a stream join, at any time, from any thread.
+
+        A source that cannot be opened is reported in :attr:`ended`, as one that fails
+        later is.
+
+        Args:
+            name (Hashable): The stream's, one that no stream has that goes on.
+            source (str | Path | int | iterable): As for :meth:`VideoStream.run`.
+            **options: Of this stream, besides those of all.
+
+        Raises:
+            ValueError: If the name is taken, or the model's memory has no room.
+        """
+        stream = VideoStream(self.predictor, name=name, **self.options, **options)
+        with self._condition:
+            if name in self._lanes:
+                raise ValueError(
+                    f'There is a stream {name!r} already: remove it first, or choose '
+                    'another name.'
+                )
+            self._check_room(len(self._lanes) + 1)
+            self.ended.pop(name, None)
+            try:
+                reader = stream.open(source, self._condition)
+            except Exception as error:
+                self.ended[name] = StreamEnd(stream.counts, error)
+                return
+            self._lanes[name] = stream, reader
+            self._turn.append(name)
+            reader.start()
+            self._condition.notify_all()
+
+    def remove(self, name: Hashable) -> None:
+        """Let a stream leave; the clips of it that wait are forgotten.
+
+        Raises:
+            ValueError: If there is no such stream.
+        """
+        with self._condition:
+            if name not in self._lanes:
+                raise ValueError(
+                    f'There is no stream {name!r}, there are: '
+                    f'{", ".join(map(str, self._lanes)) or "none"}.'
+                )
+            reader = self._leave(name)
+        reader.close()
+
+    def close(self) -> None:
+        """End all streams, and their threads."""
+        with self._condition:
+            readers = [self._leave(name) for name in list(self._lanes)]
+        for reader in readers:
+            reader.close()
+
+    def __enter__(self) -> 'MultiStream':
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Prediction]:
+        try:
+            while (batch := self._collect()) is not None:
+                yield from self._predict(batch)
+        finally:
+            self.close()
+
+    # --------------------------------------------------------------------- a batch
+
+    def _collect(self) -> Optional[list[tuple[PreparedClip, Snapshot]]]:
+        """One clip of each stream that has one; None when no stream is left."""
+        with self._condition:
+            deadline = None
+            while True:
+                self._let_go()
+                if not self._lanes:
+                    return None
+                ready = [name for name in self._turn if self._lanes[name][1].ready]
+                enough = min(len(self._lanes), self.max_batch)
+                if ready and deadline is None:
+                    deadline = time.monotonic() + self.wait
+                left = deadline - time.monotonic() if ready else None
+                if ready and (len(ready) >= enough or left <= 0):
+                    break
+                self._condition.wait(left)
+            batch = []
+            for name in ready[: self.max_batch]:
+                batch.append(self._lanes[name][1].ready.popleft())
+                # Whoever had a turn comes last in the next one.
+                self._turn.remove(name)
+                self._turn.append(name)
+            self._views = max(self._views, *(clip.views for clip, _ in batch))
+            self._check_room(len(self._lanes))
+            self._condition.notify_all()
+            return batch
+
+    def _let_go(self) -> None:
+        """Report the streams that have ended."""
+        for name, (_, reader) in list(self._lanes.items()):
+            if reader.done and not reader.ready:
+                self._leave(name, reader.error)
+
+    def _leave(
+        self, name: Hashable, error: Optional[BaseException] = None
+    ) -> SourceReader:
+        stream, reader = self._lanes.pop(name)
+        self._turn.remove(name)
+        self.ended[name] = StreamEnd(self._counts(stream, reader), error)
+        self.predictor.forget(name)
+        return reader
+
+    @staticmethod
+    def _counts(stream: VideoStream, reader: SourceReader) -> StreamCounts:
+        buffer = reader.buffer
+        return stream.counts._replace(
+            frames=buffer.count, dropped=reader.dropped, skipped=buffer.skipped
+        )
+
+    def _predict(self, batch: list[tuple[PreparedClip, Snapshot]]) -> list[Prediction]:
+        memory = self.predictor.memory
+        before = None if memory is None else memory.state_dict()
+        try:
+            found = self.predictor.predict([clip for clip, _ in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0][0].stream, error)
+                return []
+            if memory is not None:
+                memory.load_state_dict(before)
+            # One of them is at fault: each by itself.
+            return [p for clip in batch for p in self._predict([clip])]
+        kept = []
+        with self._condition:
+            for prediction, (clip, after) in zip(found, batch):
+                if clip.stream in self._lanes:
+                    self._lanes[clip.stream][0].done_with(after)
+                    kept.append(prediction)
+                else:
+                    # Removed while the model ran.
+                    self.predictor.forget(clip.stream)
+        return kept
+
+    def _fail(self, name: Hashable, error: Exception) -> None:
+        with self._condition:
+            if name not in self._lanes:
+                return
+            reader = self._leave(name, error)
+        reader.close()
+
+    def _check_room(self, streams: int) -> None:
+        memory = self.predictor.memory
+        if memory is not None and streams * self._views > memory.max_streams:
+            raise ValueError(
+                f'{streams} streams of {self._views} views each are more than the '
+                f"max_streams={memory.max_streams} of the model's memory: raise it in "
+                "the config, model.memory=dict(type='ClipMemory', max_streams=...)."
+            )

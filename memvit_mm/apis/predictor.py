@@ -1,0 +1,194 @@
+"""Predictor: complete clips in, predictions out; what streams of a model share."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from .boxes import BoxSource, PersonBoxes, box_source
+from .clip_buffer import Clip
+from .clip_grid import read_recipe
+from .labels import Labels, find_names
+from .results import EpicPrediction, PeoplePrediction, Prediction
+
+
+class PreparedClip(NamedTuple):
+    """A clip as the model takes it."""
+
+    stream: Hashable
+    clip: Clip
+    start: float
+    end: float
+    time: float
+    """These three in seconds, on the clock of the stream's frames."""
+    data: dict
+    """``inputs`` ``[views, C, T, H, W]`` uint8 and ``data_samples``."""
+    people: Optional[PersonBoxes]
+
+    @property
+    def views(self) -> int:
+        """Crops of the clip, each of which has a memory of its own."""
+        inputs = self.data['inputs']
+        return len(inputs) if inputs.ndim == 5 else 1
+
+
+class Predictor:
+    """A model with its config's test pipeline.
+
+    Args:
+        model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
+            It is put into evaluation mode.
+        cfg (Config | str, optional): Its config. Defaults to ``model.cfg``.
+        boxes (callable | Mapping | str, optional): Where people are, for detectors, see
+            :class:`VideoStream`.
+        labels (optional): Names of the classes, see :class:`VideoStream`.
+        sampler (dict, optional): See :func:`read_recipe`.
+
+    Raises:
+        ValueError: If there is no config, or a detector has no boxes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cfg: Union[Config, str, None] = None,
+        boxes: Optional[BoxSource] = None,
+        labels: Labels = None,
+        sampler: Optional[dict] = None,
+    ) -> None:
+        cfg = cfg if cfg is not None else getattr(model, 'cfg', None)
+        if cfg is None:
+            raise ValueError(
+                'The model has no config (model.cfg), which says how frames become '
+                'clips: build it with mmaction.apis.init_recognizer, or give cfg=....'
+            )
+        if not hasattr(cfg, 'get'):
+            cfg = Config.fromfile(cfg)
+        self.model = model.eval()
+        self.cfg = cfg
+        self.detects = hasattr(model, 'roi_head')
+        if self.detects and boxes is None:
+            raise ValueError(
+                f'{type(model).__name__} classifies people in boxes: give boxes=..., a '
+                'function of a frame [H, W, 3] and its time in seconds that returns '
+                'boxes [people, 4] in pixels, or a proposal file.'
+            )
+        if not self.detects and boxes is not None:
+            raise ValueError(
+                f'{type(model).__name__} classifies whole clips: leave boxes=... out.'
+            )
+        init_default_scope(cfg.get('default_scope') or 'mmaction')
+        self.recipe = read_recipe(cfg, sampler)
+        self.boxes = box_source(boxes, cfg)
+        meta = getattr(model, 'dataset_meta', None)
+        self.names = find_names(labels, cfg, meta)
+
+    @property
+    def memory(self) -> Any:
+        """The model's ``ClipMemory``, None where it has none."""
+        return getattr(self.model, 'memory', None)
+
+    def forget(self, stream: Hashable) -> None:
+        """Drop what is remembered of a stream."""
+        if self.memory is not None:
+            self.memory.reset(stream)
+
+    def prepare(
+        self,
+        stream: Hashable,
+        clip: Clip,
+        fps: float,
+        origin: float = 0.0,
+        video: Optional[str] = None,
+    ) -> PreparedClip:
+        """Find the people in a clip and run the rest of the test pipeline on it.
+
+        Args:
+            stream (Hashable): The stream's name.
+            clip (Clip): Complete.
+            fps (float): Of the stream.
+            origin (float): Time of the stream's first frame, in seconds.
+            video (str, optional): Its name in proposals. Defaults to ``stream``.
+        """
+        key = len(clip.images) // 2 if self.recipe.centered else len(clip.images) - 1
+        time, video = origin + clip.time, stream if video is None else video
+        results = dict(
+            clip.sampled,
+            imgs=list(clip.images),
+            original_shape=clip.images[0].shape[:2],
+            img_shape=clip.images[0].shape[:2],
+            video_id=stream,
+            timestamp=clip.time,
+            img_key=f'{video},{clip.time:g}',
+        )
+        people = None
+        if self.boxes is not None:
+            find_time = clip.time if hasattr(self.boxes, 'table') else time
+            people = self.boxes(clip.images[key], video, find_time)
+            classes = self.model.roi_head.bbox_head.num_classes
+            results.update(
+                gt_bboxes=np.zeros((0, 4), dtype=np.float32),
+                gt_labels=np.zeros((0, classes), dtype=np.float32),
+                proposals=people.boxes,
+                scores=people.scores,
+            )
+        for transform in self.recipe.transforms:
+            results = transform(results)
+        results['data_samples'].set_metainfo(dict(video_id=stream, timestamp=clip.time))
+        first, last = (int(clip.frame_inds[i]) for i in (0, -1))
+        return PreparedClip(
+            stream,
+            clip,
+            origin + first / fps,
+            origin + last / fps,
+            time,
+            results,
+            people,
+        )
+
+    def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
+        """What the model says about some clips, of any streams, in one batch."""
+        if self.model.training:
+            self.model.eval()
+        with torch.no_grad():
+            samples = self.model.test_step(pseudo_collate([c.data for c in clips]))
+        return [self._result(*pair) for pair in zip(clips, samples)]
+
+    def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
+        about = dict(
+            stream=clip.stream,
+            number=clip.clip.number,
+            time=clip.time,
+            start=clip.start,
+            end=clip.end,
+            names=self.names.actions,
+            data_sample=sample,
+        )
+        if self.detects:
+            return PeoplePrediction(
+                **about,
+                scores=_array(sample.pred_instances.scores),
+                boxes=clip.people.boxes,
+                box_scores=clip.people.scores,
+            )
+        scores = _array(sample.pred_score)
+        if 'verb_logits' not in sample:
+            return Prediction(**about, scores=scores)
+        verbs = len(sample.verb_logits)
+        return EpicPrediction(
+            **about,
+            scores=scores,
+            verb_scores=scores[:verbs],
+            noun_scores=scores[verbs:],
+            verbs=self.names.verbs,
+            nouns=self.names.nouns,
+        )
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

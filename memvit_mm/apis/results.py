@@ -1,0 +1,119 @@
+"""What a stream says about a clip: small dataclasses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import numpy as np
+from mmaction.structures import ActionDataSample
+
+Names = Optional[Sequence[str]]
+
+
+def best(
+    scores: np.ndarray, names: Names = None, k: int = 5, threshold: float = 0.0
+) -> list[tuple[str, float]]:
+    """The best classes and their scores, best first.
+
+    Args:
+        scores (np.ndarray): ``[classes]``.
+        names (sequence[str], optional): Of the classes; numbers without.
+        k (int): How many at most.
+        threshold (float): Least score.
+
+    Examples:
+        >>> best(np.array([0.1, 0.7, 0.2]), ['sit', 'stand', 'run'], k=2)
+        [('stand', 0.7), ('run', 0.2)]
+    """
+    order = np.argsort(-scores, kind='stable')[:k].tolist()
+    return [
+        (str(number) if names is None else names[number], float(scores[number]))
+        for number in order
+        if scores[number] >= threshold
+    ]
+
+
+@dataclass
+class Prediction:
+    """What the model says about one clip of one stream."""
+
+    stream: Any
+    """The stream's name."""
+    number: int
+    """Of the clip in its stream, 0 for the first; dropped and skipped ones count."""
+    time: float
+    """The time it stands for, in seconds, on the clock of the stream's frames."""
+    start: float
+    """When its first frame is, in seconds."""
+    end: float
+    """When its last frame is, in seconds."""
+    scores: np.ndarray = field(repr=False)
+    """Of the classes, ``[classes]`` float32."""
+    names: Names = field(default=None, repr=False)
+    """Names of the classes, where they are known."""
+    data_sample: Optional[ActionDataSample] = field(default=None, repr=False)
+    """All that the model answered."""
+
+    def top(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """The best classes and their scores, see :func:`best`."""
+        return best(self.scores, self.names, k, threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, to be written as JSON."""
+        return dict(
+            stream=str(self.stream),
+            number=self.number,
+            time=self.time,
+            start=self.start,
+            end=self.end,
+            scores=self.scores.tolist(),
+        )
+
+
+@dataclass
+class EpicPrediction(Prediction):
+    """Of a model with verbs and nouns; ``scores`` are those of both, one by one."""
+
+    verb_scores: np.ndarray = field(default=None, repr=False)
+    """``[verbs]`` float32, of sum 1."""
+    noun_scores: np.ndarray = field(default=None, repr=False)
+    """``[nouns]`` float32, of sum 1."""
+    verbs: Names = field(default=None, repr=False)
+    nouns: Names = field(default=None, repr=False)
+
+    def top_verbs(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """The best verbs and their scores."""
+        return best(self.verb_scores, self.verbs, k, threshold)
+
+    def top_nouns(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """The best nouns and their scores."""
+        return best(self.noun_scores, self.nouns, k, threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, to be written as JSON."""
+        plain = super().to_dict()
+        del plain['scores']
+        plain['verb_scores'] = self.verb_scores.tolist()
+        plain['noun_scores'] = self.noun_scores.tolist()
+        return plain
+
+
+@dataclass
+class PeoplePrediction(Prediction):
+    """Of a detector: ``scores`` are ``[people, classes]``, the people in ``boxes``."""
+
+    boxes: np.ndarray = field(default=None)
+    """x1, y1, x2, y2 in pixels of the source's frames, ``[people, 4]`` float32."""
+    box_scores: np.ndarray = field(default=None, repr=False)
+    """How sure it is that there is a person, ``[people]`` float32."""
+
+    def top(self, k: int = 5, threshold: float = 0.0) -> list[list[tuple[str, float]]]:
+        """Per person the best classes and their scores."""
+        return [best(scores, self.names, k, threshold) for scores in self.scores]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, to be written as JSON."""
+        plain = super().to_dict()
+        plain['boxes'] = self.boxes.tolist()
+        plain['box_scores'] = self.box_scores.tolist()
+        return plain
