@@ -247,7 +247,10 @@ def needs_config_scope() -> bool:
 
 
 def add_config_scope() -> None:
-    """Let ``_base_`` and ``mmengine.hub.get_config`` take ``memvit_mm::NAME.py``.
+    """Let whatever takes a config take ``memvit_mm::NAME.py``.
+
+    That is ``_base_``, ``Config.fromfile``, ``mmengine.hub.get_config`` and
+    MMAction2's inferencers.
 
     No issue upstream: mmengine keeps the list of packages to itself. The scope that
     goes with ``package::`` is left out, since our components are in MMAction2's
@@ -255,12 +258,15 @@ def add_config_scope() -> None:
     """
     import mmengine.hub
     from mmengine.config import Config
+    from mmengine.infer import BaseInferencer
 
     from .paths import get_config_path
 
     prefix = 'memvit_mm::'
     get_cfg_path = Config._get_cfg_path
     get_config = mmengine.hub.get_config
+    fromfile = Config.fromfile
+    from_metafile = BaseInferencer._load_model_from_metafile
 
     def get_cfg_path_or_ours(cfg_path, filename):
         if cfg_path.startswith(prefix):
@@ -272,9 +278,52 @@ def add_config_scope() -> None:
             return Config.fromfile(get_config_path(cfg_path[len(prefix) :]))
         return get_config(cfg_path, pretrained)
 
+    def fromfile_or_ours(filename, *args, **kwargs):
+        if str(filename).startswith(prefix):
+            filename = get_config_path(str(filename)[len(prefix) :])
+        return fromfile(filename, *args, **kwargs)
+
+    def from_metafile_or_ours(self, model):
+        # A model zoo has weights for each of its configs, we have not.
+        if model.startswith(prefix):
+            return Config.fromfile(model), None
+        return from_metafile(self, model)
+
+    Config.fromfile = staticmethod(fromfile_or_ours)
+    BaseInferencer._load_model_from_metafile = from_metafile_or_ours
     Config._get_cfg_path = staticmethod(get_cfg_path_or_ours)
     mmengine.hub.get_config = get_config_or_ours
     mmengine.hub.hub.get_config = get_config_or_ours
+
+
+# --- MMAction2's inference reads one clip of a video -------------------------------
+
+INFERENCE = (
+    'mmaction.apis.inference',
+    'mmaction.apis.inferencers.actionrecog_inferencer',
+)
+
+
+def needs_whole_videos() -> bool:
+    """Whether MMAction2's inference builds its pipelines itself."""
+    modules = map(importlib.import_module, INFERENCE)
+    return not all(module.Compose is whole_video_pipeline for module in modules)
+
+
+def read_whole_videos() -> None:
+    """Let it build pipelines that read videos clip by clip, for models with memory.
+
+    No issue upstream: it has no such models. Its own pipelines go on as they were.
+    """
+    for name in INFERENCE:
+        importlib.import_module(name).Compose = whole_video_pipeline
+
+
+def whole_video_pipeline(transforms: list) -> Callable:
+    """In the place of mmengine's ``Compose``, see ``memvit_mm.apis.whole_video``."""
+    from .apis.whole_video import WholeVideoPipeline
+
+    return WholeVideoPipeline(transforms)
 
 
 FIXES = (
@@ -284,4 +333,5 @@ FIXES = (
     Fix('numpy_names', needs_numpy_names, lend_numpy_names),
     Fix('safe_load', needs_safe_load, install_safe_load),
     Fix('config_scope', needs_config_scope, add_config_scope),
+    Fix('whole_videos', needs_whole_videos, read_whole_videos),
 )

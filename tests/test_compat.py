@@ -194,10 +194,45 @@ class TestConfigScope:
         with pytest.raises(ValueError, match='there are: one.py'):
             get_config('memvit_mm::two.py')
 
+    def test_fromfile(self, configs):
+        assert Config.fromfile('memvit_mm::one.py').model.x == 1
+        with pytest.raises(ValueError, match='there are: one.py'):
+            Config.fromfile('memvit_mm::two.py')
+
+    def test_inferencers(self, configs):
+        from mmaction.apis import ActionRecogInferencer
+
+        inferencer = object.__new__(ActionRecogInferencer)
+        cfg, weights = inferencer._load_model_from_metafile('memvit_mm::one.py')
+        assert cfg.model.x == 1 and weights is None
+        inferencer.scope = 'mmaction'
+        cfg, weights = inferencer._load_model_from_metafile('tsn')
+        assert cfg.model.type == 'Recognizer2D' and weights.endswith('.pth')
+
     def test_other_packages_are_untouched(self, tmp_path):
         leaf = tmp_path / 'leaf.py'
         leaf.write_text("_base_ = 'mmaction::_base_/default_runtime.py'\n")
         assert Config.fromfile(leaf).default_scope == 'mmaction'
+
+
+class TestWholeVideos:
+    def test_guard(self, monkeypatch):
+        from mmaction.apis import inference
+        from mmengine.dataset import Compose
+
+        assert not compat.needs_whole_videos()
+        monkeypatch.setattr(inference, 'Compose', Compose)
+        assert compat.needs_whole_videos()
+        compat.read_whole_videos()
+        assert not compat.needs_whole_videos()
+
+    def test_what_it_builds_is_a_compose(self):
+        from mmengine.dataset import Compose
+
+        step = str.upper
+        pipeline = compat.whole_video_pipeline([step])
+        assert isinstance(pipeline, Compose) and pipeline.transforms == [step]
+        assert pipeline('a') == 'A'
 
 
 class TestSafeLoadIsInstalled:

@@ -1,5 +1,6 @@
 """Predictions from Python: frames as they come, many streams, whole videos."""
 
+from .inference import MemViTInferencer, inference_recognizer, init_recognizer
 from .multi_stream import MultiStream, StreamEnd
 from .results import EpicPrediction, PeoplePrediction, Prediction
 from .sources import LiveCapture, VideoFile
@@ -8,6 +9,7 @@ from .stream import StreamCounts, VideoStream
 __all__ = [
     'EpicPrediction',
     'LiveCapture',
+    'MemViTInferencer',
     'MultiStream',
     'PeoplePrediction',
     'Prediction',
@@ -15,4 +17,6 @@ __all__ = [
     'StreamEnd',
     'VideoFile',
     'VideoStream',
+    'inference_recognizer',
+    'init_recognizer',
 ]

@@ -94,6 +94,20 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
             losses = self.cls_head.loss(feats, data_samples, **loss_kwargs)
         return merge_dict(losses, loss_kwargs.get('loss_aux', {}))
 
+    def test_step(self, data: Any) -> SampleList:
+        """As mmengine's, and for whole videos: clip by clip from an empty memory on.
+
+        MMAction2's ``inference_recognizer`` and inferencers come here with a batch
+        of :class:`memvit_mm.apis.whole_video.WholeVideo`, one result each.
+        """
+        inputs = data.get('inputs') if isinstance(data, dict) else None
+        if isinstance(inputs, list) and not isinstance(inputs[0], Tensor):
+            from ..apis.whole_video import play_videos, videos_of
+
+            if videos_of(data):
+                return play_videos(self, data)
+        return super().test_step(data)
+
     def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:
         """Predict, as MMAction2's, with memory."""
         if self.backbone_remembers:

@@ -1,0 +1,277 @@
+"""Recognizers on whole videos: ours of MMAction2's functions and of its inferencer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from mmaction.apis import ActionRecogInferencer
+from mmaction.registry import INFERENCERS
+from mmaction.structures import ActionDataSample
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from .clip_grid import test_dataset
+from .labels import Labels, find_names
+from .load_model import ConfigLike, build_model, kind_of, load_config
+from .results import best
+from .whole_video import WholeVideoPipeline, play_videos, videos_of
+
+
+def init_recognizer(
+    config: ConfigLike,
+    checkpoint: Optional[str] = None,
+    device: Union[str, torch.device, None] = None,
+) -> nn.Module:
+    """As MMAction2's, with a config from any directory and weights that must fit.
+
+    Args:
+        config (str | Path | Config): A file, one of this package's configs by name
+            (``'memvit_epic_cls.py'``), or a config.
+        checkpoint (str, optional): Path or address of the weights. Random without.
+        device (str | torch.device, optional): By default a GPU if there is one.
+
+    Raises:
+        ValueError, FileNotFoundError: If the config or the checkpoint is missing, is
+            something else, or they do not fit each other.
+
+    Examples:
+        >>> model = init_recognizer('memvit_demo_epic_cls.py', device='cpu')
+        >>> type(model).__name__
+        'MemoryRecognizer3D'
+    """
+    cfg = load_config(config)
+    kind = kind_of(cfg)
+    if kind != 'recognizer':
+        call = 'init_detector_model and inference_stdet'
+        raise ValueError(
+            f'{cfg.filename or "The config"} builds no recognizer but a '
+            f'{cfg.model.get("type")}'
+            f'{f": use {call} of memvit_mm.apis" if kind == "detector" else ""}.'
+        )
+    return build_model(cfg, checkpoint, device)
+
+
+def inference_recognizer(
+    model: nn.Module,
+    video: Union[str, Path, np.ndarray, dict],
+    test_pipeline: Union[Callable, Sequence[dict], None] = None,
+    fps: float = 30.0,
+    on_bad_clip: str = 'stop',
+) -> ActionDataSample:
+    """Recognize what happens in a video, clip by clip, beginning with an empty memory.
+
+    MMAction2's function of this name does the same for these models; this one takes
+    more kinds of videos and pipelines, and any recognizer.
+
+    Args:
+        model (nn.Module): From ``init_recognizer``.
+        video (str | Path | np.ndarray | dict): A file, a folder of frames
+            (``img_00001.jpg``, ...), an array ``[T, H, W, 3]`` uint8 RGB, or what the
+            pipeline takes, such as ``dict(frame_dir=..., filename_tmpl=...)``.
+        test_pipeline (callable | sequence[dict], optional): Instead of the config's.
+        fps (float): Frames per second of a folder or an array. Defaults to 30.
+        on_bad_clip (str): ``'stop'`` at a clip that cannot be decoded, or ``'skip'``
+            it with a warning. Defaults to 'stop'.
+
+    Returns:
+        ActionDataSample: The video's result, see
+        :func:`memvit_mm.apis.whole_video.play_videos`; ``clip_scores`` and
+        ``clip_times`` keep those of its clips. A pipeline that reads one clip of a
+        video (MMAction2's ``SampleFrames``) gives that clip's.
+
+    Raises:
+        ValueError, FileNotFoundError: If there is no such video, or it is damaged or
+            too short.
+    """
+    cfg = getattr(model, 'cfg', None)
+    if test_pipeline is None:
+        if cfg is None:
+            raise ValueError(
+                'The model has no cfg that says how it is tested: make it with '
+                'init_recognizer, or give test_pipeline.'
+            )
+        test_pipeline = cfg.get('test_pipeline') or test_dataset(cfg).get('pipeline')
+    if test_pipeline is None:
+        raise ValueError(
+            'The config has no test_pipeline and no test_dataloader.dataset.pipeline: '
+            'give test_pipeline.'
+        )
+    init_default_scope((cfg or {}).get('default_scope', 'mmaction'))
+    if isinstance(test_pipeline, Compose):
+        test_pipeline = test_pipeline.transforms
+    elif callable(test_pipeline):
+        test_pipeline = [test_pipeline]
+    pipeline = WholeVideoPipeline(test_pipeline, fps, on_bad_clip)
+    batch = pseudo_collate([pipeline(_as_dict(video))])
+    with torch.no_grad():
+        if videos_of(batch):
+            return play_videos(model, batch)[0]
+        return model.test_step(batch)[0]
+
+
+def _as_dict(video: Any) -> dict:
+    """What a pipeline takes."""
+    if isinstance(video, dict):
+        return video
+    if isinstance(video, np.ndarray):
+        return dict(
+            array=video,
+            total_frames=len(video),
+            start_index=0,
+            label=-1,
+            modality='RGB',
+        )
+    if not isinstance(video, (str, Path)):
+        raise ValueError(
+            f'A {type(video).__name__} is no video: give the path of a file or of a '
+            'folder of frames, an array [T, H, W, 3], or a dict with one of them.'
+        )
+    if Path(video).is_dir():
+        return dict(frame_dir=str(video), label=-1)
+    if '://' not in str(video) and not Path(video).is_file():
+        raise FileNotFoundError(f'There is no video {video}.')
+    return dict(filename=str(video), label=-1, start_index=0, modality='RGB')
+
+
+@INFERENCERS.register_module()
+class MemViTInferencer(ActionRecogInferencer):
+    """MMAction2's ``ActionRecogInferencer``, with names of what is done and when.
+
+    Args:
+        rec (str | Path | Config): A file, one of this package's configs by name, or a
+            config.
+        weights (str, optional): Path or address of the weights. Random without.
+        device (str, optional): By default a GPU if there is one.
+        labels (optional): Names of the classes: a file (``.txt`` with one a line,
+            ``.pbtxt``, ``.csv``), a list, or ``dict(verbs=..., nouns=...)`` of these.
+            By default those that the checkpoint or the config's files have.
+        input_format (str): 'video', 'rawframes' or 'array', as in MMAction2.
+        top_k (int): Classes to name. Defaults to 5.
+        **kwargs: As ``ActionRecogInferencer``: ``pack_cfg``.
+
+    A call takes and returns what MMAction2's does. Each of ``predictions`` has, besides
+    ``pred_labels`` and ``pred_scores``: ``top``, the best classes, ``[name, score]``
+    each (for EPIC-KITCHENS ``top_verbs`` and ``top_nouns``); and ``clips``, the same
+    for each clip with its ``time`` in seconds. All of it can be written as JSON.
+
+    Raises:
+        ValueError, FileNotFoundError: As ``init_recognizer``, and for label files.
+
+    Examples:
+        >>> import numpy as np
+        >>> recognize = MemViTInferencer(
+        ...     'memvit_demo_epic_cls.py', device='cpu', input_format='array',
+        ...     labels=dict(verbs=['take', 'put', 'cut', 'wash'], nouns=list('abcdef')))
+        >>> video = np.zeros((150, 48, 48, 3), np.uint8)  # [T, H, W, RGB], 5 seconds
+        >>> prediction = recognize(video, progress=False)['predictions'][0]
+        >>> [clip['time'] for clip in prediction['clips']]
+        [2.0, 4.0]
+        >>> len(prediction['top_verbs'])
+        4
+    """
+
+    def __init__(
+        self,
+        rec: ConfigLike,
+        weights: Optional[str] = None,
+        device: Optional[str] = None,
+        labels: Labels = None,
+        input_format: str = 'video',
+        top_k: int = 5,
+        **kwargs: Any,
+    ) -> None:
+        formats = ('video', 'rawframes', 'array')
+        if input_format not in formats:
+            raise ValueError(
+                f'input_format={input_format!r} must be one of {", ".join(formats)}.'
+            )
+        self.top_k = top_k
+        super().__init__(
+            load_config(rec), weights, device, input_format=input_format, **kwargs
+        )
+        self.names = find_names(labels, self.cfg, self.model.dataset_meta)
+
+    def _init_model(self, cfg: Any, weights: Optional[str], device: str) -> nn.Module:
+        # Strict about the weights, and what runs is what init_recognizer returns.
+        return init_recognizer(cfg, weights, device)
+
+    def __call__(self, inputs: Any, progress: bool = True, **kwargs: Any) -> dict:
+        """Recognize videos; see ``ActionRecogInferencer`` for the other arguments.
+
+        Args:
+            inputs (str | Path | np.ndarray | list): One video or several.
+            progress (bool): Show a bar. Defaults to True.
+        """
+        self.show_progress = progress
+        if not isinstance(inputs, (list, tuple)):
+            inputs = [inputs]
+        inputs = [str(one) if isinstance(one, Path) else one for one in inputs]
+        return super().__call__(inputs, **kwargs)
+
+    def pred2dict(self, data_sample: ActionDataSample) -> dict:
+        """A result as plain values."""
+        plain = super().pred2dict(data_sample)
+        plain.update(self._named(data_sample.pred_score))
+        if 'clip_scores' in data_sample:
+            plain['clips'] = [
+                dict(time=time, **self._named(scores))
+                for time, scores in zip(
+                    data_sample.clip_times.tolist(), data_sample.clip_scores
+                )
+            ]
+        return plain
+
+    def postprocess(self, preds: Any, *args: Any, **kwargs: Any) -> dict:
+        """As MMAction2's; ``print_result`` prints a line per video and clip."""
+        show = kwargs.pop('print_result', False)
+        results = super().postprocess(preds, *args, **kwargs)
+        if show:
+            for sample in preds:
+                print(self._line(sample.metainfo.get('video_id', 'video'), sample))
+        return results
+
+    def _line(self, name: str, sample: ActionDataSample) -> str:
+        """What is printed about a video."""
+        plain = self.pred2dict(sample)
+        lines = [f'{name}: {_sentence(plain)}']
+        lines += [
+            f'{clip["time"]:8.2f} s  {_sentence(clip)}'
+            for clip in plain.get('clips', ())
+        ]
+        return '\n'.join(lines)
+
+    def _named(self, scores: torch.Tensor) -> dict[str, list]:
+        """The best classes of scores [classes]."""
+        values = scores.detach().cpu().float().numpy()
+        verbs = getattr(self.model.cls_head, 'num_verbs', None)
+        if verbs is None:
+            parts = dict(top=('class', values, self.names.actions))
+        else:
+            parts = dict(
+                top_verbs=('verb', values[:verbs], self.names.verbs),
+                top_nouns=('noun', values[verbs:], self.names.nouns),
+            )
+        named = {}
+        for key, (kind, part, names) in parts.items():
+            names = names or [f'{kind} {number}' for number in range(len(part))]
+            if len(names) < len(part):
+                raise ValueError(
+                    f'There are {len(names)} names for {len(part)} classes ({kind}): '
+                    'give those of the classes that the model was trained on.'
+                )
+            named[key] = [
+                [name, score] for name, score in best(part, names, self.top_k)
+            ]
+        return named
+
+
+def _sentence(plain: dict) -> str:
+    """Best classes in words."""
+    kinds = [key for key in ('top', 'top_verbs', 'top_nouns') if key in plain]
+    return ' | '.join(
+        ', '.join(f'{name} {score:.2f}' for name, score in plain[kind][:3])
+        for kind in kinds
+    )
