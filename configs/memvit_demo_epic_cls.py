@@ -1,0 +1,44 @@
+"""A small MeMViT that tells, on a laptop, what is being done under a cloth.
+
+    python tools/make_demo_dataset.py data/demo_epic --format epic
+    python tools/train.py configs/memvit_demo_epic_cls.py
+
+`memvit_demo_epic_cls_no_memory.py` beside this is its twin without memory.
+"""
+
+_base_ = [
+    '_base_/models/memvit_demo_epic.py',
+    '_base_/datasets/memvit_demo_epic.py',
+    '_base_/default_runtime.py',
+]
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=3)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+    clip_grad=dict(max_norm=1.0),
+    # Where to look in the memory is what takes longest to learn.
+    paramwise_cfg=dict(custom_keys={'rel_pos': dict(lr_mult=5.0)}),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(
+        type='PolyLR',
+        power=1.0,
+        eta_min=2e-5,
+        by_epoch=True,
+        begin=7,
+        end=12,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=1, save_best=None),
+    logger=dict(interval=20),
+)
+randomness = dict(seed=0)
