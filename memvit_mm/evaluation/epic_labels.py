@@ -124,7 +124,8 @@ def read_labels(
         if not exists(ann_file):
             raise FileNotFoundError(
                 f'There is no {ann_file}: annotations must be the folder of the '
-                'official CSV files (epic-kitchens-100-annotations).'
+                'official CSV files (epic-kitchens-100-annotations) with that of the '
+                f'{split} split, or choose another split.'
             )
     if num_classes is None:
         num_classes = _count_classes(annotations)

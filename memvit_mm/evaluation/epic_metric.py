@@ -23,7 +23,7 @@ from .epic_predictions import (
     some,
 )
 from .epic_scores import TASKS, EpicResult, epic_metrics, format_table
-from .epic_submission import SUFFIXES, header_of, write_submission
+from .epic_submission import NUM_ACTIONS, SUFFIXES, header_of, write_submission
 from .whole_file import require_place, write_bytes
 
 
@@ -164,8 +164,15 @@ class EpicMetric(BaseMetric):
                 f'{some(skipped)} could not be read and do not count: the numbers are '
                 'those of the others, not comparable with published ones.'
             )
+        values = self._score(predictions, logger)
         if self.submission is not None:
             self._submit(predictions, logger)
+        return values
+
+    def _score(
+        self, predictions: EpicPredictions, logger: MMLogger
+    ) -> dict[str, float]:
+        """The numbers, none where there is no label or no segment."""
         if not self.labels.has_labels:
             remedy = '' if self.submission else '; submission=OUT.zip writes them'
             logger.info(f'{self.labels.source} has no labels: no number{remedy}.')
@@ -187,7 +194,7 @@ class EpicMetric(BaseMetric):
                     f'{list(found[field].shape)}, expected [{number}]: num_verbs and '
                     'num_nouns of the head and of EpicMetric must agree.'
                 )
-        # Later, when all is computed, they must fit into one array.
+        # Later, when all is computed, they must fit into one array and the submission.
         actions = {
             field: list(found[field].shape) for field in ACTION_ARRAYS if field in found
         }
@@ -197,6 +204,12 @@ class EpicMetric(BaseMetric):
             raise ValueError(
                 f'Segment {name!r} has explicit actions of shapes {actions}, those '
                 f'before {self._actions}: score the same number for every segment.'
+            )
+        if self.submission and 0 < len(found.get('action_scores', ())) < NUM_ACTIONS:
+            raise ValueError(
+                f'Segment {name!r} has explicit scores of '
+                f'{len(found["action_scores"])} actions and a submission needs '
+                f'{NUM_ACTIONS}: score more, or leave them out.'
             )
         return found
 

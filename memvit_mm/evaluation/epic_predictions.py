@@ -128,7 +128,7 @@ class EpicPredictions:
                 f'{pairs.dtype}, expected integers [{shape[1]}, 2] or '
                 f'{[*shape, 2]}, verb and noun.'
             )
-        per_row = pairs if pairs.ndim == 3 else pairs[None]
+        per_row = (pairs if pairs.ndim == 3 else pairs[None]).astype(np.int64)
         limits = num_classes or (self.verb.shape[1], self.noun.shape[1])
         wrong = (per_row < 0) | (per_row >= np.asarray(limits))
         wrong = wrong.any(-1)

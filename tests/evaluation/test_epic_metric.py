@@ -380,6 +380,30 @@ class TestMistakesAreToldBeforeTheTest:
         with pytest.raises(ValueError, match='explicit actions of shapes .* same'):
             metric.process(None, batch(NAMES[1], **explicit))
 
+    def test_too_few_actions_for_a_submission(self, annotations, tmp_path):
+        path = str(tmp_path / 'a.zip')
+        metric = EpicMetric('recognition', annotations, submission=path)
+        explicit = dict(
+            action_scores=torch.zeros(99), action_pairs=torch.zeros(99, 2, dtype=int)
+        )
+        with pytest.raises(ValueError, match='scores of 99 actions and a submission n'):
+            metric.process(None, batch(NAMES[1], **explicit))
+
+    def test_a_number_outlives_a_submission_that_cannot_be_written(
+        self, annotations, tmp_path, monkeypatch
+    ):
+        folder = tmp_path / 'full'
+        metric = EpicMetric(
+            'recognition', annotations, submission=str(folder / 'a.zip')
+        )
+        metric.process(None, batch(*NAMES))
+        folder.rmdir()
+        folder.touch()
+        log = Log(monkeypatch)
+        with pytest.raises(ValueError, match='a.zip cannot be written .*: choose ano'):
+            metric.evaluate(41)
+        assert 'all      top-1' in log.text
+
 
 def test_explicit_actions_of_the_model(annotations):
     pairs = torch.tensor([[row['verb_class'], row['noun_class']] for row in ROWS])

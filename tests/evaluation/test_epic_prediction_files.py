@@ -303,6 +303,11 @@ class TestMatch:
                 match(EpicPredictions(NAMES, VERB, NOUN, s, p), labels)
 
 
+def test_pairs_of_small_integers(labels):
+    pairs = np.array([[90, 90], [91, 91], [1, 115]], dtype=np.uint8)
+    match(EpicPredictions(NAMES, VERB, NOUN, np.zeros((10, 3)), pairs), labels)
+
+
 def test_fill():
     pairs = np.stack([np.arange(6).reshape(3, 2)] * 10)
     predictions = EpicPredictions(NAMES, VERB, NOUN, np.ones((10, 3)), pairs)
