@@ -73,4 +73,5 @@ def config(demo: Path, rawframes: bool = False, **dataset) -> Config:
 def runner(cfg: Config) -> Runner:
     """The runner of a config, without its text, which takes seconds to lay out."""
     arguments = set(inspect.signature(Runner).parameters) - {'cfg'}
-    return Runner(**{name: cfg[name] for name in arguments if name in cfg})
+    rest = Config(dict(model_wrapper_cfg=cfg.get('model_wrapper_cfg')))
+    return Runner(cfg=rest, **{name: cfg[name] for name in arguments if name in cfg})
