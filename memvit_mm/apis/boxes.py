@@ -115,7 +115,7 @@ def box_source(
     if not isinstance(boxes, (Mapping, str)) and not hasattr(boxes, '__fspath__'):
         raise ValueError(
             'boxes is a function of a frame and its time, a table of proposals or its '
-            f'file, got a {type(boxes).__name__}.'
+            f'file, got: {type(boxes).__name__}.'
         )
     dataset = test_dataset(cfg)
     return ProposalBoxes(

@@ -137,13 +137,15 @@ class ClipBuffer:
             BadClipError: If not even one clip has begun, or if clips need more frames
                 than the stream had.
         """
-        ready = []
-        if self.count and not self.ended:
+        ready, ended = [], self.ended
+        self.ended = True
+        if self.count and not ended:
             self._pending = deque(self._last_clips(total=self._last_index + 1))
             for clip in self._pending:
                 clip.take(self._last_image, self._last_index, int(clip.frame_inds[-1]))
+            self.ended = False
             ready = self._ready()
-        self.ended = True
+            self.ended = True
         if ready:
             ready[-1] = ready[-1]._replace(after=self.snapshot())
         return ready

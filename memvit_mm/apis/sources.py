@@ -15,6 +15,8 @@ Source = Union[str, int, Iterable]
 MOVING_IMAGES = ('.gif', '.webp', '.avif', '.apng')
 # Seconds by which frames may be off a constant rate before the rate counts as variable.
 JITTER = 0.1
+# Seconds at the end that edit lists cut off without anybody missing them.
+MARGIN = 1.0
 # Reads that may fail in a row where it is not known how many frames there are.
 TRIES = 16
 
@@ -43,7 +45,8 @@ class VideoFile:
             are within 0.1 seconds of it), the latter where it is variable, so that
             second 60 is what a player shows at second 60.
         on_damage (str): ``'stop'`` with an error where frames cannot be decoded, or
-            ``'go_on'`` with a warning after them. Either names the second.
+            ``'go_on'`` with a warning after them. Either names the second. (Where only
+            the end is missing there is a warning: it may just have been trimmed.)
         start (int): Frames to pass over.
         num_threads (int): Threads that decode.
 
@@ -88,6 +91,7 @@ class VideoFile:
         self.variable = timing == 'timestamps' or (timing == 'auto' and not constant)
         """Whether frames come with the times of the file."""
         self._first_time: Optional[float] = None
+        self._file_time = 0.0
         if timing == 'timestamps' and times is None:
             raise ValueError(
                 f"Video {path} has no usable times for timing='timestamps': use "
@@ -117,11 +121,17 @@ class VideoFile:
             if not ok:
                 self._damaged(here, number)
                 continue
-            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self._second(here))
+            time = self._file_time if self.variable else here / self.fps
+            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time)
         if number == 0:
             raise ValueError(_no_video(self.path))
-        if self.count is not None and number < self.count:
-            self._damaged(number, self.count)
+        if self.count is not None and self.count - number > MARGIN * self.fps:
+            warnings.warn(
+                f'Video {self.path} ends at second {self._second(number):.2f}, though '
+                f'it says that it lasts until {self._second(self.count):.2f}: it was '
+                'trimmed, or cut off.',
+                stacklevel=2,
+            )
 
     def _number(self, expected: int, failed: int) -> int:
         """Which frame has been read: after damage not the one that comes next."""
@@ -132,6 +142,7 @@ class VideoFile:
             # The times in the index count from the first frame.
             self._first_time = time - self.times[expected + failed]
         time -= self._first_time
+        self._file_time = max(time, 0.0)
         near = abs(time - self.times[expected]) < 1.5 / self.fps
         if near or (self.variable and not failed):
             return expected
@@ -273,8 +284,8 @@ def open_source(
         )
     if not hasattr(source, '__iter__'):
         raise ValueError(
-            f'A source is a path, the index of a camera, or an iterable of frames, got '
-            f'a {type(source).__name__}.'
+            'A source is a path, the index of a camera, or an iterable of frames, got: '
+            f'{type(source).__name__}.'
         )
     return FrameSource(source, fps)
 

@@ -171,7 +171,7 @@ class VideoStream:
         reader = self._reader = self.open(source)
         try:
             reader.start()
-            while (taken := reader.take()) is not None:
+            while (taken := self._next(reader)) is not None:
                 prepared, after = taken
                 prediction = self.predictor.predict([prepared])[0]
                 self.done_with(after)
@@ -227,9 +227,11 @@ class VideoStream:
         self._check_idle()
         if self._buffer is None or self._state.ended:
             return []
-        predictions = self._predict(self._buffer.finish())
-        self._end()
-        return predictions
+        try:
+            return self._predict(self._buffer.finish())
+        finally:
+            self._state = self._buffer.snapshot()
+            self._end()
 
     @property
     def counts(self) -> StreamCounts:
@@ -364,6 +366,15 @@ class VideoStream:
         """A clip has been predicted: this is the state now."""
         self._state = after
         self._predictions += 1
+
+    def _next(self, reader: SourceReader) -> Any:
+        try:
+            return reader.take()
+        except Exception:
+            if self._buffer.ended:
+                # Too short for a clip: it has ended all the same.
+                self._state = self._buffer.snapshot()
+            raise
 
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)

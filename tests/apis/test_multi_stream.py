@@ -1,0 +1,231 @@
+"""MultiStream: many sources, one model, and none of them touches another."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import stream_data as data
+from stream_data import FPS, assert_same, threads
+
+from memvit_mm.apis import MultiStream, VideoStream
+
+NAMES = 'abcd'
+
+
+@pytest.fixture(scope='module')
+def model():
+    return data.epic_model()
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('videos')
+    return {
+        name: data.write_video(
+            folder / f'{name}.mp4', data.pictures(FPS * (3 + number), number)
+        )
+        for number, name in enumerate(NAMES)
+    }
+
+
+@pytest.fixture(scope='module')
+def expected(model, videos):
+    return {name: list(VideoStream(model).run(video)) for name, video in videos.items()}
+
+
+def by_stream(predictions) -> dict:
+    found: dict = {}
+    for prediction in predictions:
+        found.setdefault(prediction.stream, []).append(prediction)
+    return found
+
+
+def assert_all(found: dict, expected: dict) -> None:
+    assert set(found) == set(expected)
+    for name, predictions in expected.items():
+        assert_same(found[name], predictions)
+
+
+def batches(model) -> tuple:
+    """Sizes of the batches that the model gets from now on."""
+    sizes: list = []
+    step = model.test_step
+
+    def counted(batch):
+        sizes.append([s.video_id for s in batch['data_samples']])
+        return step(batch)
+
+    model.test_step = counted
+    return sizes, lambda: delattr(model, 'test_step')
+
+
+@pytest.mark.parametrize('one_by_one', [True, False])
+def test_as_one_by_one(model, videos, expected, one_by_one):
+    model.test_cfg = dict(one_by_one=one_by_one)
+    sizes, undo = batches(model)
+    try:
+        streams = MultiStream(model, videos, wait=1.0)
+        found = by_stream(streams)
+    finally:
+        undo()
+        model.test_cfg = None
+    assert_all(found, expected)
+    # Together, each stream once.
+    assert max(map(len, sizes)) == 4
+    assert all(len(set(names)) == len(names) for names in sizes)
+    assert {n: e.counts.predictions for n, e in streams.ended.items()} == {
+        name: len(predictions) for name, predictions in expected.items()
+    }
+    assert all(end.error is None for end in streams.ended.values())
+    assert not threads() and not len(model.memory)
+
+
+def test_max_batch_and_turns(model, videos, expected):
+    sizes, undo = batches(model)
+    try:
+        found = by_stream(MultiStream(model, videos, max_batch=3, wait=0.5))
+    finally:
+        undo()
+    assert max(map(len, sizes)) == 3
+    assert set(sizes[0]) | set(sizes[1]) == set(NAMES)
+    assert_all(found, expected)
+
+
+def test_join_and_leave(model, videos, expected):
+    found: dict = {}
+    streams = MultiStream(model, dict(a=videos['a'], b=videos['b']), queue_size=1)
+    for number, prediction in enumerate(streams):
+        found.setdefault(prediction.stream, []).append(prediction)
+        if number == 1:
+            streams.add('d', videos['d'])
+            with pytest.raises(ValueError, match="is a stream 'd' already"):
+                streams.add('d', videos['d'])
+        if number == 2 and 'b' in streams.streams:
+            streams.remove('b')
+    assert_same(found['a'], expected['a'])
+    assert_same(found['d'], expected['d'])
+    assert len(found.get('b', [])) <= 3
+    assert streams.streams == [] and streams.ended['b'].error is None
+    with pytest.raises(ValueError, match="no stream 'x', there are: none"):
+        streams.remove('x')
+    with pytest.raises(ValueError, match="no stream 'x'"):
+        streams.counts('x')
+
+
+def test_failures_touch_no_other(model, videos, expected, tmp_path):
+    def torn():
+        yield from data.pictures(30)
+        raise OSError('cable pulled')
+
+    (tmp_path / 'empty.mp4').touch()
+    streams = MultiStream(model, videos, fps=FPS)
+    streams.add('torn', torn())
+    streams.add('empty', tmp_path / 'empty.mp4')
+    streams.add('odd', [np.zeros((4, 4), np.uint8)])
+    streams.add('short', data.pictures(3))
+    found = by_stream(streams)
+    assert [p.time for p in found.pop('torn')] == [1, 2]
+    assert_all(found, expected)
+    errors = {n: str(e.error) for n, e in streams.ended.items() if e.error}
+    assert set(errors) == {'torn', 'empty', 'odd', 'short'}
+    assert errors['torn'] == 'cable pulled'
+    assert 'is empty' in errors['empty']
+    assert 'Frame 0 of odd is an array' in errors['odd']
+    assert 'before its first clip began' in errors['short']
+    assert streams.counts('torn').predictions == 2
+
+
+def test_a_clip_that_the_model_refuses(model, videos, expected):
+    step = model.test_step
+
+    def refusing(batch):
+        result = step(batch)
+        samples = batch['data_samples']
+        if any(s.video_id == 'b' and s.timestamp > 1 for s in samples):
+            raise RuntimeError('out of luck')
+        return result
+
+    model.test_step = refusing
+    try:
+        streams = MultiStream(model, videos, wait=0.5)
+        found = by_stream(streams)
+    finally:
+        del model.test_step
+    assert_same(found.pop('b'), expected['b'][:1])
+    # What ran in one batch with it ran again, with the memory that it had before.
+    assert_all(found, {name: expected[name] for name in 'acd'})
+    assert str(streams.ended['b'].error) == 'out of luck'
+
+
+def test_a_stall_holds_up_nobody(model, videos, expected):
+    go_on = threading.Event()
+
+    def stalled():
+        frames = data.pictures(36)
+        yield from frames[:20]
+        go_on.wait(20)
+        yield from frames[20:]
+
+    streams = MultiStream(model, dict(videos, stalled=stalled()), fps=FPS)
+    found: dict = {}
+    total = sum(map(len, expected.values()))
+    for number, prediction in enumerate(streams, 1):
+        found.setdefault(prediction.stream, []).append(prediction)
+        if number == total + 1:
+            assert 'stalled' in streams.streams
+            go_on.set()
+    assert [p.time for p in found.pop('stalled')] == [1, 2]
+    assert_all(found, expected)
+
+
+def test_dropping_is_counted_by_stream(model):
+    hook = model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+    try:
+        streams = MultiStream(model, fps=FPS, queue_size=1)
+        streams.add('fast', data.pictures(FPS * 20), when_slow='drop')
+        streams.add('file', data.pictures(FPS * 6))
+        found = by_stream(streams)
+    finally:
+        hook.remove()
+    fast, file = (streams.counts(name) for name in ('fast', 'file'))
+    assert fast.dropped > 0 and fast.dropped + fast.predictions == 19
+    assert (file.dropped, file.predictions) == (0, 5)
+    assert len(found['file']) == 5
+
+
+def test_leaving_the_loop_ends_the_threads(model, videos):
+    with MultiStream(model, videos) as streams, pytest.raises(KeyboardInterrupt):
+        for _ in streams:
+            assert threads()
+            raise KeyboardInterrupt
+    streams.close()
+    assert not threads() and set(streams.ended) == set(NAMES)
+
+
+def test_more_streams_than_memory_has_room_for(videos):
+    model = data.epic_model(max_streams=2)
+    with pytest.raises(ValueError, match='3 streams of 1 views .* max_streams=2'):
+        MultiStream(model, videos)
+    assert not threads()
+
+
+def test_options(model):
+    with pytest.raises(ValueError, match='max_batch=0 must be'):
+        MultiStream(model, max_batch=0)
+    with pytest.raises(ValueError, match='wait=-1 must be'):
+        MultiStream(model, wait=-1)
+    assert list(MultiStream(model)) == []
+
+
+def test_detectors(videos):
+    model = data.ava_model()
+
+    def boxes(image, second):
+        return np.array([[2, 3, 30, 40, 0.9]] * (int(second) % 3))
+
+    expected = {
+        name: list(VideoStream(model, boxes=boxes).run(video))
+        for name, video in videos.items()
+    }
+    assert_all(by_stream(MultiStream(model, videos, boxes=boxes)), expected)
