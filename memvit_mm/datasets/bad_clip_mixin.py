@@ -164,13 +164,13 @@ def _bad_clip(info: dict, error: Exception) -> BadClipError:
     if frame is not None and not osp.isfile(frame):
         return MissingClipError(
             f'Frame {frame} of {second} does not exist: extract the frames again, or '
-            'leave the keyframe out.'
+            'leave the clip out.'
         )
     cause = next(iter(str(error).strip().splitlines()), '')
     return BadClipError(
         f'{frame or _file_of(info)} cannot be decoded at {second} '
-        f'({type(error).__name__}: {cause}): it is damaged; make it again, or leave '
-        'it out.'
+        f'({type(error).__name__}: {cause}): it is damaged; download, encode or '
+        'extract it again, or leave it out.'
     )
 
 

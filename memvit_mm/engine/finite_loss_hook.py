@@ -23,7 +23,7 @@ class FiniteLossHook(Hook):
     Of losses scaled for float16 it sees what comes before the scaling; gradients that
     are not finite are the scaler's business.
 
-    Costs nothing on a GPU: mmengine reads the losses of every iteration anyway.
+    Reads one number from the GPU per iteration, right after mmengine has read them all.
 
     Raises:
         ValueError: If a loss, or a weight to be saved, is not finite.

@@ -8,6 +8,7 @@ from mmaction.utils import SampleList
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..datasets.bad_clips import is_skipped
 from .memory import ClipMemory, Stream
 from .skipped_rows import nothing_read, rows_to_keep
 
@@ -168,6 +169,12 @@ class MemoryOwner:
         """As the model's, on the rows that were read."""
         keep = rows_to_keep(data_samples) if mode in ('loss', 'predict') else None
         if keep is not None:
+            first = next(filter(is_skipped, data_samples)).metainfo['skipped']
+            self.memory.warn_once(
+                'skipped',
+                f'A clip is left out: {first} (Said once; BadClipHook names all of '
+                'them at the end of the epoch.)',
+            )
             if not keep:
                 return nothing_read(self, mode)
             inputs = take_rows(inputs, keep)

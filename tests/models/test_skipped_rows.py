@@ -7,6 +7,8 @@ from small_models import batch, detector, recognizer
 from memvit_mm.models.skipped_rows import nothing_read
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
+# Said once per model; a test says that it is.
+pytestmark = pytest.mark.filterwarnings('ignore:A clip is left out')
 STEPS = [
     [('a', 0), ('b', 0), ('c', 0)],
     [('a', 1), ('b', 1), ('c', 1)],
@@ -96,6 +98,14 @@ def test_predictions_and_memory(model):
     ):
         assert key == wanted and torch.equal(score, expected_score)
     assert equal_memories(memory, expected_memory)
+
+
+@pytest.mark.filterwarnings('error')
+def test_it_is_said_once(model):
+    clips = [('a', 0), ('b', 0)]
+    with pytest.warns(UserWarning, match='A clip is left out: It is damaged. .*once'):
+        model(*samples_of(model, clips, bad=clips[:1]), mode='predict')
+    model(*samples_of(model, clips[:1], bad=clips), mode='predict')
 
 
 def test_no_row_could_be_read(model):
