@@ -12,7 +12,7 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=3)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=9, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -30,8 +30,8 @@ param_scheduler = [
         power=1.0,
         eta_min=2e-5,
         by_epoch=True,
-        begin=7,
-        end=12,
+        begin=5,
+        end=9,
         convert_to_iter_based=True,
     ),
 ]

@@ -166,9 +166,20 @@ def test_one_process_or_two_and_a_break_in_between(demo, tmp_path):
         'one': [sys.executable, str(tools / 'test.py'), config, checkpoint],
     }.items():
         run(
-            *(*command, '--work-dir', str(tmp_path / name), *options_for(demo, 1)),
+            *(*command, '--work-dir', str(tmp_path / name)),
+            *('--dump', str(tmp_path / f'{name}.pkl'), *options_for(demo, 1)),
             cwd=tmp_path,
             PORT='29623',
         )
     one, two = metrics_of(tmp_path / 'one'), metrics_of(tmp_path / 'two')
     assert one and one == pytest.approx(two, abs=1e-6)
+    # What was dumped scores the same after the fact.
+    again = tmp_path / 'again.json'
+    run(
+        *(sys.executable, str(tools / 'eval_epic.py'), '--task', 'anticipation'),
+        *('--annotations', f'{demo}/annotations', '--json', str(again)),
+        *('--scores', str(tmp_path / 'two.pkl')),
+        cwd=tmp_path,
+    )
+    again = {f'epic/{k}': v for k, v in json.loads(again.read_text()).items()}
+    assert again.items() >= two.items()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmaction.apis.inferencers import ActionRecogInferencer
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.model import BaseModel
@@ -328,7 +329,9 @@ def test_what_other_readers_of_results_find():
     verb, noun = result.pred_score.split([VERBS, NOUNS])
     torch.testing.assert_close(verb, result.verb_logits.exp())
     torch.testing.assert_close(noun, result.noun_logits.exp())
-    assert result.pred_label.tolist() == [verb.argmax(), noun.argmax()]
+    found = ActionRecogInferencer.pred2dict(None, result)
+    assert found['pred_labels'] == [verb.argmax(), noun.argmax()]
+    assert len(found['pred_scores']) == VERBS + NOUNS
     assert result.to_dict()['verb_logits'].dtype == torch.float32
 
 
