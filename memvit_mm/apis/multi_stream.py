@@ -79,6 +79,8 @@ class MultiStream:
         """The streams that have ended, and how."""
         self._lanes: dict[Hashable, tuple[VideoStream, SourceReader]] = {}
         self._turn: deque = deque()
+        self._opening: set[Hashable] = set()
+        self._closings = 0
         self._condition = threading.Condition()
         self._views = 1
         try:
@@ -117,24 +119,42 @@ class MultiStream:
         Raises:
             ValueError: If the name is taken, or the model's memory has no room.
         """
-        stream = VideoStream(self.predictor, name=name, **self.options, **options)
         with self._condition:
-            if name in self._lanes:
+            if name in self._lanes or name in self._opening:
                 raise ValueError(
                     f'There is a stream {name!r} already: remove it first, or choose '
                     'another name.'
                 )
-            self._check_room(len(self._lanes) + 1)
+            self._check_room(len(self._lanes) + len(self._opening) + 1)
+            self._opening.add(name)
             self.ended.pop(name, None)
+            closings = self._closings
+        reader = error = None
+        try:
+            # This may take its time, in which the others go on.
+            stream = VideoStream(
+                self.predictor, name=name, **{**self.options, **options}
+            )
             try:
                 reader = stream.open(source, self._condition)
-            except Exception as error:
+            except Exception as failure:
+                error = failure
+        except BaseException:
+            with self._condition:
+                self._opening.discard(name)
+                self._condition.notify_all()
+            raise
+        with self._condition:
+            self._opening.discard(name)
+            self._condition.notify_all()
+            if reader is None or closings != self._closings:
                 self.ended[name] = StreamEnd(stream.counts, error)
+                if reader is not None:
+                    reader.source.close()
                 return
             self._lanes[name] = stream, reader
             self._turn.append(name)
             reader.start()
-            self._condition.notify_all()
 
     def remove(self, name: Hashable) -> None:
         """Let a stream leave; the clips of it that wait are forgotten.
@@ -154,6 +174,7 @@ class MultiStream:
     def close(self) -> None:
         """End all streams, and their threads."""
         with self._condition:
+            self._closings += 1
             readers = [self._leave(name) for name in list(self._lanes)]
         for reader in readers:
             reader.close()
@@ -168,8 +189,9 @@ class MultiStream:
         try:
             while (batch := self._collect()) is not None:
                 yield from self._predict(batch)
-        finally:
+        except BaseException:
             self.close()
+            raise
 
     # --------------------------------------------------------------------- a batch
 
@@ -179,7 +201,7 @@ class MultiStream:
             deadline = None
             while True:
                 self._let_go()
-                if not self._lanes:
+                if not self._lanes and not self._opening:
                     return None
                 ready = [name for name in self._turn if self._lanes[name][1].ready]
                 enough = min(len(self._lanes), self.max_batch)
@@ -223,16 +245,14 @@ class MultiStream:
         )
 
     def _predict(self, batch: list[tuple[PreparedClip, Snapshot]]) -> list[Prediction]:
-        memory = self.predictor.memory
-        before = None if memory is None else memory.state_dict()
+        before = self.predictor.remembered()
         try:
             found = self.predictor.predict([clip for clip, _ in batch])
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0][0].stream, error)
                 return []
-            if memory is not None:
-                memory.load_state_dict(before)
+            self.predictor.remember(before)
             # One of them is at fault: each by itself.
             return [p for clip in batch for p in self._predict([clip])]
         kept = []

@@ -1,5 +1,6 @@
 """Predictor: complete clips in, predictions out; what streams of a model share."""
 
+import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
@@ -21,7 +22,8 @@ class PreparedClip(NamedTuple):
     """A clip as the model takes it."""
 
     stream: Hashable
-    clip: Clip
+    number: int
+    """Of the clip, from 0."""
     start: float
     end: float
     time: float
@@ -86,6 +88,7 @@ class Predictor:
         self.recipe = read_recipe(cfg, sampler)
         self.boxes = box_source(boxes, cfg)
         meta = getattr(model, 'dataset_meta', None)
+        self._lock = threading.RLock()
         self.names = find_names(labels, cfg, meta)
 
     @property
@@ -96,7 +99,27 @@ class Predictor:
     def forget(self, stream: Hashable) -> None:
         """Drop what is remembered of a stream."""
         if self.memory is not None:
-            self.memory.reset(stream)
+            with self._lock:
+                self.memory.reset(stream)
+
+    def remembered(self, stream: Any = None) -> list[dict]:
+        """What is remembered of all streams, or of one, as plain values and tensors."""
+        if self.memory is None:
+            return []
+        with self._lock:
+            entries = self.memory.state_dict()['streams']
+        return [e for e in entries if stream is None or e['stream'][0] == stream]
+
+    def remember(self, entries: list[dict], stream: Any = None) -> None:
+        """Take back what :meth:`remembered` gave: everything, or as one stream's."""
+        if self.memory is None:
+            return
+        with self._lock:
+            if stream is not None:
+                self.memory.reset(stream)
+                renamed = [dict(e, stream=(stream, *e['stream'][1:])) for e in entries]
+                entries = self.memory.state_dict()['streams'] + renamed
+            self.memory.load_state_dict(dict(streams=entries))
 
     def prepare(
         self,
@@ -115,7 +138,7 @@ class Predictor:
             origin (float): Time of the stream's first frame, in seconds.
             video (str, optional): Its name in proposals. Defaults to ``stream``.
         """
-        key = len(clip.images) // 2 if self.recipe.centered else len(clip.images) - 1
+        key = len(clip.images) // 2 if self.recipe.centered else -1
         time, video = origin + clip.time, stream if video is None else video
         results = dict(
             clip.sampled,
@@ -143,7 +166,7 @@ class Predictor:
         first, last = (int(clip.frame_inds[i]) for i in (0, -1))
         return PreparedClip(
             stream,
-            clip,
+            clip.number,
             origin + first / fps,
             origin + last / fps,
             time,
@@ -155,14 +178,14 @@ class Predictor:
         """What the model says about some clips, of any streams, in one batch."""
         if self.model.training:
             self.model.eval()
-        with torch.no_grad():
+        with self._lock, torch.no_grad():
             samples = self.model.test_step(pseudo_collate([c.data for c in clips]))
         return [self._result(*pair) for pair in zip(clips, samples)]
 
     def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
         about = dict(
             stream=clip.stream,
-            number=clip.clip.number,
+            number=clip.number,
             time=clip.time,
             start=clip.start,
             end=clip.end,

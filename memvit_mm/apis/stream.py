@@ -274,14 +274,11 @@ class VideoStream:
             path=self._path,
             settings=None,
             buffer=None,
-            memory=[],
+            memory=self.predictor.remembered(self.name),
         )
         if self._buffer is not None:
             state['settings'] = self._buffer.grid.settings()
             state['buffer'] = self._buffer.pack(self._state)
-        if self.predictor.memory is not None:
-            streams = self.predictor.memory.state_dict()['streams']
-            state['memory'] = [e for e in streams if e['stream'][0] == self.name]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -305,13 +302,7 @@ class VideoStream:
             self._buffer.restore(self._state)
         self._path = state['path']
         self._predictions, self._dropped = state['predictions'], state['dropped']
-        memory = self.predictor.memory
-        if memory is not None:
-            others = memory.state_dict()
-            for entry in state['memory']:
-                mine = dict(entry, stream=(self.name, *entry['stream'][1:]))
-                others['streams'].append(mine)
-            memory.load_state_dict(others)
+        self.predictor.remember(state['memory'], self.name)
 
     # --------------------------------------------- what MultiStream and run() share
 
@@ -325,7 +316,7 @@ class VideoStream:
         if self._state.ended:
             self.reset()
         path = _path_of(source)
-        if self._state.count and path != self._path:
+        if self._state.count and _name(path) != _name(self._path):
             raise ValueError(
                 f'Stream {self.name} stopped at {self._state.last_time:.2f} seconds of '
                 f'{self._path or "other frames"}: call reset() before it reads '
@@ -411,6 +402,11 @@ class _Later:
     def __iter__(self) -> Iterator[Any]:
         for frame in self.source:
             yield frame._replace(time=frame.time + self.begin)
+
+
+def _name(path: Optional[str]) -> Optional[str]:
+    """A file's name: it may have moved since a stream was saved."""
+    return None if path is None else Path(path).name
 
 
 def _path_of(source: Any) -> Optional[str]:

@@ -548,7 +548,7 @@ class TestOptions:
         assert [p.time for p in found] == [2, 4]
         assert found[0].start == pytest.approx((24 - 14) / FPS)
 
-    @pytest.mark.parametrize('name', ['memvit_ava.py', 'memvit_16_k400.py'])
+    @pytest.mark.parametrize('name', ['memvit_ava.py', 'memvit_epic_cls.py', 'memvit_16_k400.py'])
     def test_configs_of_ours(self, model, frames, name):
         # Their pipelines, with a model that takes their clips' size.
         cfg = Config.fromfile(get_config_path(name))
