@@ -4,6 +4,7 @@ from .inference import MemViTInferencer, inference_recognizer, init_recognizer
 from .multi_stream import MultiStream, StreamEnd
 from .results import EpicPrediction, PeoplePrediction, Prediction
 from .sources import LiveCapture, VideoFile
+from .stdet import inference_stdet, init_detector_model, iter_stdet
 from .stream import StreamCounts, VideoStream
 
 __all__ = [
@@ -18,5 +19,8 @@ __all__ = [
     'VideoFile',
     'VideoStream',
     'inference_recognizer',
+    'inference_stdet',
+    'init_detector_model',
     'init_recognizer',
+    'iter_stdet',
 ]

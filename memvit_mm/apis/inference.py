@@ -105,14 +105,14 @@ def inference_recognizer(
     elif callable(test_pipeline):
         test_pipeline = [test_pipeline]
     pipeline = WholeVideoPipeline(test_pipeline, fps, on_bad_clip)
-    batch = pseudo_collate([pipeline(_as_dict(video))])
+    batch = pseudo_collate([pipeline(as_dict(video))])
     with torch.no_grad():
         if videos_of(batch):
             return play_videos(model, batch)[0]
         return model.test_step(batch)[0]
 
 
-def _as_dict(video: Any) -> dict:
+def as_dict(video: Any) -> dict:
     """What a pipeline takes."""
     if isinstance(video, dict):
         return video

@@ -1,14 +1,15 @@
 """A model from a config and a checkpoint, or a sentence that says why not."""
 
+import copy
 import os
 import os.path as osp
+import warnings
 from typing import Any, Optional, Union
 
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -35,7 +36,7 @@ def load_config(config: ConfigLike) -> Config:
         'MemoryFastRCNN'
     """
     if isinstance(config, Config):
-        cfg = config.copy()
+        cfg = copy.deepcopy(config)
     else:
         name = os.fspath(config)
         cfg = Config.fromfile(name if osp.isfile(name) else _own_config(name))
@@ -77,13 +78,13 @@ def build_model(
     """
     weights, extras = (None, {}) if checkpoint is None else read_checkpoint(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
-    model_cfg = cfg.model.copy()
+    model_cfg = copy.deepcopy(cfg.model)
     for part in (model_cfg, model_cfg.get('backbone') or {}):
         if weights is not None or part.get('pretrained'):
             # The checkpoint replaces what training started from.
             part.pop('pretrained', None)
     if weights is not None and 'init_cfg' in (model_cfg.get('backbone') or {}):
-        model_cfg.backbone = _without_pretrained(model_cfg.backbone)
+        _drop_pretrained(model_cfg.backbone)
     model = MODELS.build(model_cfg)
     if weights is not None:
         load_weights(model, weights, checkpoint, _name(cfg))
@@ -92,16 +93,14 @@ def build_model(
     return model.to(device or get_device()).eval()
 
 
-def _without_pretrained(part: dict) -> dict:
-    """A part's config that downloads or reads no weights to start from."""
+def _drop_pretrained(part: dict) -> None:
+    """Let a part read no weights to start from."""
     inits = part['init_cfg']
     several = isinstance(inits, (list, tuple))
     inits = [i for i in (inits if several else [inits]) if i]
     kept = [i for i in inits if i.get('type') != 'Pretrained']
-    part = part.copy()
     if len(kept) < len(inits):
         part['init_cfg'] = kept or None
-    return part
 
 
 def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) -> None:
@@ -136,10 +135,10 @@ def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) 
         )
     unused = [name for name in weights if name not in own]
     if unused:
-        print_log(
+        warnings.warn(
             f'{checkpoint} has {len(unused)} weights that the model of {config} does '
             f'not use, the first is {unused[0]}.',
-            level=30,
+            stacklevel=2,
         )
     model.load_state_dict({name: weights[name] for name in own})
 

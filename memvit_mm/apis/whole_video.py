@@ -313,7 +313,9 @@ def _result(
     if not clips:
         raise ValueError(f'{video.name} has no clip that can be read.')
     result = video.data_sample()
-    scores = torch.stack([clip.pred_score for clip in clips])
+    # A head that averages no views has a row for each.
+    scores = [clip.pred_score for clip in clips]
+    scores = torch.stack([s.mean(dim=0) if s.ndim == 2 else s for s in scores])
     if rule == 'last':
         last = clips[-1]
         for name in last.keys():  # noqa: SIM118 (a data sample is no dict)

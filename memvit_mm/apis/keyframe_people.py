@@ -1,0 +1,233 @@
+"""Where the people of a video file are: keyframes and boxes, from what users have."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from ..datasets.ava_files import read_proposals
+from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes
+
+# boxes=...: by second, AVA's by 'video,second', or a file of these.
+Boxes = Union[Mapping, str, Path]
+# det_model=...: mmdet's, or a function of a frame and its time.
+Detector = Union[nn.Module, Callable[[np.ndarray, float], Any]]
+
+
+class KeyframePeople:
+    """The people of one video: when to look, and who is there.
+
+    Args:
+        times (list[float], optional): Seconds of the keyframes; None where any will do.
+        find (callable): Takes a keyframe ``[H, W, 3]`` uint8 RGB, the video's name and
+            the time in seconds, and returns :class:`PersonBoxes`, in pixels.
+    """
+
+    def __init__(self, times: Optional[list[float]], find: Callable) -> None:
+        self.times = times
+        self.find = find
+
+    def __call__(self, image: np.ndarray, video: str, time: float) -> PersonBoxes:
+        return self.find(image, video, time)
+
+
+def people_of(
+    video: str,
+    boxes: Optional[Boxes],
+    detector: Optional[Detector],
+    threshold: float,
+    category: int,
+    timestamp_start: int,
+) -> KeyframePeople:
+    """What ``inference_stdet`` is told about people, in one form.
+
+    Args:
+        video (str): The video's name in proposals.
+        boxes: See ``inference_stdet``.
+        detector: See ``inference_stdet``.
+        threshold (float): Least score of proposals and of an mmdet detector's boxes.
+        category (int): The detector's class for people.
+        timestamp_start (int): The second of proposals at which the video begins.
+
+    Raises:
+        ValueError, FileNotFoundError: If there are no people, or in another form.
+    """
+    if (boxes is None) == (detector is None):
+        told = 'neither' if boxes is None else 'both'
+        raise ValueError(
+            'inference_stdet needs to know where people are: give boxes (by second, or '
+            f"AVA's proposals) or det_model (an mmdet detector), got {told}."
+        )
+    if isinstance(detector, nn.Module):
+        return KeyframePeople(
+            None, CalledBoxes(MmdetPersons(detector, threshold, category))
+        )
+    if detector is not None:
+        if not callable(detector):
+            raise ValueError(
+                f'det_model is a {type(detector).__name__}: it takes what '
+                'mmdet.apis.init_detector returns, or a function of a frame '
+                '[H, W, 3] and its time in seconds that returns boxes.'
+            )
+        return KeyframePeople(None, CalledBoxes(detector))
+    if isinstance(boxes, (str, Path)):
+        return _proposed(video, read_proposals(str(boxes)), threshold, timestamp_start)
+    if not isinstance(boxes, Mapping):
+        raise ValueError(
+            f'boxes is a {type(boxes).__name__}: it takes a dict from seconds to '
+            'boxes [people, 4] in pixels, or AVA proposals or their file.'
+        )
+    named = [isinstance(key, str) for key in boxes]
+    if named and all(named):
+        table = {_keyframe(key): _boxes(key, value) for key, value in boxes.items()}
+        return _proposed(video, table, threshold, timestamp_start)
+    return _timed(boxes)
+
+
+def _timed(boxes: Mapping) -> KeyframePeople:
+    """Boxes in pixels by second."""
+    table = {}
+    for key, value in boxes.items():
+        try:
+            second = float(key)
+        except (TypeError, ValueError):
+            second = float('nan')
+        if not 0 <= second < float('inf'):
+            raise ValueError(
+                f'boxes has the key {key!r}, expected seconds from 0 on (or, for AVA '
+                "proposals, 'video,second')."
+            )
+        table[second] = _boxes(key, value)
+    if not table:
+        raise ValueError('boxes is empty: there is no keyframe to look at.')
+    corners = np.concatenate([value[:, :4] for value in table.values()])
+    if len(corners) and corners.max() <= 1:
+        raise ValueError(
+            f'boxes has coordinates up to {corners.max():g}, fractions it seems: boxes '
+            'by second are in pixels; multiply by the width and height of the frame.'
+        )
+    times = sorted(table)
+    return KeyframePeople(times, CalledBoxes(lambda image, time: table[time]))
+
+
+def _proposed(
+    video: str, table: Mapping, threshold: float, timestamp_start: int
+) -> KeyframePeople:
+    """AVA's proposals: fractions, by video and AVA's second."""
+    seconds = sorted(second for name, second in table if name == video)
+    if not seconds:
+        found = ', '.join(dict.fromkeys(name for name, _ in list(table)[:100]))
+        raise ValueError(
+            f'The proposals have no boxes for {video!r}; they are of '
+            f'{found[:200] or "no video"}: name the video as there with video_id.'
+        )
+    if seconds[0] < timestamp_start:
+        raise ValueError(
+            f'The proposals of {video!r} begin at second {seconds[0]}, before the '
+            f'video does (timestamp_start={timestamp_start}): say at which of their '
+            'seconds it begins with timestamp_start.'
+        )
+    # As the data set does: no clip where nobody is.
+    kept = [
+        second
+        for second in seconds
+        if (table[video, second][:, 4] >= np.float32(threshold)).any()
+    ]
+    strings = {f'{video},{second:04d}': table[video, second] for second in kept}
+    find = ProposalBoxes(strings, timestamp_start, threshold)
+    return KeyframePeople([float(second - timestamp_start) for second in kept], find)
+
+
+def _boxes(key: Any, value: Any) -> np.ndarray:
+    """A keyframe's boxes as float32 ``[people, 5]``."""
+    if hasattr(value, 'detach'):
+        value = value.detach().cpu().numpy()
+    try:
+        boxes = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        boxes = np.empty((1, 0))
+    if boxes.size == 0 and boxes.ndim and boxes.shape[0] == 0:
+        boxes = np.zeros((0, 5), dtype=np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+        raise ValueError(
+            f'boxes has {list(np.shape(value))} at {key!r}, expected [people, 4] of '
+            'x1, y1, x2, y2, or [people, 5] with scores.'
+        )
+    left, top, right, bottom = boxes[:, :4].T
+    sound = np.isfinite(boxes).all(axis=1) & (left < right) & (top < bottom)
+    if not sound.all():
+        row = int(np.argmin(sound))
+        raise ValueError(
+            f'boxes has {boxes[row, :4].tolist()} in row {row} at {key!r}, which holds '
+            'nothing: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2.'
+        )
+    full = np.ones((len(boxes), 5), dtype=np.float32)
+    full[:, : boxes.shape[1]] = boxes
+    return full
+
+
+def _keyframe(key: str) -> tuple[str, int]:
+    video, _, second = key.rpartition(',')
+    if not video or not second.strip().isdigit():
+        raise ValueError(
+            f"boxes has the key {key!r}, expected 'video,second' such as "
+            "'1j20qq1JyX4,0902', or a number of seconds."
+        )
+    return video, int(second)
+
+
+class MmdetPersons:
+    """People that an mmdet detector finds in a frame.
+
+    Args:
+        model (nn.Module): From ``mmdet.apis.init_detector``.
+        threshold (float): Least score. Defaults to 0.9.
+        category (int): The class that is a person, 0 in COCO. Defaults to 0.
+
+    Raises:
+        ValueError: If the model is no detector with a config.
+    """
+
+    def __init__(
+        self, model: nn.Module, threshold: float = 0.9, category: int = 0
+    ) -> None:
+        from mmdet.utils import get_test_pipeline_cfg
+        from mmengine.dataset import Compose
+
+        cfg = getattr(model, 'cfg', None)
+        if cfg is None or not hasattr(model, 'test_step'):
+            raise ValueError(
+                f'det_model is a {type(model).__name__} without a config: make it with '
+                'mmdet.apis.init_detector(config, checkpoint).'
+            )
+        self.model = model
+        self.threshold = threshold
+        self.category = category
+        with _mmdet_scope():
+            steps = get_test_pipeline_cfg(cfg.copy())
+            steps[0].type = 'mmdet.LoadImageFromNDArray'
+            self.pipeline = Compose(steps)
+
+    def __call__(self, image: np.ndarray, time: float) -> np.ndarray:
+        """Boxes of people in an RGB frame: x1, y1, x2, y2 in pixels, score."""
+        from mmdet.apis import inference_detector
+
+        with _mmdet_scope():
+            # [H, W, RGB] -> [H, W, BGR], as mmdet reads pictures
+            found = inference_detector(
+                self.model, np.ascontiguousarray(image[..., ::-1]), self.pipeline
+            ).pred_instances.cpu()
+        keep = (found.labels == self.category) & (found.scores >= self.threshold)
+        boxes, scores = found.bboxes[keep].numpy(), found.scores[keep].numpy()
+        height, width = image.shape[:2]
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return np.column_stack([boxes, scores])[inside].astype(np.float32)
+
+
+def _mmdet_scope() -> Iterator[None]:
+    """mmdet's names of transforms, some of which MMAction2 has, too."""
+    return DefaultScope.overwrite_default_scope('mmdet')
