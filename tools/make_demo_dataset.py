@@ -2,7 +2,7 @@
 """Draw a small data set on which a model needs memory.
 
 python tools/make_demo_dataset.py data/demo --preview data/demo.png
-python tools/make_demo_dataset.py data/demo_epic --format epic
+python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
 """
 
 import argparse

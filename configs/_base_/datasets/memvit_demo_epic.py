@@ -1,6 +1,9 @@
-"""The kitchens of `python tools/make_demo_dataset.py data/demo_epic --format epic`."""
+"""The demo kitchens, in EPIC-KITCHENS' format.
 
-data_root = 'data/demo_epic/'
+    python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
+"""
+
+data_root = 'data/memvit_demo_epic/'
 anno_root = 'annotations/EPIC_100_'
 task = 'recognition'
 
