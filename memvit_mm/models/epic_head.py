@@ -10,8 +10,7 @@ from mmaction.registry import MODELS
 from mmaction.utils import SampleList
 from torch import Tensor
 
-# Labels that ask for no loss: context clips, test sets.
-NO_LABEL = -100
+from ..datasets.epic_files import IGNORE
 
 
 class EpicScores(NamedTuple):
@@ -40,16 +39,17 @@ class EpicHead(BaseHead):
     - ``[B, C]``: itself.
 
     **Labels** are ``gt_label = [verb, noun]``, or of a frame-level model ``[2, T]``, the
-    verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no loss. The loss is the mean over
-    what is labelled in this process's batch, zero if nothing is, and then it still
-    reaches every parameter.
+    verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no loss.
+    The loss is the mean over what is labelled in this process's batch; if nothing is,
+    it is zero, and still reaches every parameter.
 
     **Predictions**, one row per sample, float32: ``verb_logits`` ``[num_verbs]`` and
     ``noun_logits`` ``[num_nouns]``: log-probabilities with ``average_clips='prob'``
     (the logarithm of the views' average probability), the views' average logits with
     'score'. For what else reads MMAction2's results: ``pred_score`` holds the verbs'
     and then the nouns' probabilities, ``[num_verbs + num_nouns]``, and ``pred_label``
-    the best ``[verb, noun]``. (``AccMetric`` knows one label a sample: it cannot.)
+    the best ``[verb, noun]``. MMAction2's ``AccMetric`` knows one label a sample and
+    cannot read these; :class:`EpicMetric` does.
 
     Args:
         in_channels (int): Channels of the features.
@@ -202,13 +202,13 @@ class EpicHead(BaseHead):
         for name, logits, label in zip(
             ('verb', 'noun'), cls_scores, labels.unbind(dim=-1)
         ):
-            labelled = label != NO_LABEL
+            labelled = label != IGNORE
             losses[f'loss_{name}'] = self._loss(logits[labelled], label[labelled])
             hit = logits.detach().argmax(dim=-1) == label
             if labelled.any():
                 losses[f'{name}_top1_acc'] = hit[labelled].float().mean()
             hits.append(hit)
-        labelled = (labels != NO_LABEL).all(dim=-1)
+        labelled = (labels != IGNORE).all(dim=-1)
         if labelled.any():
             hit = (hits[0] & hits[1])[labelled]
             losses['action_top1_acc'] = hit.float().mean()
@@ -245,7 +245,7 @@ class EpicHead(BaseHead):
             labels.append(label.movedim(0, -1))
         labels = torch.stack(labels).to(logits.device)
         classes = labels.new_tensor([self.num_verbs, self.num_nouns])
-        wrong = ((labels < 0) & (labels != NO_LABEL)) | (labels >= classes)
+        wrong = ((labels < 0) & (labels != IGNORE)) | (labels >= classes)
         if wrong.any():
             number, *place, kind = wrong.nonzero()[0].tolist()
             name = ('verb', 'noun')[kind]
@@ -253,7 +253,7 @@ class EpicHead(BaseHead):
                 f'Sample {number} of the batch ({_name(data_samples[number])}) has '
                 f'{name} {labels[(number, *place, kind)].item()}, but the head has '
                 f'num_{name}s={classes[kind].item()}: take 0 to '
-                f'{classes[kind].item() - 1}, {NO_LABEL} for no label.'
+                f'{classes[kind].item() - 1}, {IGNORE} for no label.'
             )
         # The views of a sample are rows beside each other.
         return labels.repeat_interleave(len(logits) // len(labels), dim=0)
