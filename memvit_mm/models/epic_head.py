@@ -38,10 +38,10 @@ class EpicHead(BaseHead):
       the average over the segments;
     - ``[B, C]``: itself.
 
-    **Labels** are ``gt_label = [verb, noun]``, or of a frame-level model ``[2, T]``, the
-    verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no loss.
-    The loss is the mean over what is labelled in this process's batch; if nothing is,
-    it is zero, and still reaches every parameter.
+    **Labels** are ``gt_label = [verb, noun]``, or of a frame-level model ``[2, T]``,
+    the verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no
+    loss. The loss is the mean over what is labelled in this process's batch; if nothing
+    is, it is zero, and still reaches every parameter.
 
     **Predictions**, one row per sample, float32: ``verb_logits`` ``[num_verbs]`` and
     ``noun_logits`` ``[num_nouns]``: log-probabilities with ``average_clips='prob'``
