@@ -4,6 +4,7 @@ import itertools
 import os.path as osp
 import re
 import warnings
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Optional, Union
 
@@ -270,7 +271,7 @@ def play_videos(model: nn.Module, data_batch: Mapping) -> list[ActionDataSample]
     rule = rule_of(model)
     stride = test_dataset(cfg).get('context_stride') or None
     running = [video.clips(stride) for video in videos]
-    played: list[list] = [[] for _ in videos]
+    played = [PlayedClips() for _ in videos]
     ends = object()
     try:
         while True:
@@ -282,14 +283,12 @@ def play_videos(model: nn.Module, data_batch: Mapping) -> list[ActionDataSample]
                 batch = pseudo_collate([clips[row] for row in rows])
                 results = model.test_step(batch)
             for row, result in zip(rows, results):
-                played[row].append(result.cpu())
+                played[row].add(result)
     finally:
         if hasattr(model, 'reset_memory'):
             for video in videos:
                 model.reset_memory(video.stream)
-    return [
-        _result(model, video, results, rule) for video, results in zip(videos, played)
-    ]
+    return [_result(model, video, clips, rule) for video, clips in zip(videos, played)]
 
 
 def rule_of(model: nn.Module) -> str:
@@ -306,34 +305,64 @@ def rule_of(model: nn.Module) -> str:
     return rule
 
 
+class PlayedClips:
+    """What the model said about the clips of a video.
+
+    Kept in one growing array per field: small tensors that live long would lie between
+    the frames that come and go, and keep their memory from being used again.
+    """
+
+    fields = ('pred_score', 'verb_logits', 'noun_logits')
+
+    def __init__(self) -> None:
+        self.times = array('d')
+        self.values: dict[str, array] = {}
+        self.last: Optional[ActionDataSample] = None
+
+    def add(self, sample: ActionDataSample) -> None:
+        """Take the next clip's result."""
+        for name in self.fields:
+            if name in sample:
+                value = sample.get(name).float()
+                # A head that averages no views has a row for each.
+                value = value.mean(dim=0) if value.ndim == 2 else value
+                self.values.setdefault(name, array('f')).extend(value.tolist())
+        self.times.append(float(sample.metainfo.get('timestamp', 0.0)))
+        self.last = sample
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A field of all clips, float32 ``[clips, classes]``."""
+        return torch.tensor(self.values[name]).view(len(self), -1)
+
+
 def _result(
-    model: nn.Module, video: WholeVideo, clips: list[ActionDataSample], rule: str
+    model: nn.Module, video: WholeVideo, clips: PlayedClips, rule: str
 ) -> ActionDataSample:
     """A video's result from those of its clips."""
-    if not clips:
+    if not len(clips):
         raise ValueError(f'{video.name} has no clip that can be read.')
     result = video.data_sample()
-    # A head that averages no views has a row for each.
-    scores = [clip.pred_score for clip in clips]
-    scores = torch.stack([s.mean(dim=0) if s.ndim == 2 else s for s in scores])
+    scores = clips['pred_score']
     if rule == 'last':
-        last = clips[-1]
+        last = clips.last.cpu()
         for name in last.keys():  # noqa: SIM118 (a data sample is no dict)
             if not name.startswith('gt_'):
                 result.set_field(last.get(name), name)
-    elif 'verb_logits' in clips[0]:
+    elif 'verb_logits' in clips:
         # Clips are averaged as the head averages views.
-        logits = (
-            torch.stack([clip.get(name) for clip in clips])
-            for name in ('verb_logits', 'noun_logits')
-        )
-        model.cls_head.predict_by_feat(EpicScores(*logits), [result])
+        logits = EpicScores(clips['verb_logits'], clips['noun_logits'])
+        model.cls_head.predict_by_feat(logits, [result])
     else:
         mean = scores.mean(dim=0)
         result.set_pred_score(mean).set_pred_label(mean.argmax())
-    times = [float(clip.metainfo.get('timestamp', 0.0)) for clip in clips]
     result.set_field(scores, 'clip_scores')
-    result.set_field(torch.tensor(times, dtype=torch.float64), 'clip_times')
+    result.set_field(torch.tensor(clips.times, dtype=torch.float64), 'clip_times')
     return result
 
 

@@ -119,6 +119,23 @@ class TestMMAction2s:
         assert model.memory.streams == [Stream('other')]
         model.reset_memory()
 
+    def test_one_clip_at_a_time(self, model, video, monkeypatch):
+        told = []
+        transform, predict = VideoDecode.transform, model.predict
+
+        def read(self, results):
+            told.append('read')
+            return transform(self, results)
+
+        def think(*args, **kwargs):
+            told.append('think')
+            return predict(*args, **kwargs)
+
+        monkeypatch.setattr(VideoDecode, 'transform', read)
+        monkeypatch.setattr(model, 'predict', think)
+        mmaction_inference(model, video)
+        assert told == ['read', 'think'] * 3
+
     def test_own_pipeline(self, model, video, streamed):
         # A Compose made by the user, and a sample of a data set.
         pipeline = WholeVideoPipeline(model.cfg.test_pipeline)
