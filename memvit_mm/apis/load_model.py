@@ -4,6 +4,7 @@ import copy
 import os
 import os.path as osp
 import warnings
+from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -48,13 +49,14 @@ def load_config(config: ConfigLike) -> Config:
 def _own_config(name: str) -> str:
     """The path of one of this package's configs."""
     short = name[len(PREFIX) :] if name.startswith(PREFIX) else name
-    # Also as one would type it in a checkout.
-    for candidate in (short, short.replace(os.sep, '/').split('configs/')[-1]):
-        try:
-            return get_config_path(candidate)
-        except ValueError as error:
-            told = str(error)
-    raise FileNotFoundError(f'There is no config file {name}. {told}')
+    parts = Path(short).parts
+    if parts[:1] == ('configs',):
+        # As one would type it in a checkout.
+        short = str(Path(*parts[1:]))
+    try:
+        return get_config_path(short)
+    except ValueError as error:
+        raise FileNotFoundError(f'There is no config file {name}. {error}') from None
 
 
 def build_model(
@@ -79,12 +81,11 @@ def build_model(
     weights, extras = (None, {}) if checkpoint is None else read_checkpoint(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     model_cfg = copy.deepcopy(cfg.model)
+    # The checkpoint replaces what training started from.
     for part in (model_cfg, model_cfg.get('backbone') or {}):
-        if weights is not None or part.get('pretrained'):
-            # The checkpoint replaces what training started from.
-            part.pop('pretrained', None)
-    if weights is not None and 'init_cfg' in (model_cfg.get('backbone') or {}):
-        _drop_pretrained(model_cfg.backbone)
+        part.pop('pretrained', None)
+        if weights is not None and part.get('init_cfg'):
+            _drop_pretrained(part)
     model = MODELS.build(model_cfg)
     if weights is not None:
         load_weights(model, weights, checkpoint, _name(cfg))

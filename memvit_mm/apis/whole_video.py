@@ -185,6 +185,14 @@ class WholeVideo:
         total, fps = self.opened['total_frames'], self.opened['fps']
         return f'WholeVideo({self.name!r}, {total} frames at {fps:g} a second)'
 
+    def __getattr__(self, name: str) -> Any:
+        # Who takes it for a tensor is a model that does not read whole videos.
+        raise AttributeError(
+            f'{type(self).__name__} has no {name!r}: it is a whole video, which '
+            "MMAction2's functions give to MemoryRecognizer3D alone; for other models "
+            'use inference_recognizer of memvit_mm.apis.'
+        )
+
     def data_sample(self) -> ActionDataSample:
         """An empty result for this video."""
         return ActionDataSample(metainfo=dict(video_id=self.name))

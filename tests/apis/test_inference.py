@@ -256,6 +256,11 @@ class TestOurs:
         mean = result.clip_scores.mean(dim=0)
         assert torch.equal(result.pred_score, mean)
         assert result.pred_label.item() == mean.argmax()
+        plain.cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
+        with pytest.raises(
+            AttributeError, match='it is a whole video, .* use inference'
+        ):
+            mmaction_inference(plain, video)
 
     @pytest.mark.parametrize(
         'name', [CONFIG, CONFIG[:-3], f'configs/{CONFIG}', f'memvit_mm::{CONFIG}']
@@ -394,6 +399,10 @@ class TestErrors:
             init_recognizer('nope.py')
         with pytest.raises(ValueError, match='a MemoryFastRCNN: use init_detector_mod'):
             init_recognizer('memvit_demo.py')
+        with pytest.raises(
+            FileNotFoundError, match='no config file /not/there/configs'
+        ):
+            init_recognizer(f'/not/there/configs/{CONFIG}')
         (tmp_path / 'bare.py').write_text('x = 1\n')
         with pytest.raises(ValueError, match='bare.py is no config of a model'):
             init_recognizer(tmp_path / 'bare.py')
