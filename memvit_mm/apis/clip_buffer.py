@@ -1,6 +1,7 @@
 """ClipBuffer: frames in, complete clips out, and no frame kept that no clip needs."""
 
 import copy
+import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
@@ -192,11 +193,22 @@ class ClipBuffer:
         while self._pending and self._pending[0].complete:
             clip = self._pending.popleft()
             if clip.gap > self.max_gap * self.grid.fps:
-                self.skipped += 1
+                self._skip(clip)
                 continue
             self.clips += 1
             ready.append(ReadyClip(clip, self.snapshot()))
         return ready
+
+    def _skip(self, clip: Clip) -> None:
+        if not self.skipped:
+            warnings.warn(
+                f'{self.name} has no frame for {clip.gap / self.fps:.2f} seconds in '
+                f'its clip at {clip.time:g}, which is left out, as others will be: '
+                f'raise max_gap={self.max_gap:g} to predict them all the same. (Said '
+                'once.)',
+                stacklevel=2,
+            )
+        self.skipped += 1
 
     # ---------------------------------------------------------------------- checks
 

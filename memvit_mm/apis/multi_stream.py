@@ -11,7 +11,7 @@ from torch import nn
 
 from .clip_buffer import Snapshot
 from .predictor import Predictor, PreparedClip
-from .reader import SourceReader
+from .reader import PATIENCE, SourceReader
 from .results import Prediction
 from .sources import Source
 from .stream import StreamCounts, VideoStream
@@ -177,7 +177,10 @@ class MultiStream:
             self._closings += 1
             readers = [self._leave(name) for name in list(self._lanes)]
         for reader in readers:
-            reader.close()
+            reader.stop()
+        until = time.monotonic() + PATIENCE
+        for reader in readers:
+            reader.close(max(0.0, until - time.monotonic()))
 
     def __enter__(self) -> 'MultiStream':
         return self

@@ -80,14 +80,18 @@ class SourceReader:
             raise self.error
         return None
 
-    def close(self) -> None:
-        """Stop, and wait for the thread to end; clips that wait are forgotten."""
+    def stop(self) -> None:
+        """Let the thread end as soon as it can; clips that wait are forgotten."""
         with self.condition:
             self._stop = True
             self.ready.clear()
             self.condition.notify_all()
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Stop, and wait for the thread to end, for so many seconds at most."""
+        self.stop()
         if self._thread.ident is not None:
-            self._thread.join(PATIENCE)
+            self._thread.join(patience)
 
     def _run(self) -> None:
         try:

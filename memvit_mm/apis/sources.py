@@ -254,6 +254,34 @@ class FrameSource:
             close()
 
 
+class Retimed:
+    """A source on the clock of a stream that goes on with it.
+
+    Args:
+        source: As :func:`open_source` gives it, with times.
+        later (float): Seconds to add to its times.
+        after (float): Frames up to this time, in seconds, are left out.
+    """
+
+    def __init__(
+        self, source: Any, later: float = 0.0, after: float = float('-inf')
+    ) -> None:
+        self.source = source
+        self.later = later
+        self.after = after
+        self.live, self.path, self.fps = source.live, source.path, source.fps
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.source:
+            time = frame.time + self.later
+            if time > self.after:
+                yield frame._replace(time=time)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
 def open_source(
     source: Source, fps: Optional[float] = None, start: int = 0, **options: Any
 ) -> Union[VideoFile, LiveCapture, FrameSource]:
@@ -330,9 +358,9 @@ def _index(path: str) -> tuple[Optional[int], Optional[float], Optional[np.ndarr
     The times are seconds after the first frame, float64 ``[frames]``; each is None
     where decord cannot tell.
     """
-    import decord
-
     try:
+        import decord
+
         reader = decord.VideoReader(path, num_threads=1)
         count, fps = len(reader), reader.get_avg_fps()
         times = reader.get_frame_timestamp(np.arange(count))[:, 0].astype(np.float64)

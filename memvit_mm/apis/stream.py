@@ -16,7 +16,7 @@ from .labels import Labels
 from .predictor import Predictor, PreparedClip
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction
-from .sources import Source, check_choice, open_source
+from .sources import Retimed, Source, check_choice, open_source
 
 _numbers = itertools.count(1)
 
@@ -173,9 +173,7 @@ class VideoStream:
             reader.start()
             while (taken := self._next(reader)) is not None:
                 prepared, after = taken
-                prediction = self.predictor.predict([prepared])[0]
-                self.done_with(after)
-                yield prediction
+                yield self._predict_one(prepared, after)
             self._state = self._buffer.snapshot()
             self._end()
         finally:
@@ -328,8 +326,8 @@ class VideoStream:
             if self._buffer is None:
                 self._begin(opened.fps)
             self._path = path
-            if opened.live and self._state.count:
-                opened = _Later(opened, self._state.last_time + 1 / self._buffer.fps)
+            if self._state.count:
+                opened = self._going_on(opened)
             when_slow = self.when_slow or ('drop' if opened.live else 'block')
             return SourceReader(
                 opened,
@@ -367,6 +365,15 @@ class VideoStream:
                 self._state = self._buffer.snapshot()
             raise
 
+    def _going_on(self, opened: Any) -> Any:
+        """A source from where the stream stopped, on the stream's clock."""
+        last = self._state.last_time
+        if opened.live:
+            return Retimed(opened, later=last + 1 / self._buffer.fps)
+        if opened.path is not None:
+            return Retimed(opened, after=last)
+        return opened
+
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)
         self._buffer = ClipBuffer(grid, self.max_gap, self.name)
@@ -374,10 +381,20 @@ class VideoStream:
     def _predict(self, clips: list[ReadyClip]) -> list[Prediction]:
         predictions = []
         for ready in clips:
-            predictions += self.predictor.predict([self.prepare(ready)])
-            self.done_with(ready.after)
+            predictions.append(self._predict_one(self.prepare(ready), ready.after))
         self._state = self._buffer.snapshot()
         return predictions
+
+    def _predict_one(self, clip: PreparedClip, after: Snapshot) -> Prediction:
+        before = self.predictor.remembered(self.name)
+        try:
+            prediction = self.predictor.predict([clip])[0]
+        except BaseException:
+            # Interrupted, maybe: what is remembered stays that of the clip before.
+            self.predictor.remember(before, self.name)
+            raise
+        self.done_with(after)
+        return prediction
 
     def _end(self) -> None:
         self.predictor.forget(self.name)
@@ -388,20 +405,6 @@ class VideoStream:
                 f'Stream {self.name} is reading a source: let run() end, or leave its '
                 'loop, first.'
             )
-
-
-class _Later:
-    """A source whose clock goes on where another one stopped."""
-
-    def __init__(self, source: Any, begin: float) -> None:
-        self.source = source
-        self.begin = begin
-        self.live = source.live
-        self.close = source.close
-
-    def __iter__(self) -> Iterator[Any]:
-        for frame in self.source:
-            yield frame._replace(time=frame.time + self.begin)
 
 
 def _name(path: Optional[str]) -> Optional[str]:

@@ -318,6 +318,40 @@ class TestState:
         stream.reset()
         assert_same([p for f in frames for p in stream.feed(f)], expected)
 
+    def test_damaged_file(self, tmp_path):
+        path = tmp_path / 'a.mp4'
+        data.write_video(path, data.pictures(FPS * SECONDS))
+        data.damage(path, 0.2, 0.3)
+        with pytest.warns(UserWarning, match='is damaged'):
+            whole = list(VideoStream(data.epic_model(), on_damage='go_on').run(path))
+            stream = VideoStream(data.epic_model(), on_damage='go_on')
+            found = []
+            while not found or len(found) < len(whole):
+                for prediction in stream.run(path):
+                    found.append(prediction)
+                    break
+        assert_same(found, whole)
+
+    def test_interrupted_in_the_model(self, frames, expected):
+        model = data.epic_model()
+        stream, step = VideoStream(model, fps=FPS), model.test_step
+
+        def interrupted(batch):
+            step(batch)
+            raise KeyboardInterrupt
+
+        found = [p for frame in frames[:30] for p in stream.feed(frame)]
+        model.test_step = interrupted
+        state = stream.state_dict()
+        with pytest.raises(KeyboardInterrupt):
+            for frame in frames[30:]:
+                stream.feed(frame)
+        del model.test_step
+        memory = stream.state_dict()['memory']
+        assert [c['time'] for c in memory[0]['clips']] == [1.0, 2.0]
+        stream.load_state_dict(state)
+        assert_same(found + [p for f in frames[30:] for p in stream.feed(f)], expected)
+
 
 class TestSlowModel:
     def test_block(self, model, frames, expected):
@@ -385,10 +419,10 @@ class TestSlowModel:
 
 def test_flat_over_2000_clips():
     small = data.small_models
-    arch = dict(embed_dims=8, num_layers=2, num_heads=1, downscale_indices=[1])
+    arch = dict(embed_dims=8, num_layers=1, num_heads=1, downscale_indices=[])
     model = small.recognizer(
         backbone=small.backbone_cfg(arch=arch),
-        cls_head=dict(type='MViTHead', num_classes=3, in_channels=16),
+        cls_head=dict(type='MViTHead', num_classes=3, in_channels=8),
         data_preprocessor=data.PREPROCESSOR,
     )
     model.cfg = data.config(data.epic_pipeline(4), context_stride=1.0)
@@ -422,7 +456,10 @@ class TestFrames:
         stream = VideoStream(model, fps=FPS, max_gap=0.5)
         times = np.arange(72) / FPS
         times[30:] += 3.3  # the camera stalls at 2.4
-        found = [p for f, t in zip(frames, times) for p in stream.feed(f, t)]
+        with pytest.warns(
+            UserWarning, match=r'no frame for .* in its clip at 3, .*0\.5'
+        ):
+            found = [p for f, t in zip(frames, times) for p in stream.feed(f, t)]
         # 3 shows a frame that is 0.6 old, 4 and 5 nothing else, 6 some of it.
         assert [p.time for p in found] == [1, 2, 7, 8, 9]
         assert stream.counts.skipped == 4
@@ -548,7 +585,9 @@ class TestOptions:
         assert [p.time for p in found] == [2, 4]
         assert found[0].start == pytest.approx((24 - 14) / FPS)
 
-    @pytest.mark.parametrize('name', ['memvit_ava.py', 'memvit_epic_cls.py', 'memvit_16_k400.py'])
+    @pytest.mark.parametrize(
+        'name', ['memvit_ava.py', 'memvit_epic_cls.py', 'memvit_16_k400.py']
+    )
     def test_configs_of_ours(self, model, frames, name):
         # Their pipelines, with a model that takes their clips' size.
         cfg = Config.fromfile(get_config_path(name))
