@@ -1,8 +1,9 @@
 """Where the people of a video file are: keyframes and boxes, from what users have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.registry import DefaultScope
@@ -41,6 +42,7 @@ def people_of(
     threshold: float,
     category: int,
     timestamp_start: int,
+    limit: int,
 ) -> KeyframePeople:
     """What ``inference_stdet`` is told about people, in one form.
 
@@ -51,6 +53,7 @@ def people_of(
         threshold (float): Least score of proposals and of an mmdet detector's boxes.
         category (int): The detector's class for people.
         timestamp_start (int): The second of proposals at which the video begins.
+        limit (int): Proposals of a keyframe at most.
 
     Raises:
         ValueError, FileNotFoundError: If there are no people, or in another form.
@@ -74,7 +77,8 @@ def people_of(
             )
         return KeyframePeople(None, CalledBoxes(detector))
     if isinstance(boxes, (str, Path)):
-        return _proposed(video, read_proposals(str(boxes)), threshold, timestamp_start)
+        table = read_proposals(str(boxes))
+        return _proposed(video, table, threshold, timestamp_start, limit)
     if not isinstance(boxes, Mapping):
         raise ValueError(
             f'boxes is a {type(boxes).__name__}: it takes a dict from seconds to '
@@ -83,7 +87,7 @@ def people_of(
     named = [isinstance(key, str) for key in boxes]
     if named and all(named):
         table = {_keyframe(key): _boxes(key, value) for key, value in boxes.items()}
-        return _proposed(video, table, threshold, timestamp_start)
+        return _proposed(video, table, threshold, timestamp_start, limit)
     return _timed(boxes)
 
 
@@ -114,7 +118,7 @@ def _timed(boxes: Mapping) -> KeyframePeople:
 
 
 def _proposed(
-    video: str, table: Mapping, threshold: float, timestamp_start: int
+    video: str, table: Mapping, threshold: float, timestamp_start: int, limit: int
 ) -> KeyframePeople:
     """AVA's proposals: fractions, by video and AVA's second."""
     seconds = sorted(second for name, second in table if name == video)
@@ -137,7 +141,7 @@ def _proposed(
         if (table[video, second][:, 4] >= np.float32(threshold)).any()
     ]
     strings = {f'{video},{second:04d}': table[video, second] for second in kept}
-    find = ProposalBoxes(strings, timestamp_start, threshold)
+    find = ProposalBoxes(strings, timestamp_start, threshold, limit)
     return KeyframePeople([float(second - timestamp_start) for second in kept], find)
 
 
@@ -228,6 +232,6 @@ class MmdetPersons:
         return np.column_stack([boxes, scores])[inside].astype(np.float32)
 
 
-def _mmdet_scope() -> Iterator[None]:
+def _mmdet_scope() -> AbstractContextManager:
     """mmdet's names of transforms, some of which MMAction2 has, too."""
     return DefaultScope.overwrite_default_scope('mmdet')

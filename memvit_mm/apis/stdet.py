@@ -167,8 +167,9 @@ def iter_stdet(
     opened = WholeVideo(pipeline, pipeline.open(as_dict(video)))
     if video_id is None:
         video_id = osp.splitext(osp.basename(opened.name))[0]
+    limit = dataset.get('num_max_proposals', 1000)
     people = people_of(
-        video_id, boxes, det_model, score_thr, det_cat_id, timestamp_start
+        video_id, boxes, det_model, score_thr, det_cat_id, timestamp_start, limit
     )
     names = class_names(labels, model, dataset)
     recipe = ClipRecipe(pipeline.transforms[pipeline.place], [], True, None)
