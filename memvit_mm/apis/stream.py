@@ -103,6 +103,15 @@ class VideoStream:
 
     Raises:
         ValueError, FileNotFoundError: In one sentence that names the option.
+
+    Examples:
+        >>> from mmaction.apis import init_recognizer
+        >>> from memvit_mm.paths import get_config_path
+        >>> config = get_config_path('memvit_demo_epic_cls.py')
+        >>> stream = VideoStream(init_recognizer(config, device='cpu'), fps=12)
+        >>> frames = np.zeros((60, 48, 64, 3), dtype=np.uint8)
+        >>> [(p.time, p.verb_scores.shape) for p in stream.run(frames)]
+        [(2.0, (4,)), (4.0, (4,))]
     """
 
     def __init__(
