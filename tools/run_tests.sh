@@ -7,6 +7,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
 setup_env --copy "$@"
 cd "$REPO"
+# Two files at a time where pytest-xdist can be had; with -n 0 one after the other.
+PARALLEL=()
+if "$PY" -c 'import xdist' 2>/dev/null ||
+    "$PY" -m pip install --quiet pytest-xdist >/dev/null 2>&1; then
+    PARALLEL=(-n 2 --dist loadfile)
+fi
 # Not `python -m pytest`, which would put the checkout first in sys.path; the tests
 # check that memvit_mm is the installed one (tests/conftest.py).
 export MEMVIT_TEST_INSTALLED=1
@@ -17,4 +23,4 @@ sys.path = [path for path in sys.path if path]
 import pytest
 
 sys.exit(pytest.main(sys.argv[1:]))
-' -q --durations=15 "${REST[@]+"${REST[@]}"}"
+' -q --durations=15 "${PARALLEL[@]+"${PARALLEL[@]}"}" "${REST[@]+"${REST[@]}"}"
