@@ -117,6 +117,29 @@ def test_two_nodes_train_and_test_as_one(folder):
     assert row['ok'] and row['samples'] > 20, row
 
 
+LEAVE = f"""
+import atexit, sys, threading, time
+
+sys.path.insert(0, {str(TOOLS)!r})
+from _common import leave_process_group
+from torch import distributed
+
+store = distributed.HashStore()
+distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+atexit.register(print, 'at exit')
+threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()
+print('work')
+leave_process_group()
+print('never')
+"""
+
+
+def test_a_finished_run_ends_well():
+    done = subprocess.run([sys.executable, '-c', LEAVE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split('\n') == ['work', 'thread', 'at exit', '']
+
+
 class TestArguments:
     def run(self, tmp_path, script, *arguments, **variables):
         """What the script ends in, one word a line."""

@@ -1,13 +1,16 @@
 """What train.py and test.py share: options, one-sentence errors, gloo on CPU."""
 
+import atexit
 import importlib
 import importlib.util
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 # In the message of an error from a worker of the DataLoader.
 WORKER = 'in DataLoader worker process'
@@ -65,7 +68,7 @@ def _death_behind(error: BaseException) -> BaseException:
 
 
 def leave_process_group() -> None:
-    """Let the processes of a distributed run end together.
+    """Let the processes of a distributed run end together. Does not return under gloo.
 
     mmengine leaves the group open; a process that ends while gloo's threads still wait
     for the others is aborted now and then, and a finished run reported as failed.
@@ -73,7 +76,26 @@ def leave_process_group() -> None:
     distributed = sys.modules.get('torch.distributed')
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
+        over_gloo = 'gloo' in distributed.get_backend()
         distributed.destroy_process_group()
+        if over_gloo:
+            end_process()
+
+
+def end_process() -> NoReturn:
+    """End with exit code 0, without taking the interpreter down.
+
+    gloo's threads outlive their group. One that is late to let go of its last tensor
+    asks for the interpreter; if that is going down, the thread cannot be ended and
+    aborts the process ("terminate called without an active exception", torch 2.13).
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def import_package() -> None:
