@@ -104,10 +104,11 @@ def read_segments(
     header = next(rows)[1]
     missing = [name for name in LABEL_COLUMNS if name not in header]
     if len(missing) == 1 or (missing and need_labels):
+        hint = ', and set test_mode=True if it is the test set, which has no labels'
+        hint = hint if len(missing) == 2 else ''
         raise ValueError(
             f'Annotation file {path} lacks the column {missing[0]!r} (it has '
-            f'{", ".join(header)}): check ann_file, and set test_mode=True for the '
-            'test set, which has neither verb_class nor noun_class.'
+            f'{", ".join(header)}): check ann_file{hint}.'
         )
     segments = []
     lines: dict[str, int] = {}
@@ -152,7 +153,7 @@ def _class(text: str, column: str, number: int, place: str) -> int:
         return int(text)
     raise ValueError(
         f'{place} has the {column} {text!r}, expected a number from 0 to {number - 1}: '
-        'check the row, and num_classes if there are more.'
+        'check the row, and class_files or num_classes if there are more classes.'
     )
 
 

@@ -1,5 +1,6 @@
 """EPIC-KITCHENS-100 from its official CSV files, for models with memory."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
@@ -24,6 +25,9 @@ from .epic_files import (
 from .epic_transforms import find_clip_seconds
 from .epic_videos import FRAMES_TMPL, VIDEO_TMPL, VideoFinder
 from .stream_keys import StreamKeysMixin
+
+# In seconds: the least that anticipation must have seen of a video to be trained on.
+SHORTEST = 1 / 30
 
 
 @DATASETS.register_module()
@@ -223,10 +227,11 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
         segments = read_segments(
             self.ann_file, self.num_classes, need_labels=not self.test_mode
         )
-        found = len(segments)
+        read, found = segments, len(segments)
         segments = [segment for segment in segments if self._wanted(segment)]
         durations = {video: info.duration for video, info in infos.items()}
         segments, odd = settle(segments, durations, self.test_mode)
+        segments = self._leave_out_unobserved(segments, odd)
         videos: dict[str, list[Segment]] = {}
         for segment in segments:
             videos.setdefault(segment.video_id, []).append(segment)
@@ -238,10 +243,13 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             for video in sources
         }
         self._log(found, videos, sources, clips, odd)
+        if self.test_mode:
+            unwanted = [s.narration_id for s in read if s.video_id not in sources]
+            self._metainfo['left_out'] = unwanted
         return [
-            self._record(clip, video, sources[video])
+            self._record(clip, video, sources[video], before)
             for video in sources
-            for clip in clips[video]
+            for before, clip in zip([None, *clips[video]], clips[video])
         ]
 
     def filter_data(self) -> list[dict]:
@@ -266,16 +274,38 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
 
     def _wanted(self, segment: Segment) -> bool:
         wanted = self.filter_cfg or {}
+        for key, names in wanted.items():
+            if isinstance(names, str):
+                raise ValueError(
+                    f'filter_cfg has {key}={names!r}, expected a list of names: put it '
+                    'in [].'
+                )
         return segment.participant_id in wanted.get(
             'participants', (segment.participant_id,)
         ) and segment.video_id in wanted.get('videos', (segment.video_id,))
 
-    def _record(self, clip: Clip, video: str, source: dict) -> dict:
+    def _leave_out_unobserved(
+        self, segments: list[Segment], odd: list[str]
+    ) -> list[Segment]:
+        """In training, leave out what starts before anything could be observed."""
+        if self.task != 'anticipation':
+            return segments
+        seen = [s for s in segments if s.start - self.tau_a >= SHORTEST]
+        if len(seen) < len(segments):
+            count = len(segments) - len(seen)
+            done = 'first frame shown' if self.test_mode else 'left out'
+            odd.append(f'{count} with nothing to observe ({done})')
+        return segments if self.test_mode else seen
+
+    def _record(
+        self, clip: Clip, video: str, source: dict, before: Optional[Clip]
+    ) -> dict:
         segment = clip.segment
         record = dict(
             source,
             video_id=video,
             timestamp=clip.timestamp,
+            previous=-math.inf if before is None else before.timestamp,
             jitter=clip.jitter,
             earliest=0.0,
             narration_id=None,
@@ -372,7 +402,8 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             sentence = (
                 f'{len(missing)} of {len(videos)} videos in {self.ann_file} are not on '
                 f'disk, the first is {missing[0]}: check data_prefix, path_tmpl and '
-                f"use_frames={self.use_frames}, or set missing_videos='leave_out'."
+                f"use_frames={self.use_frames}, or set missing_videos='leave_out' "
+                '(their segments then count in no metric).'
             )
             goes_on = self.missing_videos == 'leave_out' or self.on_bad_clip == 'skip'
             if len(missing) == len(videos) or not goes_on:

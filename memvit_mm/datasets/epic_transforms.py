@@ -23,13 +23,15 @@ class SampleEpicFrames(BaseTransform):
     Frames are counted back from the end. The clip's moments are
     ``end - i * frame_interval / target_fps`` for ``i`` from ``clip_len - 1`` to 0, and
     its frames are those on the screen then, the last ones whose time (number over the
-    video's own frame rate) is not later. So a clip lasts as long in videos at 30, 50,
-    59.94 and 90 frames a second, and no frame comes after ``timestamp``.
+    video's own frame rate, which must be constant) is not later. So a clip lasts as
+    long in videos at 30, 50, 59.94 and 90 frames a second, and no frame comes after
+    ``timestamp``.
 
     Moments before ``earliest`` (the start of the segment in recognition, else that of
     the video) show the frame at ``earliest``: a clip that does not fit begins with its
     first frame repeated, as in the anticipation challenge's baseline. Moments after the
-    last frame show the last one.
+    last frame show the last one. A clip that ends before the video begins shows the
+    first frame alone, since a test must answer for every segment.
 
     In training the dataset allows the clip to end up to ``jitter`` seconds before
     ``timestamp``. By how much is drawn per (seed, epoch, narration) under
@@ -134,9 +136,13 @@ class EpicFrameLabels(BaseTransform):
     Where segments overlap, the sample's own comes first, then the one that started
     last, then the one that is later in the annotation file.
 
+    Positions that are not later than the end of the clip before are -100, too: memory
+    has seen what was done then, and their labels were learned from that clip.
+
     Required keys: ``frame_times`` (of :class:`SampleEpicFrames`), ``segments`` (float64
     ``[n, 4]``: start and stop in seconds, verb, noun), ``start``, ``stop``, ``label``,
-    ``tau_a`` (seconds) and ``narration_id``.
+    ``tau_a`` (seconds) and ``narration_id``. Optional key: ``previous``, the
+    ``timestamp`` of the clip before in this video.
 
     Args:
         num_positions (int): Temporal positions of the model's features: ``clip_len``
@@ -182,8 +188,9 @@ class EpicFrameLabels(BaseTransform):
         is_context = results['narration_id'] is None
         if not self.only_last and not (is_context and not self.label_context):
             # [clip_len] -> [num_positions], the last of each
-            moments = times.reshape(self.num_positions, -1)[:, -1] + results['tau_a']
-            labels[:] = self._at(moments, results)
+            seen = times.reshape(self.num_positions, -1)[:, -1]
+            labels[:] = self._at(seen + results['tau_a'], results)
+            labels[:, seen <= results.get('previous', -np.inf)] = IGNORE
         if not is_context:
             labels[:, -1] = results['label']
         results['label'] = labels

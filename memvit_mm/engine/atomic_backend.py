@@ -42,6 +42,7 @@ class AtomicLocalBackend(LocalBackend):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, filepath)
+            _flush_folder(folder)
         except BaseException:
             if osp.exists(partial):
                 os.remove(partial)
@@ -62,7 +63,11 @@ class AtomicLocalBackend(LocalBackend):
 
     @contextmanager
     def removing_last(self) -> Iterator[None]:
-        """Remove nothing before what is written meanwhile is on the disk."""
+        """Remove nothing before what is written meanwhile is on the disk.
+
+        A path may be removed and then written anew; the new file, which has another
+        inode, stays.
+        """
         self._outdated = {}
         try:
             yield
@@ -84,3 +89,12 @@ class AtomicLocalBackend(LocalBackend):
                     os.remove(osp.join(folder, name))
                     names.append(name)
         return names
+
+
+def _flush_folder(folder: str) -> None:
+    """Bring a new name to the disk, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -22,6 +22,7 @@ from .process_state import (
     gather_on_first,
     mean_gradients,
     pending_gradients,
+    prepare_to_gather,
     random_state,
     set_gradients,
     set_random_state,
@@ -48,16 +49,16 @@ class MemoryCheckpointHook(CheckpointHook):
     and the schedules are placed at the same part of the run.
 
     Validation does not touch training's random numbers, so that a run gives the same
-    losses with and without it.
+    losses with and without it. A validation that was cut off is made up for.
 
     On a local disk a file is never half-written, and a checkpoint is removed only
     after the one that replaces it is complete.
 
     Args:
-        save_memory (bool): Put the streams' memory into the checkpoint. It adds the
-            bytes that are logged, for every lane about as much as a few of its clips'
-            features. Defaults to False: after ``--resume`` memory fills again within
-            ``memory_length * memory_gap`` clips.
+        save_memory (bool): Put the memory into the checkpoint: all streams that are
+            remembered, at most ``max_streams`` of the ``ClipMemory`` per process. The
+            log tells how much that is. Defaults to False: after ``--resume`` memory
+            fills again within ``memory_length * memory_gap`` clips.
         **kwargs: As ``CheckpointHook``; ``by_epoch=False, interval=500`` saves every
             500 iterations.
 
@@ -80,6 +81,7 @@ class MemoryCheckpointHook(CheckpointHook):
         self._start: Optional[Start] = None
         self._epoch, self._done = 0, 0
         self._random: Optional[dict] = None
+        self._validation_due = False
 
     @staticmethod
     def _writes_here(out_dir: Optional[str]) -> bool:
@@ -89,8 +91,14 @@ class MemoryCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take what was saved beside the weights, if the run is resumed."""
-        if runner._resume:
-            self._resumed = checkpoint.get(KEY, {})
+        state = checkpoint.pop(KEY, {})
+        if not runner._resume:
+            return
+        # mmengine has put all ranks' tensors on this one's GPU.
+        ranks = state.get('ranks', ())
+        if len(ranks) == get_world_size():
+            ranks = [r if n == get_rank() else {} for n, r in enumerate(ranks)]
+        self._resumed = _to_cpu({**state, 'ranks': ranks} if ranks else state)
 
     def before_train(self, runner: Runner) -> None:
         """Go to the place in the epoch where the checkpoint was written."""
@@ -101,6 +109,7 @@ class MemoryCheckpointHook(CheckpointHook):
         # The seed that a dataloader draws when it begins must not be one of the
         # model's random numbers.
         runner.train_dataloader.generator = torch.Generator().manual_seed(0)
+        prepare_to_gather()
         state, self._resumed = self._resumed, None
         if state is not None:
             self._go_on(runner, state)
@@ -109,30 +118,27 @@ class MemoryCheckpointHook(CheckpointHook):
         loop, sampler = runner.train_loop, self._sampler(runner)
         for hook, known in zip(_stoppers(runner), state.get('early_stopping', ())):
             hook.best_score, hook.wait_count = known
+        self._validation_due = bool(state.get('validation_due'))
         position = state.get('position')
-        if position is None or sampler is None:
-            if _in_mid_epoch(runner):
-                runner.logger.warning(
-                    'The checkpoint does not say where it is in its epoch: the epoch '
-                    'begins again. MemoryCheckpointHook with SequentialClipSampler '
-                    'goes on in the middle.'
-                )
+        if sampler is None or position is None:
+            self._begin_again(
+                runner,
+                'the checkpoint does not say where it is in its epoch, which '
+                'MemoryCheckpointHook notes with SequentialClipSampler',
+            )
+            self._to_take_up = state if 'ranks' in state and not position else None
             return
         try:
             self._start = sampler.start_from(position)
         except ValueError as error:
-            runner.logger.warning(f'The epoch begins again: {error}.')
+            self._begin_again(runner, str(error))
             return
         self._epoch, self._done = self._start.epoch, self._start.done
         lanes = position['played'][-1][0]
         if lanes != sampler.lanes:
             self._say_other_lanes(runner, lanes, state)
             if isinstance(loop, EpochBasedTrainLoop):
-                loop._iter = self._epoch * len(runner.train_dataloader) + self._done
-                runner.optim_wrapper.initialize_count_status(
-                    runner.model, loop.iter, loop.max_iters
-                )
-                place_schedules(runner)
+                _move_to(runner, self._epoch, self._done)
             state = {**state, 'lanes_changed': True}
         if isinstance(loop, EpochBasedTrainLoop):
             _count_batches_from(loop, self._done)
@@ -140,14 +146,25 @@ class MemoryCheckpointHook(CheckpointHook):
             loop.dataloader_iterator = _GoingOn(loop, self._epoch)
         self._to_take_up = state
 
+    def _begin_again(self, runner: Runner, why: str) -> None:
+        """Go on without a position: from the epoch's beginning, or as mmengine does."""
+        loop, steps = runner.train_loop, len(runner.train_dataloader)
+        if isinstance(loop, IterBasedTrainLoop):
+            # mmengine reads everything up to here once more, to skip it.
+            self._epoch, self._done = divmod(loop.iter, steps)
+        elif loop.iter != loop.epoch * steps:
+            runner.logger.warning(f'The epoch begins again: {why}.')
+            _move_to(runner, loop.epoch, 0)
+
     def _say_other_lanes(self, runner: Runner, lanes: int, state: dict) -> None:
         runner.logger.warning(
             f'The checkpoint was written with {lanes} lanes ({len(state["ranks"])} '
             f'processes), this run has {self._sampler(runner).lanes} '
             f'({get_world_size()} processes): all streams start with an empty memory, '
             f'and the clips that are left of epoch {self._epoch + 1} are dealt anew. '
-            'Weights, optimizer and averages are as they were, the schedules at the '
-            'same part of the run.'
+            'Weights, optimizer and averages are as they were, the schedules (of the '
+            'learning rate that the run began with) at the same part of the run; '
+            'gradients that waited for the rest of an accumulation are dropped.'
         )
 
     def _take_up(self, runner: Runner) -> None:
@@ -156,24 +173,30 @@ class MemoryCheckpointHook(CheckpointHook):
         if state is None:
             return
         ranks = state['ranks']
+        same = len(ranks) == get_world_size()
         mine = ranks[get_rank() % len(ranks)]
-        set_random_state(mine['random'])
-        gradients = [rank['gradients'] for rank in ranks]
-        if gradients[0] is not None:
-            same = len(ranks) == get_world_size()
+        # With more processes than before, two must not draw the same numbers.
+        if same or get_rank() < len(ranks):
+            set_random_state(mine['random'])
+        if state.get('lanes_changed'):
+            return
+        if mine['gradients'] is not None:
             set_gradients(
-                gradients[get_rank()] if same else mean_gradients(gradients),
+                mine['gradients']
+                if same
+                else mean_gradients([rank['gradients'] for rank in ranks]),
                 runner.model.parameters(),
             )
         memory = _memory(runner)
-        if memory is None or state.get('lanes_changed'):
+        if memory is None:
             return
         if mine['memory'] is None:
-            runner.logger.info(
-                'The checkpoint has no memory (save_memory=False): all streams start '
-                'with an empty one.'
-            )
-        elif len(ranks) == get_world_size():
+            if self._done:
+                runner.logger.info(
+                    'The checkpoint has no memory (save_memory=False): all streams '
+                    'start with an empty one.'
+                )
+        elif same:
             memory.load_state_dict(mine['memory'])
         else:
             # As many lanes, on other processes: each takes the streams of its lanes.
@@ -197,7 +220,12 @@ class MemoryCheckpointHook(CheckpointHook):
         return sampler if isinstance(sampler, SequentialClipSampler) else None
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Begin to count the batches of an epoch."""
+        """Begin to count the batches of an epoch; validate what was to be."""
+        if self._validation_due:
+            # The run died after this checkpoint and before its validation was over.
+            self._validation_due = False
+            runner.val_loop.run()
+            runner.model.train()
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and (
             self._start is None or self._start.epoch != runner.epoch
         ):
@@ -217,7 +245,7 @@ class MemoryCheckpointHook(CheckpointHook):
         outputs: Any = None,
     ) -> None:
         """Count, and save where it is due."""
-        if self._done >= len(runner.train_dataloader):
+        if self._sampler(runner) and self._done >= len(runner.train_dataloader):
             # IterBasedTrainLoop goes from epoch to epoch of the data by itself.
             self._start, self._epoch, self._done = None, self._epoch + 1, 0
         self._done += 1
@@ -237,8 +265,8 @@ class MemoryCheckpointHook(CheckpointHook):
         """Take training's random state back; save the best."""
         if self._random is not None:
             set_random_state(self._random)
-            self._random = None
         super().after_val_epoch(runner, metrics)
+        self._random = None
 
     # --------------------------------------------------------------------- saving
 
@@ -298,7 +326,8 @@ class MemoryCheckpointHook(CheckpointHook):
         # A new epoch begins with nothing remembered.
         begins = done == 0
         if memory is not None and not begins:
-            remembered = _to_cpu(memory.state_dict())
+            # A better validation saves once more while training's is set aside.
+            remembered = _to_cpu(memory.state_dict(set_aside=True))
         else:
             remembered = None if memory is None else dict(streams=[])
         ranks = gather_on_first(
@@ -320,7 +349,12 @@ class MemoryCheckpointHook(CheckpointHook):
         sampler = self._sampler(runner)
         position = sampler.position(done, epoch, start) if sampler else None
         patience = [[hook.best_score, hook.wait_count] for hook in _stoppers(runner)]
-        return dict(position=position, ranks=ranks, early_stopping=patience)
+        return dict(
+            position=position,
+            ranks=ranks,
+            early_stopping=patience,
+            validation_due=self._random is None and _validates_next(runner, meta),
+        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the run's state into the checkpoint."""
@@ -346,17 +380,33 @@ class _GoingOn(_InfiniteDataloaderIterator):
         return super().__next__()
 
 
+def _move_to(runner: Runner, epoch: int, done: int) -> None:
+    """Put the loop, and what counts iterations, at some batch of an epoch."""
+    loop = runner.train_loop
+    loop._iter = epoch * len(runner.train_dataloader) + done
+    runner.optim_wrapper.initialize_count_status(
+        runner.model, loop.iter, loop.max_iters
+    )
+    place_schedules(runner)
+
+
 def _count_batches_from(loop: EpochBasedTrainLoop, first: int) -> None:
     """Let the loop, which counts an epoch's batches from 0, count from ``first``."""
     run_iter = loop.run_iter
     loop.run_iter = lambda idx, data_batch: run_iter(first + idx, data_batch)
 
 
-def _in_mid_epoch(runner: Runner) -> bool:
+def _validates_next(runner: Runner, meta: dict) -> bool:
+    """Whether the loop validates right after it has saved."""
     loop = runner.train_loop
-    if not isinstance(loop, EpochBasedTrainLoop):
+    if runner.val_loop is None:
         return False
-    return loop.iter != loop.epoch * len(runner.train_dataloader)
+    now, last = meta['epoch'], loop.max_epochs
+    if isinstance(loop, IterBasedTrainLoop):
+        now, last = meta['iter'], loop.max_iters
+    elif now == runner.epoch:
+        return False  # in mid-epoch
+    return now >= loop.val_begin and (now % loop.val_interval == 0 or now == last)
 
 
 def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:

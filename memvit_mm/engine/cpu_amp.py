@@ -49,10 +49,17 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
                 f'float16 training on a CPU needs torch 2.3 or later, this is '
                 f'{torch.__version__}: set optim_wrapper.dtype to bfloat16.'
             )
-        options = dict(loss_scale) if isinstance(loss_scale, dict) else {}
+        options: dict[str, Any] = {}
         self._scale_update_param = None
-        if isinstance(loss_scale, float):
-            self._scale_update_param = options['init_scale'] = loss_scale
+        if isinstance(loss_scale, dict):
+            options = dict(loss_scale)
+        elif isinstance(loss_scale, (int, float)):
+            self._scale_update_param = options['init_scale'] = float(loss_scale)
+        elif loss_scale != 'dynamic':
+            raise ValueError(
+                f"optim_wrapper.loss_scale is {loss_scale!r}: it takes 'dynamic', a "
+                "number, or a dict of GradScaler's options."
+            )
         if hasattr(torch.amp, 'GradScaler'):
             self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
         else:

@@ -80,6 +80,12 @@ def gather_on_first(state: Any) -> Optional[list[Any]]:
     return states
 
 
+def prepare_to_gather() -> None:
+    """Connect the processes now rather than at the first checkpoint, hours later."""
+    if get_world_size() > 1:
+        _cpu_group()
+
+
 def _cpu_group() -> Any:
     if dist.get_backend() == 'gloo':
         return None

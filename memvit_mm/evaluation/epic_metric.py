@@ -1,6 +1,7 @@
 """EpicMetric: EPIC-KITCHENS-100's official numbers within a test or a validation."""
 
 import json
+import os.path as osp
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -61,7 +62,8 @@ class EpicMetric(BaseMetric):
         submission_fields (dict, optional): Its top-level fields, see
             :func:`write_submission`: ``dict(sls_pt=2, sls_tl=3, sls_td=3)`` ...
         dump (str, optional): An ``.npz`` file to which predictions are written before
-            they are checked and scored; ``tools/eval_epic.py`` reads it.
+            they are checked and scored; ``tools/eval_epic.py`` reads it. Without it
+            they are written beside the log if they cannot be scored.
         allow_missing (bool): Score the segments there are, if some have no prediction.
             By default that is an error.
         collect_device, prefix, collect_dir: As mmengine's ``BaseMetric``.
@@ -122,6 +124,7 @@ class EpicMetric(BaseMetric):
         self.dump = dump
         self.allow_missing = allow_missing
         self._actions: Optional[dict] = None
+        self._expected = set(self.labels.narration_ids)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the predictions of a batch.
@@ -158,12 +161,31 @@ class EpicMetric(BaseMetric):
         if self.dump is not None:
             write_npz(self.dump, predictions, skipped)
             logger.info(f'The predictions are in {self.dump}.')
-        predictions = match(predictions, self.labels, self.allow_missing, skipped)
-        if skipped:
-            logger.warning(
-                f'{some(skipped)} could not be read and do not count: the numbers are '
-                'those of the others, not comparable with published ones.'
-            )
+        try:
+            return self._check_and_score(predictions, skipped, logger)
+        except ValueError as error:
+            if self.dump is not None:
+                raise
+            path = _beside_the_log(logger, 'unscored_predictions.npz')
+            write_npz(path, predictions, skipped)
+            raise ValueError(
+                f'{str(error).rstrip(".")}; the predictions are in {path}, which '
+                'tools/eval_epic.py scores.'
+            ) from error
+
+    def _check_and_score(
+        self, predictions: EpicPredictions, skipped: list[str], logger: MMLogger
+    ) -> dict[str, float]:
+        left_out = (self.dataset_meta or {}).get('left_out', ())
+        predictions = match(
+            predictions, self.labels, self.allow_missing, [*skipped, *left_out]
+        )
+        for names, why in ((skipped, 'could not be read'), (left_out, 'are left out')):
+            if names:
+                logger.warning(
+                    f'{some(names)} {why} and do not count: the numbers are those of '
+                    'the others, not comparable with published ones.'
+                )
         values = self._score(predictions, logger)
         if self.submission is not None:
             self._submit(predictions, logger)
@@ -187,6 +209,12 @@ class EpicMetric(BaseMetric):
         if found is None:
             return {}
         name = found['narration_id']
+        if name not in self._expected:
+            raise ValueError(
+                f'The dataset has segment {name!r}, which is not in '
+                f'{self.labels.source}: dataset and EpicMetric must read the same '
+                "split; for the test set, set split='test'."
+            )
         for field, number in zip(ARRAYS, self.labels.num_classes):
             if found[field].shape != (number,):
                 raise ValueError(
@@ -226,6 +254,11 @@ class EpicMetric(BaseMetric):
             self.submission, predictions, self.task, self.submission_fields
         )
         logger.info(submission_note(self.submission, self.labels))
+
+
+def _beside_the_log(logger: MMLogger, name: str) -> str:
+    """A path in the folder of this run's log, or here if it has none."""
+    return osp.join(osp.dirname(logger._log_file or ''), name)
 
 
 def submission_note(path: str, labels: EpicLabels) -> str:

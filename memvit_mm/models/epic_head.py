@@ -40,8 +40,9 @@ class EpicHead(BaseHead):
 
     **Labels** are ``gt_label = [verb, noun]``, or of a frame-level model ``[2, T]``,
     the verbs and the nouns of its time steps (``EpicFrameLabels``); -100 asks for no
-    loss. The loss is the mean over what is labelled in this process's batch; if nothing
-    is, it is zero, and still reaches every parameter.
+    loss. The loss is the mean over what is labelled in this process's batch, so with
+    many clips in between and few clips per process a labelled one weighs more where it
+    is alone; if nothing is labelled, it is zero, and still reaches every parameter.
 
     **Predictions**, one row per sample, float32: ``verb_logits`` ``[num_verbs]`` and
     ``noun_logits`` ``[num_nouns]``: log-probabilities with ``average_clips='prob'``
@@ -230,6 +231,11 @@ class EpicHead(BaseHead):
         shape = (2, *logits.shape[1:-1])
         labels = []
         for number, sample in enumerate(data_samples):
+            if 'gt_label' not in sample:
+                raise ValueError(
+                    f'Sample {number} of the batch ({_name(sample)}) has no gt_label: '
+                    'the dataset must give label=[verb, noun], -100 for none.'
+                )
             label = sample.gt_label
             if label.is_floating_point() or label.shape not in ((2,), shape):
                 raise ValueError(
@@ -271,7 +277,8 @@ class EpicHead(BaseHead):
 
         Returns:
             list[ActionDataSample]: The same, with ``verb_logits``, ``noun_logits``,
-            ``pred_score`` and ``pred_label``, see above.
+            ``pred_score`` and ``pred_label``, see above. Clips in between, of no
+            segment, are as they were.
         """
         views = len(cls_scores.verb) // len(data_samples)
         verbs, nouns = (
@@ -280,6 +287,8 @@ class EpicHead(BaseHead):
             for part in cls_scores
         )
         for sample, verb, noun in zip(data_samples, verbs, nouns):
+            if _is_context(sample):
+                continue
             sample.set_field(verb, 'verb_logits', dtype=Tensor)
             sample.set_field(noun, 'noun_logits', dtype=Tensor)
             sample.set_pred_score(torch.cat([verb.softmax(0), noun.softmax(0)]))
@@ -294,6 +303,13 @@ class EpicHead(BaseHead):
         # The mean of probabilities, without leaving the logarithm.
         scores = scores.log_softmax(dim=-1).logsumexp(dim=1)
         return scores.log_softmax(dim=-1)
+
+
+def _is_context(sample: Any) -> bool:
+    """Whether it is one of the clips between segments (``context_stride``)."""
+    if sample.metainfo.get('narration_id', '') is not None or 'gt_label' not in sample:
+        return False
+    return bool((sample.gt_label == IGNORE).all())
 
 
 def _name(sample: Any) -> str:

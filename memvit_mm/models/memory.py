@@ -259,11 +259,15 @@ class ClipMemory:
             raise RuntimeError('No memory was set aside: call set_aside() first.')
         self._clips = self._aside.pop()
 
-    def state_dict(self) -> dict[str, list]:
+    def state_dict(self, set_aside: bool = False) -> dict[str, list]:
         """All streams as plain lists, numbers, strings and tensors.
 
         ``torch.save`` it, and load it with ``weights_only=True``.
+
+        Args:
+            set_aside (bool): Take the memory that was set aside first, if any was.
         """
+        streams = self._aside[0] if set_aside and self._aside else self._clips
         return dict(
             streams=[
                 dict(
@@ -276,7 +280,7 @@ class ClipMemory:
                         for clip in clips
                     ],
                 )
-                for stream, clips in self._clips.items()
+                for stream, clips in streams.items()
             ]
         )
 

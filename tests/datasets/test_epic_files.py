@@ -71,7 +71,8 @@ def test_a_missing_column_is_named(tmp_path, column):
         (
             dict(verb_class=97),
             "narration 'P01_11_3' has the verb_class '97', expected a number from 0 "
-            'to 96: check the row, and num_classes if there are more.',
+            'to 96: check the row, and class_files or num_classes if there are more '
+            'classes.',
         ),
         (dict(noun_class=300), "the noun_class '300', expected a number from 0 to 299"),
         (dict(verb_class=-1), "the verb_class '-1', expected"),

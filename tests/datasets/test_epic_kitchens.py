@@ -129,6 +129,7 @@ def test_samples(ann_file):
         timestamp=6.5,
         jitter=0.0,
         earliest=5.0,
+        previous=-np.inf,
         label=[1, 2],
         tau_a=0.0,
         sample_idx=0,
@@ -144,6 +145,24 @@ def test_samples(ann_file):
     ]
     times = [info['timestamp'] for info in infos(dataset)]
     assert times == [6.5, np.nextafter(6.5, 7), 11, 31, 6.5]
+
+
+def test_what_starts_before_anything_was_seen(ann_file, log):
+    """A test shows the first frame; training leaves it out. Both are counted."""
+    options = dict(task='anticipation', tau_a=0.5)
+    assert len(build(ann_file, **options)) == 5
+    assert '1 with nothing to observe (first frame shown)' in log[-1]
+    kept = narrations(build(ann_file, test_mode=False, **options))
+    assert 'P01_11_1' not in kept and len(kept) == 4
+    assert '1 with nothing to observe (left out)' in log[-1]
+
+
+def test_the_metric_learns_what_is_left_out(ann_file):
+    wanted = dict(videos=['P02_101'])
+    dataset = build(ann_file, filter_cfg=wanted)
+    left_out = dataset.metainfo['left_out']
+    assert len(dataset) == 1 and len(left_out) == 4 and 'P01_11_0' in left_out
+    assert 'expected a list of names' in refusal(ann_file, filter_cfg=dict(videos='P'))
 
 
 def test_anticipation_samples(ann_file):
@@ -359,7 +378,7 @@ def test_videos_that_are_not_on_disk(tmp_path, ann_file, log):
     sentence = (
         f'1 of 2 videos in {ann_file} are not on disk, the first is {missing}: check '
         'data_prefix, path_tmpl and use_frames=False, or set '
-        "missing_videos='leave_out'."
+        "missing_videos='leave_out' (their segments then count in no metric)."
     )
     assert refusal(ann_file, **options) == sentence
     dataset = build(ann_file, **{**options, 'missing_videos': 'leave_out'})

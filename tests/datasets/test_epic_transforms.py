@@ -298,3 +298,20 @@ def test_transforms_say_what_they_are():
     assert str(EpicFrameLabels(8)) == (
         'EpicFrameLabels(num_positions=8, only_last=False, label_context=False)'
     )
+
+
+def test_positions_that_memory_has_seen_are_not_labelled():
+    """The clip before ended at 1.6 s: what was done until then is in memory."""
+    results = dict(
+        frame_times=np.arange(8) / 2,
+        segments=np.array([[0.0, 9.0, 7, 8]]),
+        start=0.0,
+        stop=9.0,
+        label=[7, 8],
+        tau_a=0.0,
+        narration_id='a',
+    )
+    label = EpicFrameLabels(num_positions=4)
+    assert label(dict(results))['label'][0].tolist() == [7, 7, 7, 7]
+    later = label(dict(results, previous=1.6))['label'][0].tolist()
+    assert later == [-100, -100, 7, 7]

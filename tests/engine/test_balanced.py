@@ -8,6 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from small_runs import runner_of
 
+from memvit_mm.engine import CPUAmpOptimWrapper
+
 EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
 ITERATIONS = dict(type='IterBasedTrainLoop', max_iters=30, val_interval=4)
 KEEP = dict(checkpoint=dict(type='MemoryCheckpointHook', interval=100))
@@ -211,3 +213,15 @@ def test_mixed_precision_learns(tmp_path):
         )
         losses = [loss for _, loss, _ in watched(runner)]
         assert sum(losses[-12:]) < 0.8 * sum(losses[:12])
+
+
+def test_a_wrong_loss_scale_is_named():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with pytest.raises(ValueError, match="loss_scale is 'static': it takes 'dynamic'"):
+        CPUAmpOptimWrapper(loss_scale='static', optimizer=sgd)
+    with pytest.raises(ValueError, match='dtype is torch.float64: mixed precision'):
+        CPUAmpOptimWrapper(dtype='float64', optimizer=sgd)
+    if hasattr(torch.amp, 'GradScaler'):
+        wrapper = CPUAmpOptimWrapper(512, 'float16', optimizer=sgd)
+        assert wrapper.loss_scaler.get_scale() == 512

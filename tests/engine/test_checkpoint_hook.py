@@ -91,6 +91,31 @@ def test_a_checkpoint_between_epochs_goes_on(whole, tmp_path):
     assert watched(runner) == seen['by_epoch'][12:]
 
 
+def test_a_better_validation_saves_the_memory_of_training(tmp_path):
+    """It saves once more while training's memory is set aside."""
+    best = dict(save_best='first_class', rule='greater')
+    seen = watched(run(tmp_path / 'whole', ITERATIONS, best))
+    path = tmp_path / 'whole' / 'iter_7.pth'
+    assert list((tmp_path / 'whole').glob('best_*'))
+    runner = resumed(path, tmp_path / 'resumed', ITERATIONS, checkpoint=best)
+    assert watched(runner) == seen[7:]
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path):
+    by_epoch = dict(by_epoch=True, save_best='first_class', rule='greater')
+    whole = run(tmp_path / 'whole', EPOCHS, by_epoch)
+    scores = whole.message_hub.get_scalar('val/first_class').data[0]
+    # As it was before validation 2, wherever the run then died.
+    path = tmp_path / 'whole' / 'epoch_2.pth'
+    state = torch.load(path, map_location='cpu', weights_only=False)
+    state['run_state']['validation_due'] = True
+    torch.save(state, path)
+    runner = resumed(path, tmp_path / 'resumed', EPOCHS, checkpoint=by_epoch)
+    again = runner.message_hub.get_scalar('val/first_class').data[0]
+    assert again[-2:].tolist() == scores[-2:].tolist()
+    assert watched(runner) == watched(whole)[24:]
+
+
 def test_checkpoints_are_read_without_unpickling(whole):
     path = whole[0] / 'epochs' / 'iter_13.pth'
     state = torch.load(path, map_location='cpu', weights_only=False)['run_state']
@@ -119,23 +144,38 @@ def test_early_stopping_goes_on_counting(tmp_path):
         checkpoint=by_epoch,
         custom_hooks=hooks,
     )
-    # One more than the whole run: mmengine does not validate again on resuming.
-    assert whole.epoch == 4 and runner.epoch == 5
+    # Epoch 3 was saved before it was validated, so that is done first.
+    assert whole.epoch == runner.epoch == 4
 
 
-def test_other_checkpoints_begin_the_epoch_again(tmp_path):
-    stock = dict(type='CheckpointHook', by_epoch=False, interval=5)
+def stock(folder, train_cfg):
+    """A checkpoint of mmengine's own hook after five iterations."""
     runner = runner_of(
-        tmp_path / 'stock',
-        EPOCHS,
-        default_hooks=dict(checkpoint=stock),
+        folder,
+        train_cfg,
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5)
+        ),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
     )
     runner.train()
-    path = tmp_path / 'stock' / 'iter_5.pth'
+    return folder / 'iter_5.pth'
+
+
+def test_other_checkpoints_begin_the_epoch_again(tmp_path):
+    path = stock(tmp_path / 'stock', EPOCHS)
     runner = resumed(path, tmp_path / 'ours', EPOCHS, log_level='WARNING')
+    assert 'The epoch begins again: the checkpoint does not say where' in log_of(runner)
     assert len(watched(runner)) == 36
-    assert 'does not say where it is in its epoch' in log_of(runner)
+    assert (tmp_path / 'ours' / 'iter_36.pth').exists()  # and they are counted right
+
+
+def test_other_checkpoints_of_a_loop_over_iterations_go_on(tmp_path):
+    path = stock(tmp_path / 'stock', ITERATIONS)
+    first = resumed(path, tmp_path / 'first', ITERATIONS)
+    assert len(watched(first)) == 25
+    second = resumed(tmp_path / 'first' / 'iter_13.pth', tmp_path, ITERATIONS)
+    assert watched(second) == watched(first)[8:]
 
 
 def test_another_dataset_begins_the_epoch_again(whole, tmp_path):
@@ -146,6 +186,7 @@ def test_another_dataset_begins_the_epoch_again(whole, tmp_path):
     runner = resumed(tmp_path / 'other.pth', tmp_path, EPOCHS, log_level='WARNING')
     assert 'the dataset has 24 clips, and had 25' in log_of(runner)
     assert len(watched(runner)) == 24
+    assert (tmp_path / 'iter_36.pth').exists()
 
 
 def log_of(runner) -> str:

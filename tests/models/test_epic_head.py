@@ -8,7 +8,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.model import BaseModel
 from small_models import DIMS, FRAMES, backbone_cfg, build, clip, randomize
 
-from memvit_mm.models.epic_head import EpicScores
+from memvit_mm.models.epic_head import EpicHead, EpicScores
 
 VERBS, NOUNS = 5, 7
 HEAD = dict(type='EpicHead', num_verbs=VERBS, num_nouns=NOUNS, dropout_ratio=0.0)
@@ -388,3 +388,22 @@ def test_later_frames_do_not_change_an_earlier_prediction():
     # The memory has its part in every step, the first one too.
     alone = predict(frames, 'b', remember=False)
     assert not alone.isclose(expected).all(1).any()
+
+
+def test_a_clip_between_segments_gets_no_prediction():
+    head = EpicHead(in_channels=8, num_verbs=4, num_nouns=6).eval()
+    samples = [
+        ActionDataSample(metainfo=dict(narration_id=n)) for n in (None, 'a', None)
+    ]
+    for sample, label in zip(samples, ([-100, -100], [-100, -100], None)):
+        if label is not None:
+            sample.set_gt_label(label)
+    head.predict(torch.rand(3, 8, 4, 7, 7), samples)
+    # The third is of a stream that nobody has annotated.
+    assert ['verb_logits' in sample for sample in samples] == [False, True, True]
+
+
+def test_a_sample_without_labels_is_named():
+    head = EpicHead(in_channels=8, num_verbs=4, num_nouns=6)
+    with pytest.raises(ValueError, match='Sample 0 of the batch .* has no gt_label'):
+        head.loss(torch.rand(1, 8, 4, 7, 7), [ActionDataSample()])

@@ -1,9 +1,12 @@
 """A schedule for EPIC-KITCHENS-100: AdamW, 30 epochs, 5 of them warm-up, cosine.
 
 It is ours, untried: the paper does not give its own for EPIC-KITCHENS. Epochs, warm-up
-and cosine, as the model's drop rates, are those of its AVA recipe; optimizer, rate and
-weight decay (AdamW, 1e-4 for 32 clips, 0.05) are Motionformer's on EPIC-KITCHENS-100,
-another video transformer that starts from Kinetics. `--auto-scale-lr` scales the rate.
+and cosine, as the model's drop rates, are those of its AVA recipe; AdamW, 1e-4 and
+weight decay 0.05 are what Motionformer takes on EPIC-KITCHENS-100, another video
+transformer that starts from Kinetics (there for 32 clips a machine, on four). The rate
+here is for 32 clips in all, of which `context_stride` leaves about 40 % labelled: count
+the labelled ones when you choose your own. `--auto-scale-lr` scales the rate with the
+number of clips.
 """
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_begin=1, val_interval=2)
