@@ -1,18 +1,24 @@
 """Predictions from Python: frames as they come, many streams, whole videos."""
 
+from .boxes import PersonBoxes
 from .inference import MemViTInferencer, inference_recognizer, init_recognizer
 from .multi_stream import MultiStream, StreamEnd
+from .persons import PersonDetector
 from .results import EpicPrediction, PeoplePrediction, Prediction
 from .sources import LiveCapture, VideoFile
 from .stdet import inference_stdet, init_detector_model, iter_stdet
 from .stream import StreamCounts, VideoStream
+from .tracking import IoUTracker
 
 __all__ = [
     'EpicPrediction',
+    'IoUTracker',
     'LiveCapture',
     'MemViTInferencer',
     'MultiStream',
     'PeoplePrediction',
+    'PersonBoxes',
+    'PersonDetector',
     'Prediction',
     'StreamCounts',
     'StreamEnd',

@@ -2,15 +2,17 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
+from torch import nn
 
 from ..datasets.ava_files import read_proposals
 from .clip_grid import test_dataset
+from .persons import PersonDetector
 
 BoxFinder = Callable[[np.ndarray, float], Any]
-BoxSource = Union[BoxFinder, Mapping, str]
+BoxSource = Union[BoxFinder, nn.Module, Mapping, str]
 
 
 class PersonBoxes(NamedTuple):
@@ -20,6 +22,8 @@ class PersonBoxes(NamedTuple):
     """x1, y1, x2, y2 in pixels, ``[people, 4]`` float32."""
     scores: np.ndarray
     """``[people]`` float32."""
+    track_ids: Optional[np.ndarray] = None
+    """Whose they are, the same from keyframe to keyframe, int64 ``[people]``."""
 
 
 class CalledBoxes:
@@ -27,8 +31,10 @@ class CalledBoxes:
 
     Args:
         find (callable): Takes a frame ``[H, W, 3]`` uint8 RGB and a time in seconds,
-            returns boxes in pixels, ``[people, 4]`` or, with scores, ``[people, 5]``.
-            What lies outside the frame is cut off.
+            returns boxes in pixels, ``[people, 4]`` or, with scores, ``[people, 5]``;
+            or :class:`PersonBoxes`, which may say whose they are. What lies outside the
+            frame is cut off. Its ``track``, if it has one, says whether streams number
+            the people.
 
     Raises:
         ValueError: If it returns something else.
@@ -36,11 +42,15 @@ class CalledBoxes:
 
     def __init__(self, find: BoxFinder) -> None:
         self.find = find
+        self.track = bool(getattr(find, 'track', False))
         self._lock = threading.Lock()
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
         with self._lock:
             found = self.find(image, time)
+        ids = None
+        if isinstance(found, PersonBoxes):
+            found, ids = _with_scores(found, time)
         boxes = _as_array(found)
         if boxes.size == 0:
             boxes = np.zeros((0, 5), dtype=np.float32)
@@ -62,7 +72,8 @@ class CalledBoxes:
         corners = np.clip(boxes[:, :4], 0, [width, height, width, height])
         inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         corners, scores = corners[inside], scores[inside]
-        return PersonBoxes(corners.astype(np.float32), scores.astype(np.float32))
+        ids = None if ids is None else ids[inside]
+        return PersonBoxes(corners.astype(np.float32), scores.astype(np.float32), ids)
 
 
 class ProposalBoxes:
@@ -74,6 +85,8 @@ class ProposalBoxes:
         threshold (float): Least score of a box.
         limit (int): Boxes of a keyframe at most.
     """
+
+    track = False
 
     def __init__(
         self,
@@ -110,14 +123,17 @@ def box_source(
     """What ``boxes=...`` stands for; thresholds are those of the config's dataset."""
     if boxes is None or isinstance(boxes, (CalledBoxes, ProposalBoxes)):
         return boxes
-    if callable(boxes):
+    if callable(boxes) and not isinstance(boxes, nn.Module):
         return CalledBoxes(boxes)
+    dataset = test_dataset(cfg)
+    if isinstance(boxes, nn.Module):
+        threshold = dataset.get('person_det_score_thr', 0.9)
+        return CalledBoxes(PersonDetector(boxes, score_thr=threshold))
     if not isinstance(boxes, (Mapping, str)) and not hasattr(boxes, '__fspath__'):
         raise ValueError(
-            'boxes is a function of a frame and its time, a table of proposals or its '
-            f'file, got: {type(boxes).__name__}.'
+            'boxes is a function of a frame and its time, a PersonDetector, a table of '
+            f'proposals or its file, got: {type(boxes).__name__}.'
         )
-    dataset = test_dataset(cfg)
     return ProposalBoxes(
         boxes,
         dataset.get('timestamp_start', 900),
@@ -130,6 +146,24 @@ def _as_array(boxes: Any) -> np.ndarray:
     if hasattr(boxes, 'detach'):
         boxes = boxes.detach().cpu().numpy()
     return np.asarray(boxes, dtype=np.float32)
+
+
+def _with_scores(found: PersonBoxes, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes ``[people, 5]`` and numbers ``[people]`` of what a function returned."""
+    boxes = _as_array(found.boxes).reshape(-1, 4)
+    columns = [('scores', found.scores, np.float32)]
+    if found.track_ids is not None:
+        columns.append(('track_ids', found.track_ids, np.int64))
+    read = []
+    for name, values, kind in columns:
+        values = np.asarray(values, dtype=kind)
+        if values.shape != (len(boxes),):
+            raise ValueError(
+                f'boxes returned {len(boxes)} boxes and {name} {list(values.shape)} at '
+                f'{time:g} seconds, expected one for each box.'
+            )
+        read.append(values)
+    return np.column_stack([boxes, read[0]]), read[1] if read[1:] else None
 
 
 def _keyframe(key: str) -> tuple[str, int]:

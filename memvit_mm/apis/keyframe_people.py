@@ -1,16 +1,15 @@
 """Where the people of a video file are: keyframes and boxes, from what users have."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..datasets.ava_files import read_proposals
 from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes
+from .persons import PersonDetector
 
 # boxes=...: by second, AVA's by 'video,second', or a file of these.
 Boxes = Union[Mapping, str, Path]
@@ -24,12 +23,14 @@ class KeyframePeople:
     Args:
         times (list[float], optional): Seconds of the keyframes; None where any will do.
         find (callable): Takes a keyframe ``[H, W, 3]`` uint8 RGB, the video's name and
-            the time in seconds, and returns :class:`PersonBoxes`, in pixels.
+            the time in seconds, and returns :class:`PersonBoxes`, in pixels. Its
+            ``track`` says whether the people are to be tracked.
     """
 
     def __init__(self, times: Optional[list[float]], find: Callable) -> None:
         self.times = times
         self.find = find
+        self.track = find.track
 
     def __call__(self, image: np.ndarray, video: str, time: float) -> PersonBoxes:
         return self.find(image, video, time)
@@ -40,7 +41,7 @@ def people_of(
     boxes: Optional[Boxes],
     detector: Optional[Detector],
     threshold: float,
-    category: int,
+    category: Optional[int],
     timestamp_start: int,
     limit: int,
 ) -> KeyframePeople:
@@ -51,7 +52,8 @@ def people_of(
         boxes: See ``inference_stdet``.
         detector: See ``inference_stdet``.
         threshold (float): Least score of proposals and of an mmdet detector's boxes.
-        category (int): The detector's class for people.
+        category (int, optional): The detector's class for people. By default that
+            called 'person'.
         timestamp_start (int): The second of proposals at which the video begins.
         limit (int): Proposals of a keyframe at most.
 
@@ -65,9 +67,9 @@ def people_of(
             f"AVA's proposals) or det_model (an mmdet detector), got {told}."
         )
     if isinstance(detector, nn.Module):
-        return KeyframePeople(
-            None, CalledBoxes(MmdetPersons(detector, threshold, category))
-        )
+        person = 'person' if category is None else category
+        found = PersonDetector(detector, score_thr=threshold, person=person)
+        return KeyframePeople(None, CalledBoxes(found))
     if detector is not None:
         if not callable(detector):
             raise ValueError(
@@ -181,57 +183,3 @@ def _keyframe(key: str) -> tuple[str, int]:
             "'1j20qq1JyX4,0902', or a number of seconds."
         )
     return video, int(second)
-
-
-class MmdetPersons:
-    """People that an mmdet detector finds in a frame.
-
-    Args:
-        model (nn.Module): From ``mmdet.apis.init_detector``.
-        threshold (float): Least score. Defaults to 0.9.
-        category (int): The class that is a person, 0 in COCO. Defaults to 0.
-
-    Raises:
-        ValueError: If the model is no detector with a config.
-    """
-
-    def __init__(
-        self, model: nn.Module, threshold: float = 0.9, category: int = 0
-    ) -> None:
-        from mmdet.utils import get_test_pipeline_cfg
-        from mmengine.dataset import Compose
-
-        cfg = getattr(model, 'cfg', None)
-        if cfg is None or not hasattr(model, 'test_step'):
-            raise ValueError(
-                f'det_model is a {type(model).__name__} without a config: make it with '
-                'mmdet.apis.init_detector(config, checkpoint).'
-            )
-        self.model = model
-        self.threshold = threshold
-        self.category = category
-        with _mmdet_scope():
-            steps = get_test_pipeline_cfg(cfg.copy())
-            steps[0].type = 'mmdet.LoadImageFromNDArray'
-            self.pipeline = Compose(steps)
-
-    def __call__(self, image: np.ndarray, time: float) -> np.ndarray:
-        """Boxes of people in an RGB frame: x1, y1, x2, y2 in pixels, score."""
-        from mmdet.apis import inference_detector
-
-        with _mmdet_scope():
-            # [H, W, RGB] -> [H, W, BGR], as mmdet reads pictures
-            found = inference_detector(
-                self.model, np.ascontiguousarray(image[..., ::-1]), self.pipeline
-            ).pred_instances.cpu()
-        keep = (found.labels == self.category) & (found.scores >= self.threshold)
-        boxes, scores = found.bboxes[keep].numpy(), found.scores[keep].numpy()
-        height, width = image.shape[:2]
-        boxes = np.clip(boxes, 0, [width, height, width, height])
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return np.column_stack([boxes, scores])[inside].astype(np.float32)
-
-
-def _mmdet_scope() -> AbstractContextManager:
-    """mmdet's names of transforms, some of which MMAction2 has, too."""
-    return DefaultScope.overwrite_default_scope('mmdet')

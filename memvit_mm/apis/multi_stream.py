@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from torch import nn
 
@@ -27,6 +27,15 @@ class StreamEnd:
     """What went wrong, None where it just ended."""
 
 
+class Turn(NamedTuple):
+    """A clip whose turn it is."""
+
+    stream: VideoStream
+    clip: PreparedClip
+    after: Snapshot
+    """The stream's state once it is predicted."""
+
+
 class MultiStream:
     """Predictions of many streams with one model.
 
@@ -41,9 +50,10 @@ class MultiStream:
         print(streams.ended['old'].error)
 
     The loop ends when no stream is left, or after :meth:`close`. A stream's predictions
-    come in order and are those that :class:`VideoStream` gives. (On a CPU a model runs
-    the rows of a batch one by one unless its ``test_cfg`` has ``one_by_one=False``:
-    :class:`MemoryOwner` says why.)
+    come in order and are those that :class:`VideoStream` gives; people are tracked in
+    each stream by itself. To go on another day, see :meth:`state_dict`. (On a CPU a
+    model runs the rows of a batch one by one unless its ``test_cfg`` has
+    ``one_by_one=False``: :class:`MemoryOwner` says why.)
 
     Args:
         model (nn.Module): As for :class:`VideoStream`. Its ``ClipMemory`` needs
@@ -83,6 +93,11 @@ class MultiStream:
         self._closings = 0
         self._condition = threading.Condition()
         self._views = 1
+        # Streams whose prediction is not handed out yet, with their memory before it.
+        self._waiting: dict[Hashable, list[dict]] = {}
+        # States to go on from, and those of the streams that close() ended.
+        self._saved: dict[Hashable, dict] = {}
+        self._left: dict[Hashable, dict] = {}
         try:
             for name, source in (sources or {}).items():
                 self.add(name, source)
@@ -128,6 +143,8 @@ class MultiStream:
             self._check_room(len(self._lanes) + len(self._opening) + 1)
             self._opening.add(name)
             self.ended.pop(name, None)
+            self._left.pop(name, None)
+            saved = self._saved.pop(name, None)
             closings = self._closings
         reader = error = None
         try:
@@ -136,9 +153,12 @@ class MultiStream:
                 self.predictor, name=name, **{**self.options, **options}
             )
             try:
+                if saved is not None:
+                    stream.load_state_dict(saved)
                 reader = stream.open(source, self._condition)
             except Exception as failure:
                 error = failure
+                self.predictor.forget(name)
         except BaseException:
             with self._condition:
                 self._opening.discard(name)
@@ -149,6 +169,7 @@ class MultiStream:
             self._condition.notify_all()
             if reader is None or closings != self._closings:
                 self.ended[name] = StreamEnd(stream.counts, error)
+                self.predictor.forget(name)
                 if reader is not None:
                     reader.source.close()
                 return
@@ -175,12 +196,57 @@ class MultiStream:
         """End all streams, and their threads."""
         with self._condition:
             self._closings += 1
+            self._left.update(self._states())
             readers = [self._leave(name) for name in list(self._lanes)]
         for reader in readers:
             reader.stop()
         until = time.monotonic() + PATIENCE
         for reader in readers:
             reader.close(max(0.0, until - time.monotonic()))
+
+    # ------------------------------------------------------------------- the state
+
+    def state_dict(self) -> dict[Hashable, dict]:
+        """Everything that is needed to go on later, in another process, by stream.
+
+        Of the streams that have not ended, or that leaving the loop ended: what
+        :meth:`VideoStream.state_dict` says, after the last prediction that was handed
+        out. The next day::
+
+            streams = MultiStream(model)
+            streams.load_state_dict(states)
+            for name in states:
+                streams.add(name, sources[name])
+        """
+        with self._condition:
+            return {**self._saved, **self._left, **self._states()}
+
+    def _states(self) -> dict[Hashable, dict]:
+        states = {}
+        for name, (stream, _) in self._lanes.items():
+            states[name] = stream.state_dict()
+            if name in self._waiting:
+                states[name]['memory'] = self._waiting[name]
+        return states
+
+    def load_state_dict(self, states: Mapping[Hashable, dict]) -> None:
+        """Let streams go on from what :meth:`state_dict` gave, once they are added.
+
+        Call it before :meth:`add`: a stream that is added under a name in ``states``
+        goes on, in a file from where it stopped, with other sources with the frames
+        that come; others begin. What does not fit is reported in :attr:`ended`.
+
+        Raises:
+            ValueError: If one of these streams is there already.
+        """
+        with self._condition:
+            there = [name for name in states if name in self._lanes]
+            if there:
+                raise ValueError(
+                    f'There is a stream {there[0]!r} already: load the state before '
+                    'streams are added.'
+                )
+            self._saved = dict(states)
 
     def __enter__(self) -> 'MultiStream':
         return self
@@ -198,7 +264,7 @@ class MultiStream:
 
     # --------------------------------------------------------------------- a batch
 
-    def _collect(self) -> Optional[list[tuple[PreparedClip, Snapshot]]]:
+    def _collect(self) -> Optional[list[Turn]]:
         """One clip of each stream that has one; None when no stream is left."""
         with self._condition:
             deadline = None
@@ -216,11 +282,12 @@ class MultiStream:
                 self._condition.wait(left)
             batch = []
             for name in ready[: self.max_batch]:
-                batch.append(self._lanes[name][1].ready.popleft())
+                stream, reader = self._lanes[name]
+                batch.append(Turn(stream, *reader.ready.popleft()))
                 # Whoever had a turn comes last in the next one.
                 self._turn.remove(name)
                 self._turn.append(name)
-            self._views = max(self._views, *(clip.views for clip, _ in batch))
+            self._views = max(self._views, *(turn.clip.views for turn in batch))
             self._check_room(len(self._lanes))
             self._condition.notify_all()
             return batch
@@ -247,33 +314,46 @@ class MultiStream:
             frames=buffer.count, dropped=reader.dropped, skipped=buffer.skipped
         )
 
-    def _predict(self, batch: list[tuple[PreparedClip, Snapshot]]) -> list[Prediction]:
+    def _predict(self, batch: list[Turn]) -> Iterator[Prediction]:
         before = self.predictor.remembered()
         try:
-            found = self.predictor.predict([clip for clip, _ in batch])
+            found = self.predictor.predict([turn.clip for turn in batch])
         except Exception as error:
             if len(batch) == 1:
-                self._fail(batch[0][0].stream, error)
-                return []
+                self._fail(batch[0].stream, error)
+                return
             self.predictor.remember(before)
             # One of them is at fault: each by itself.
-            return [p for clip in batch for p in self._predict([clip])]
-        kept = []
+            for turn in batch:
+                yield from self._predict([turn])
+            return
+        except BaseException:
+            # Interrupted, maybe: what is remembered stays that of the clips before.
+            self.predictor.remember(before)
+            raise
         with self._condition:
-            for prediction, (clip, after) in zip(found, batch):
-                if clip.stream in self._lanes:
-                    self._lanes[clip.stream][0].done_with(after)
-                    kept.append(prediction)
-                else:
-                    # Removed while the model ran.
-                    self.predictor.forget(clip.stream)
-        return kept
+            self._waiting = {turn.stream.name: [] for turn in batch}
+            for entry in before:
+                if entry['stream'][0] in self._waiting:
+                    self._waiting[entry['stream'][0]].append(entry)
+        for prediction, turn in zip(found, batch):
+            with self._condition:
+                self._waiting.pop(turn.stream.name, None)
+                if not self._goes_on(turn.stream):
+                    # Removed meanwhile.
+                    self.predictor.forget(turn.stream.name)
+                    continue
+                turn.stream.done_with(prediction, turn.after)
+            yield prediction
 
-    def _fail(self, name: Hashable, error: Exception) -> None:
+    def _goes_on(self, stream: VideoStream) -> bool:
+        return self._lanes.get(stream.name, (None,))[0] is stream
+
+    def _fail(self, stream: VideoStream, error: Exception) -> None:
         with self._condition:
-            if name not in self._lanes:
+            if not self._goes_on(stream):
                 return
-            reader = self._leave(name, error)
+            reader = self._leave(stream.name, error)
         reader.close()
 
     def _check_room(self, streams: int) -> None:

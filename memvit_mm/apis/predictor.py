@@ -198,6 +198,7 @@ class Predictor:
                 scores=_array(sample.pred_instances.scores),
                 boxes=clip.people.boxes,
                 box_scores=clip.people.scores,
+                track_ids=clip.people.track_ids,
             )
         scores = _array(sample.pred_score)
         if 'verb_logits' not in sample:

@@ -53,6 +53,8 @@ class Prediction:
     """Names of the classes, where they are known."""
     data_sample: Optional[ActionDataSample] = field(default=None, repr=False)
     """All that the model answered."""
+    without_memory: Optional['Prediction'] = field(default=None, repr=False)
+    """What it says about the same clip alone, where that was asked for."""
 
     def top(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
         """The best classes and their scores, see :func:`best`."""
@@ -106,6 +108,9 @@ class PeoplePrediction(Prediction):
     """x1, y1, x2, y2 in pixels of the source's frames, ``[people, 4]`` float32."""
     box_scores: np.ndarray = field(default=None, repr=False)
     """How sure it is that there is a person, ``[people]`` float32."""
+    track_ids: Optional[np.ndarray] = field(default=None, repr=False)
+    """Whose the boxes are, the same from keyframe to keyframe, int64 ``[people]``;
+    None where people are not tracked."""
 
     def top(self, k: int = 5, threshold: float = 0.0) -> list[list[tuple[str, float]]]:
         """Per person the best classes and their scores."""
@@ -116,4 +121,6 @@ class PeoplePrediction(Prediction):
         plain = super().to_dict()
         plain['boxes'] = self.boxes.tolist()
         plain['box_scores'] = self.box_scores.tolist()
+        if self.track_ids is not None:
+            plain['track_ids'] = self.track_ids.tolist()
         return plain

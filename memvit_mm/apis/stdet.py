@@ -25,6 +25,7 @@ from .keyframe_people import Boxes, Detector, people_of
 from .labels import Labels, find_names
 from .load_model import ConfigLike, build_model, kind_of, load_config
 from .results import PeoplePrediction
+from .tracking import IoUTracker, Tracking, track_people, tracker_for
 from .whole_video import WholeVideo, WholeVideoPipeline
 
 DEFAULT_THRESHOLD = 0.9
@@ -87,16 +88,19 @@ def inference_stdet(
             its frames (``[people, 5]`` with scores); or AVA's proposals, a file or
             ``{'video,0902': [people, 5], ...}``, fractions of the frame.
         det_model (nn.Module | callable, optional): Finds the people instead: what
-            ``mmdet.apis.init_detector`` returns, or a function of a frame ``[H, W, 3]``
-            uint8 RGB and its time that returns boxes in pixels.
+            ``mmdet.apis.init_detector`` returns, a :class:`PersonDetector`, or a
+            function of a frame ``[H, W, 3]`` uint8 RGB and its time that returns boxes
+            in pixels.
         stride (float): Seconds between keyframes, for ``det_model``. Defaults to 1: at
             1, 2, 3, ... seconds.
         labels (optional): Names of the classes: a file (``.pbtxt``, or ``.txt`` with
             one a line), a list or a mapping from numbers. By default those that the
             checkpoint or the config's label file has.
         score_thr (float): Least score of a person, of proposals and of an mmdet
-            detector. Defaults to the config's ``person_det_score_thr``, else 0.9.
-        det_cat_id (int): The mmdet detector's class for people. Defaults to 0.
+            detector (a ``PersonDetector`` has its own). Defaults to the config's
+            ``person_det_score_thr``, else 0.9.
+        det_cat_id (int): The mmdet detector's class for people. Defaults to that which
+            its ``dataset_meta`` calls 'person'.
         video_id (str): The video's name in proposals. Defaults to the file's, without
             extension.
         timestamp_start (int): The proposals' second at which the video begins. Defaults
@@ -104,11 +108,15 @@ def inference_stdet(
         fps (float): Frames per second of a folder or an array. Defaults to 30.
         on_bad_clip (str): ``'stop'`` at a clip that cannot be decoded, or ``'skip'`` it
             with a warning. Defaults to 'stop'.
+        track (bool | IoUTracker): Whether people get numbers that stay theirs
+            (``track_ids``), see :class:`VideoStream`. Defaults to whether an mmdet
+            detector finds them.
 
     Returns:
         list[PeoplePrediction]: One per keyframe: ``time`` (seconds), ``boxes``
         (``[people, 4]`` float32, x1, y1, x2, y2 in pixels of the video's frames),
-        ``box_scores`` ``[people]``, ``scores`` ``[people, classes]``, ``names``, and
+        ``box_scores`` and, if tracked, ``track_ids`` (``[people]``), ``scores``
+        ``[people, classes]``, ``names``, and
         ``top(k, threshold)``: the best classes of each person, with their names.
 
     Raises:
@@ -137,11 +145,12 @@ def iter_stdet(
     stride: float = 1.0,
     labels: Labels = None,
     score_thr: Optional[float] = None,
-    det_cat_id: int = 0,
+    det_cat_id: Optional[int] = None,
     video_id: Optional[str] = None,
     timestamp_start: Optional[int] = None,
     fps: float = 30.0,
     on_bad_clip: str = 'stop',
+    track: Tracking = None,
 ) -> Iterator[PeoplePrediction]:
     """As :func:`inference_stdet`, each keyframe as soon as it is done.
 
@@ -171,12 +180,13 @@ def iter_stdet(
     people = people_of(
         video_id, boxes, det_model, score_thr, det_cat_id, timestamp_start, limit
     )
+    tracker = tracker_for(track, people)
     names = class_names(labels, model, dataset)
     recipe = ClipRecipe(pipeline.transforms[pipeline.place], [], True, None)
     grid = ClipGrid(recipe, opened.opened['fps'], stride, people.times)
     if people.times:
         _check_end(people.times[-1], opened)
-    return _play(model, opened, people, grid, names, video_id)
+    return _play(model, opened, people, tracker, grid, names, video_id)
 
 
 def detector_steps(cfg: Mapping) -> list:
@@ -247,6 +257,7 @@ def _play(
     model: nn.Module,
     video: WholeVideo,
     people: Any,
+    tracker: Optional[IoUTracker],
     grid: ClipGrid,
     names: Optional[Sequence[str]],
     video_id: str,
@@ -292,7 +303,7 @@ def _play(
             for step in steps[decoded:]:
                 results = step(results)
             sample, scores = _predict(model, results, len(found.boxes), classes)
-            yield PeoplePrediction(
+            prediction = PeoplePrediction(
                 stream=video.name,
                 number=number,
                 time=time,
@@ -303,7 +314,10 @@ def _play(
                 data_sample=sample,
                 boxes=found.boxes,
                 box_scores=found.scores,
+                track_ids=found.track_ids,
             )
+            track_people(tracker, prediction)
+            yield prediction
     finally:
         if hasattr(model, 'reset_memory'):
             model.reset_memory(video.stream)

@@ -17,6 +17,7 @@ from .predictor import Predictor, PreparedClip
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction
 from .sources import Retimed, Source, check_choice, open_source
+from .tracking import Tracking, track_people, tracker_for
 
 _numbers = itertools.count(1)
 
@@ -75,8 +76,11 @@ class VideoStream:
             where people are: a function of a keyframe (``[H, W, 3]`` uint8 RGB) and its
             time in seconds that returns boxes in pixels, ``[people, 4]`` or, with
             scores, ``[people, 5]``; or AVA's proposals or their file, in which the
-            video has this stream's ``name``, or that of the file without extension.
-            A function is called by the thread that reads.
+            video has this stream's ``name``, or that of the file without extension; or
+            a :class:`PersonDetector`. A function is called by the thread that reads.
+        track (bool | IoUTracker, optional): Whether people get numbers that stay theirs
+            (``track_ids``), or the tracker whose settings to use. By default where
+            ``boxes`` is a :class:`PersonDetector` that tracks.
         stride (float, optional): Seconds from one clip to the next, see
             :class:`ClipGrid`.
         clip_times (sequence[float], optional): The clips' times instead, in seconds
@@ -130,6 +134,7 @@ class VideoStream:
         labels: Labels = None,
         cfg: Union[Config, str, None] = None,
         sampler: Optional[dict] = None,
+        track: Tracking = None,
     ) -> None:
         check_stride(stride)
         check_fps(fps)
@@ -152,6 +157,7 @@ class VideoStream:
         self.max_gap = max_gap
         self.timing = timing
         self.on_damage = on_damage
+        self._tracker = tracker_for(track, self.predictor.boxes)
         self._reader: Optional[SourceReader] = None
         self.reset()
 
@@ -265,15 +271,17 @@ class VideoStream:
         self._state = Snapshot(0, None, 0.0, -1, None, [], 0, 0, 0, False)
         self._path: Optional[str] = None
         self._predictions = self._dropped = 0
+        if self._tracker is not None:
+            self._tracker.reset()
         self.predictor.forget(self.name)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on later, in another process.
 
-        Memory, frames of clips that are not complete, place and clock, as plain values
-        and tensors. ``torch.save`` it, and load it with ``weights_only=True``. It is
-        that after the last prediction that was handed out, also in the middle of
-        :meth:`run`.
+        Memory, frames of clips that are not complete, place, clock, and whom it tracks,
+        as plain values and tensors. ``torch.save`` it, and load it with
+        ``weights_only=True``. It is that after the last prediction that was handed out,
+        also in the middle of :meth:`run`.
         """
         state = dict(
             predictions=self._predictions,
@@ -282,6 +290,7 @@ class VideoStream:
             settings=None,
             buffer=None,
             memory=self.predictor.remembered(self.name),
+            tracker=None if self._tracker is None else self._tracker.state_dict(),
         )
         if self._buffer is not None:
             state['settings'] = self._buffer.grid.settings()
@@ -309,6 +318,8 @@ class VideoStream:
             self._buffer.restore(self._state)
         self._path = state['path']
         self._predictions, self._dropped = state['predictions'], state['dropped']
+        if self._tracker is not None and state.get('tracker') is not None:
+            self._tracker.load_state_dict(state['tracker'])
         self.predictor.remember(state['memory'], self.name)
 
     # --------------------------------------------- what MultiStream and run() share
@@ -360,10 +371,11 @@ class VideoStream:
             self.name, ready.clip, buffer.fps, ready.after.origin, video
         )
 
-    def done_with(self, after: Snapshot) -> None:
+    def done_with(self, prediction: Prediction, after: Snapshot) -> None:
         """A clip has been predicted: this is the state now."""
         self._state = after
         self._predictions += 1
+        track_people(self._tracker, prediction)
 
     def _next(self, reader: SourceReader) -> Any:
         try:
@@ -402,7 +414,7 @@ class VideoStream:
             # Interrupted, maybe: what is remembered stays that of the clip before.
             self.predictor.remember(before, self.name)
             raise
-        self.done_with(after)
+        self.done_with(prediction, after)
         return prediction
 
     def _end(self) -> None:
