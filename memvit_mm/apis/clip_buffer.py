@@ -158,15 +158,22 @@ class ClipBuffer:
                 clips.append(Clip(self._next_number, time, {}))
                 self._next_number += 1
             self._upcoming = None
-        elif self.clips or self.skipped:
-            clips = [c for c in clips if c.frame_inds[grid.keyframe] < total]
-        elif clips:
-            clips = clips[:1]
         else:
-            raise BadClipError(
-                f'{self.name} ended after {total / grid.fps:.2f} seconds, before its '
-                f'first clip began, which is the one at {grid.time(0):g}: lower stride.'
-            )
+            while grid.contains(self._upcoming.time, total):
+                clips.append(self._upcoming)
+                self._next_number += 1
+                self._upcoming = self._next()
+            inside = [clip for clip in clips if grid.contains(clip.time, total)]
+            if inside or self.clips or self.skipped:
+                clips = inside
+            elif clips:
+                clips = clips[:1]
+            else:
+                raise BadClipError(
+                    f'{self.name} ended after {total / grid.fps:.2f} seconds, before '
+                    f'its first clip began, which is the one at {grid.time(0):g}: '
+                    'lower stride.'
+                )
         for clip in clips:
             if grid.recipe.centered or not grid.regular:
                 clip.sampled = grid.sample(clip.time, total, self.name)

@@ -250,6 +250,20 @@ class ClipGrid:
         length = self.recipe.sampler.clip_len
         return length // 2 if self.recipe.centered else length - 1
 
+    def contains(self, time: float, total: int) -> bool:
+        """Whether a clip's time lies in a stream of so many frames.
+
+        A clip around a keyframe has that frame in it. One that ends at its time may end
+        with the stream, at ``total / fps``: the last frame is on the screen until then.
+
+        Args:
+            time (float): The clip's time, seconds after the first frame.
+            total (int): Frames of the stream.
+        """
+        if self.recipe.centered:
+            return int(round(time * self.fps)) < total
+        return time * self.fps <= total + 1e-6
+
     def settings(self) -> dict[str, Any]:
         """What must be equal for a saved stream to go on."""
         sampler = self.recipe.sampler

@@ -234,11 +234,7 @@ class WholeVideo:
     def _times(self, grid: ClipGrid) -> Iterator[float]:
         """When its clips are, in seconds."""
         total, count = int(self.opened['total_frames']), 0
-        while True:
-            time = grid.time(count)
-            inds = grid.sample(time, name=self.name)['frame_inds']
-            if inds[grid.keyframe] >= total:
-                break
+        while grid.contains(time := grid.time(count), total):
             yield time
             count += 1
         if not count:

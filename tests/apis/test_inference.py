@@ -241,7 +241,7 @@ class TestOurs:
         with_memory = epic_model()
         cfg = with_memory.cfg
         result = inference_recognizer(with_memory, video)
-        assert result.clip_times.tolist() == [1, 2, 3, 4, 5, 6]
+        assert result.clip_times.tolist() == [1, 2, 3, 4, 5, 6, 7]
         model = dict(
             type='Recognizer3D',
             backbone=small_models.backbone_cfg(memory_layers=()),
@@ -252,7 +252,7 @@ class TestOurs:
         )
         plain = init_recognizer(Config(dict(cfg, model=model)), device='cpu')
         result = inference_recognizer(plain, video)
-        assert result.clip_scores.shape == (6, 5)
+        assert result.clip_scores.shape == (7, 5)
         mean = result.clip_scores.mean(dim=0)
         assert torch.equal(result.pred_score, mean)
         assert result.pred_label.item() == mean.argmax()
@@ -290,7 +290,7 @@ class TestOurs:
         assert len(model.memory) == 0
         with pytest.warns(UserWarning, match='Left out: Video .* at second 10.0'):
             result = inference_recognizer(model, broken, on_bad_clip='skip')
-        assert result.clip_times.tolist() == [2, 4, 6, 8, 12, 14, 16, 18]
+        assert result.clip_times.tolist() == [2, 4, 6, 8, 12, 14, 16, 18, 20]
 
     def test_no_clip_that_can_be_read(self, model, video, monkeypatch):
         def fail(self, results):

@@ -129,7 +129,7 @@ class TestDamage:
         with pytest.warns(UserWarning, match='is damaged'):
             found = list(stream.run(broken))
         assert stream.counts.skipped >= 1
-        assert len(found) + stream.counts.skipped == 4
+        assert len(found) + stream.counts.skipped == 5
         with pytest.raises(ValueError, match="with on_damage='go_on'"):
             list(VideoStream(model).run(broken))
 

@@ -35,7 +35,8 @@ def frames(video):
 @pytest.fixture(scope='module')
 def expected(model, video):
     found = list(VideoStream(model).run(video))
-    assert [p.time for p in found] == [1, 2, 3, 4, 5]
+    # The clip at 6 ends where the video does.
+    assert [p.time for p in found] == [1, 2, 3, 4, 5, 6]
     return found
 
 
@@ -204,13 +205,22 @@ class TestEveryWay:
         for frame in frames:
             found += one.feed(frame)
             other.feed(255 - frame)
-        assert_same(found, expected)
+        assert_same(found + one.finish(), expected)
 
     def test_again(self, model, video, expected):
         stream = VideoStream(model)
         for _ in range(2):
             assert_same(stream.run(video), expected)
-        assert stream.counts == (72, 5, 0, 0)
+        assert stream.counts == (72, 6, 0, 0)
+
+    def test_the_last_clip_may_end_with_the_stream(self, model, frames):
+        # Of 6 seconds, clips of 2: the last one has the last frame on at its end.
+        for count, times in ((71, [2, 4]), (72, [2, 4, 6]), (73, [2, 4, 6])):
+            stream = VideoStream(model, fps=FPS, stride=2)
+            found = [p for f in [*frames, frames[0]][:count] for p in stream.feed(f)]
+            found += stream.finish()
+            assert [p.time for p in found] == times
+            assert found[-1].end == min(times[-1], (count - 1) / FPS)
 
     def test_memory_is_used(self, model, video, frames, expected):
         stream = VideoStream(model, clip_times=[5])
@@ -270,7 +280,7 @@ class TestState:
         second.load_state_dict(torch.load(tmp_path / 'state.pth', weights_only=True))
         found += [p for frame in frames[stop:] for p in second.feed(frame)]
         assert_same(found + second.finish(), expected)
-        assert second.counts == (72, 5, 0, 0)
+        assert second.counts == (72, 6, 0, 0)
 
     @pytest.mark.parametrize('leave', [1, 4])
     def test_in_the_middle_of_a_file(self, video, expected, tmp_path, leave):
@@ -316,7 +326,8 @@ class TestState:
         for frame in frames[:30]:
             stream.feed(255 - frame)
         stream.reset()
-        assert_same([p for f in frames for p in stream.feed(f)], expected)
+        found = [p for f in frames for p in stream.feed(f)]
+        assert_same(found + stream.finish(), expected)
 
     def test_damaged_file(self, tmp_path):
         path = tmp_path / 'a.mp4'
@@ -350,7 +361,8 @@ class TestState:
         memory = stream.state_dict()['memory']
         assert [c['time'] for c in memory[0]['clips']] == [1.0, 2.0]
         stream.load_state_dict(state)
-        assert_same(found + [p for f in frames[30:] for p in stream.feed(f)], expected)
+        found += [p for f in frames[30:] for p in stream.feed(f)]
+        assert_same(found + stream.finish(), expected)
 
 
 class TestSlowModel:
@@ -382,9 +394,9 @@ class TestSlowModel:
         counts = stream.counts
         assert counts.predictions == len(found) >= 1
         assert counts.dropped > 0
-        # Clips at 1 to 23 seconds: whole ones are dropped, the last one is not.
-        assert counts.dropped + len(found) == 23
-        assert found[-1].time == 23 and found[-1].number == 22
+        # Clips at 1 to 24 seconds: whole ones are dropped, the last one is not.
+        assert counts.dropped + len(found) == 24
+        assert found[-1].time == 24 and found[-1].number == 23
 
     @pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
     def test_threads_end(self, model, video, error):
@@ -471,7 +483,7 @@ class TestFrames:
         times[0] = 0
         stream = VideoStream(model, fps=FPS)
         found = [p for f, t in zip(frames, times) for p in stream.feed(f, t)]
-        assert_same(found, expected)
+        assert_same(found + stream.finish(), expected)
 
     def test_half_and_twice_the_rate(self, model, frames, expected):
         twice = [pair for n, f in enumerate(frames) for pair in ((f, n), (f, n + 0.3))]
@@ -582,7 +594,7 @@ class TestOptions:
         sampler = dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=5)
         stream = VideoStream(model, sampler=sampler, fps=FPS, stride=2)
         found = list(stream.run(np.stack(frames)))
-        assert [p.time for p in found] == [2, 4]
+        assert [p.time for p in found] == [2, 4, 6]
         assert found[0].start == pytest.approx((24 - 14) / FPS)
 
     @pytest.mark.parametrize(
