@@ -1,0 +1,212 @@
+"""Which earlier clips move the features of this one: measured by changing one of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..apis.clip_grid import read_recipe
+from ..complexity import clip_shape
+
+
+@dataclass
+class ReceptiveField:
+    """How many clips back a change still reaches."""
+
+    features: list[int]
+    """Clips back that move the backbone's features; 0 is the clip itself."""
+    actors: Optional[list[int]]
+    """The same for the scores of people; None without a detector."""
+    clip_seconds: Optional[float] = None
+    """What one clip spans; None if the config does not say."""
+    stride_seconds: Optional[float] = None
+    """From one clip to the next."""
+
+    def span(self, clips: Sequence[int]) -> Optional[float]:
+        """Seconds from the first frame of the farthest clip to the last of this one."""
+        if self.clip_seconds is None or self.stride_seconds is None:
+            return None
+        return self.clip_seconds + max(clips, default=0) * self.stride_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(
+            features=self.features,
+            actors=self.actors,
+            clip_seconds=self.clip_seconds,
+            stride_seconds=self.stride_seconds,
+            features_span_seconds=self.span(self.features),
+            actors_span_seconds=self.span(self.actors) if self.actors else None,
+        )
+
+    def __str__(self) -> str:
+        lines = []
+        for name, clips in (('features', self.features), ('people', self.actors)):
+            if clips is None:
+                continue
+            line = f'{name} are moved by the clips {_steps(clips)} back'
+            span = self.span(clips)
+            if span is not None:
+                line += (
+                    f': {span:.1f} s, {span / self.clip_seconds:.1f} x the '
+                    f'{self.clip_seconds:.1f} s of the clip itself'
+                )
+            lines.append(line)
+        return '\n'.join(lines)
+
+
+def _steps(clips: Sequence[int]) -> str:
+    """Shorten: 0, 2, 4, …, 32."""
+    steps = {b - a for a, b in zip(clips, clips[1:])}
+    if len(clips) > 5 and len(steps) == 1:
+        return f'{clips[0]}, {clips[1]}, {clips[2]}, …, {clips[-1]}'
+    return ', '.join(map(str, clips)) or 'none'
+
+
+def receptive_field(
+    cfg: Mapping[str, Any],
+    clips: Optional[int] = None,
+    size: Optional[Sequence[int]] = None,
+    seed: int = 0,
+    fps: float = 30.0,
+) -> ReceptiveField:
+    """Play one stream twice, its first clip changed the second time.
+
+    What moves the features of clip k is then k clips back: earlier clips than the
+    changed one could only pass on what they never saw. Weights are random and of the
+    size that trained ones have, in double precision, so that what has come through
+    every layer is not lost in rounding. The reach does not depend on the frames' size.
+
+    Args:
+        cfg (Config): A config with ``model`` and, for the seconds, a test pipeline.
+        clips (int, optional): How far back to look; by default a little further than
+            the layers of the backbone and of the actor head can reach.
+        size (sequence[int], optional): T, H, W of the clips; by default as the
+            backbone's, on frames of at most 64 pixels.
+        seed (int): Of weights and clips.
+        fps (float): Frames per second of the videos that seconds are told for.
+
+    Raises:
+        ValueError: If the model has no memory.
+    """
+    init_default_scope('mmaction')
+    # A batch in its own precision, and without weights to load.
+    model_cfg = ConfigDict(cfg['model'])
+    model_cfg.backbone.pop('pretrained', None)
+    torch.manual_seed(seed)
+    model = MODELS.build(model_cfg).eval()
+    if not getattr(model.backbone, 'memory_layers', ()) or not hasattr(model, 'memory'):
+        raise ValueError(
+            'the model has no memory: its receptive field is the clip. Set '
+            'model.backbone.memory_layers and use MemoryRecognizer3D or '
+            'MemoryFastRCNN.'
+        )
+    lively_weights(model, seed)
+    model.double()
+    if size is None:
+        channels, *shape = clip_shape(model_cfg.backbone)
+        shape = [shape[0], min(shape[1], 64), min(shape[2], 64)]
+    else:
+        channels, *shape = clip_shape(model_cfg.backbone, size)
+    if clips is None:
+        clips = farthest(model) + 2
+    runs = []
+    for changed in (False, True):
+        model.reset_memory()
+        generator = torch.Generator().manual_seed(seed)
+        run = []
+        for number in range(clips + 1):
+            clip = torch.randn(1, channels, *shape, generator=generator).double()
+            if changed and number == 0:
+                clip = clip.flip(-1) + 1
+            run.append(_outputs(model, clip, number))
+        runs.append(run)
+    moved = [
+        [not torch.equal(a, b) for a, b in zip(*outputs)] for outputs in zip(*runs)
+    ]
+    reached = [
+        [number for number, flags in enumerate(moved) if flags[part]]
+        for part in range(len(moved[0]))
+    ]
+    clip_seconds, stride = _seconds(cfg, fps)
+    return ReceptiveField(
+        reached[0], reached[1] if len(reached) > 1 else None, clip_seconds, stride
+    )
+
+
+def farthest(model: nn.Module) -> int:
+    """How many clips back the layers of a model can pass something on."""
+    specs = model.backbone.memory_specs(_made_for(model.backbone))
+    head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
+    all_specs = list(specs.values())
+    if hasattr(head, 'memory_specs'):
+        all_specs += head.memory_specs().values()
+    return sum(spec.length * spec.gap for spec in all_specs)
+
+
+def _made_for(backbone: nn.Module) -> tuple[int, int, int]:
+    """T, H, W in frames and pixels, from the tokens that a backbone was made for."""
+    projection = backbone.patch_embed.projection
+    size = backbone.patch_embed.init_out_size
+    return tuple(
+        (n - 1) * s + k - 2 * p
+        for n, s, k, p in zip(
+            size, projection.stride, projection.kernel_size, projection.padding
+        )
+    )
+
+
+def lively_weights(model: nn.Module, seed: int = 0) -> None:
+    """Random weights of trained size: no product shrinks what passes through it."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            std = 0.3 if 'rel_pos' in name else parameter[0].numel() ** -0.5
+            parameter.data.normal_(0, std, generator=generator)
+
+
+def _outputs(model: nn.Module, clip: Tensor, number: int) -> list[Tensor]:
+    """The features of a clip and, of a detector, the scores of a person."""
+    sample = ActionDataSample()
+    sample.set_metainfo(
+        dict(video_id='video', timestamp=number, img_shape=tuple(clip.shape[-2:]))
+    )
+    detector = hasattr(model, 'roi_head')
+    with torch.no_grad():
+        if not detector:
+            features = model(clip[:, None], [sample], mode='tensor')
+            return [_joined(features)]
+        height, width = clip.shape[-2:]
+        box = torch.tensor([[0.1 * width, 0.1 * height, 0.8 * width, 0.9 * height]])
+        sample.proposals = InstanceData(bboxes=box.double())
+        features, scores = model(clip, [sample], mode='tensor')
+    return [_joined(features), scores.flatten()]
+
+
+def _joined(features: Any) -> Tensor:
+    """The last scale of a backbone's features as one vector."""
+    last = features
+    while isinstance(last, (list, tuple)) and not all(
+        isinstance(part, Tensor) for part in last
+    ):
+        last = last[-1]
+    parts = last if isinstance(last, (list, tuple)) else [last]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _seconds(cfg: Mapping[str, Any], fps: float) -> tuple:
+    """What a clip spans and how far clips are apart, where the config says so."""
+    try:
+        recipe = read_recipe(cfg)
+    except (ValueError, KeyError):
+        return None, None
+    sampler = recipe.sampler
+    clip = sampler.clip_len * sampler.frame_interval / fps
+    return clip, recipe.stride or clip

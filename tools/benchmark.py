@@ -1,0 +1,217 @@
+#!/usr/bin/env python
+"""What a config's backbone costs: against MMAction2's MViT, and how that grows.
+
+python tools/benchmark.py configs/memvit_ava.py --threads 2
+python tools/benchmark.py configs/memvit_ava.py --tables all --json benchmark.json
+python tools/benchmark.py configs/memvit_ava.py --tables field
+python tools/benchmark.py configs/memvit_ava.py --device cuda --dtype bfloat16 \
+    --training-batch 8 16 --forward-batch 1 32
+
+Weights and clips are made up: no data and no checkpoint are needed.
+"""
+
+import argparse
+import json
+import os
+import platform
+
+from _common import import_package, run
+
+TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'field')
+
+
+def parse_args():
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(description='Measure what a config costs')
+    parser.add_argument('config', help='config file of a MeMViT model')
+    parser.add_argument(
+        '--tables',
+        nargs='+',
+        choices=[*TABLES, 'all'],
+        default=['compare'],
+        help="compare: against MMAction2's MViT and the twin without memory, each in "
+        'its own process, in turn; memories, frames, streams, length: how cost grows '
+        'with them; field: which earlier clips move the features (default: compare)',
+    )
+    parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
+    parser.add_argument(
+        '--forward-batch', type=int, nargs='*', default=[1], help='0 or more sizes'
+    )
+    parser.add_argument(
+        '--training-batch', type=int, nargs='*', default=[1], help='0 or more sizes'
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        choices=['MViT', 'memory', 'no-memory', 'with-cp'],
+        help='compare: those alone',
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=3,
+        metavar=('T', 'H', 'W'),
+        help='frames, height and width of the clips (default: what the backbone is '
+        'made for)',
+    )
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 …')
+    parser.add_argument(
+        '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32'
+    )
+    parser.add_argument('--threads', type=int, help="of torch (default: torch's)")
+    parser.add_argument(
+        '--compile', action='store_true', help='our backbones through torch.compile'
+    )
+    parser.add_argument(
+        '--profile',
+        type=int,
+        nargs='?',
+        const=12,
+        default=0,
+        metavar='N',
+        help='the N slowest operators of each, and the share of matrix products '
+        '(default: 12)',
+    )
+    parser.add_argument('--clips', type=int, default=60, help='length: of the stream')
+    parser.add_argument('--json', metavar='FILE', help='write everything there, too')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    args = parser.parse_args()
+    for name in ('repeats', 'clips', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, got {value}')
+    for batch in [*args.forward_batch, *args.training_batch]:
+        if batch < 1:
+            parser.error(f'a batch has at least 1 clip, got {batch}')
+    if 'all' in args.tables:
+        args.tables = list(TABLES)
+    return args
+
+
+def read_config(args):
+    from mmengine.config import Config
+
+    if not os.path.isfile(args.config):
+        raise FileNotFoundError(f'There is no config file {args.config}.')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if 'model' not in cfg or 'backbone' not in cfg.model:
+        raise ValueError(f'{args.config} has no model.backbone to measure.')
+    return cfg
+
+
+def environment(args) -> dict:
+    """What the figures depend on."""
+    import torch
+
+    cuda = args.device.startswith('cuda')
+    if cuda and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device {args.device}, but torch {torch.__version__} finds no GPU here.'
+        )
+    name = torch.cuda.get_device_name(args.device) if cuda else platform.machine()
+    return dict(
+        torch=torch.__version__,
+        device=f'{args.device} ({name})',
+        threads=args.threads or torch.get_num_threads(),
+        cores=os.cpu_count(),
+        dtype=args.dtype,
+        compiled=args.compile,
+    )
+
+
+def comparisons(cfg, template, args) -> dict:
+    """The tables against MMAction2's MViT, by kind and batch size; printed."""
+    from dataclasses import replace
+
+    from memvit_mm.benchmark import compare
+    from memvit_mm.benchmark.compare import MVIT, OURS, SAVING, TWIN
+
+    names = {'MViT': MVIT, 'memory': OURS, 'no-memory': TWIN, 'with-cp': SAVING}
+    only = [names[name] for name in args.only] if args.only else None
+    found = {}
+    batches = dict.fromkeys([*args.forward_batch, *args.training_batch])
+    for batch in batches:
+        what = [
+            kind
+            for kind, chosen in (
+                ('forward', args.forward_batch),
+                ('training', args.training_batch),
+            )
+            if batch in chosen
+        ]
+        table = compare(
+            cfg.model.backbone,
+            replace(template, batch=batch),
+            args.repeats,
+            what,
+            bool(args.profile),
+            only,
+        )
+        print(f'\nbatch {batch}, medians of {args.repeats} runs\n{table}', flush=True)
+        if args.profile:
+            show_operators(table, args.profile)
+        found[f'batch {batch}'] = table.to_dict()
+    return found
+
+
+def show_operators(table, count: int) -> None:
+    for results in (table.forward, table.training):
+        for result in results.values():
+            slowest = result.operators['slowest'][:count]
+            print(f'\n{result.case.name}: slowest operators')
+            for name, seconds, calls in slowest:
+                print(f'  {name:56}{seconds * 1e3:9.1f} ms{calls:7d} calls')
+
+
+def main():
+    args = parse_args()
+    import_package()
+    from memvit_mm import benchmark
+
+    cfg = read_config(args)
+    about = environment(args)
+    template = benchmark.Case(
+        'template',
+        cfg.model.backbone,
+        tuple(args.shape) if args.shape else None,
+        device=args.device,
+        dtype=args.dtype,
+        threads=args.threads,
+        compiled=args.compile,
+    )
+    print(args.config)
+    print(', '.join(f'{key} {value}' for key, value in about.items()))
+    found = dict(config=args.config, environment=about)
+    grow = dict(
+        memories=benchmark.with_memories,
+        frames=benchmark.with_frame_size,
+        streams=benchmark.with_streams,
+    )
+    for table in args.tables:
+        if table == 'compare':
+            found[table] = comparisons(cfg, template, args)
+            continue
+        if table == 'field':
+            result = benchmark.receptive_field(cfg)
+        elif table == 'length':
+            result = benchmark.with_length(cfg.model.backbone, template, args.clips)
+        else:
+            result = grow[table](cfg.model.backbone, template, args.repeats)
+        print(f'\n{result}', flush=True)
+        found[table] = result.to_dict()
+    if args.json:
+        with open(args.json, 'w') as file:
+            json.dump(found, file, indent=2, default=str)
+
+
+if __name__ == '__main__':
+    run(main)
