@@ -39,7 +39,7 @@ def build_detector(
     """
     from mmdet.utils import register_all_modules
 
-    cfg = _load_config(config)
+    cfg = load_detector_config(config)
     weights, extras = (None, {})
     if checkpoint is not None:
         weights, extras = read_checkpoint(os.path.expanduser(checkpoint))
@@ -72,7 +72,9 @@ def find_person(model: nn.Module, person: Union[str, int] = 'person') -> int:
     for number, name in enumerate(names):
         if str(name).lower() == person.lower():
             return number
-    told = f'{", ".join(map(str, names))[:200]}' if names else 'not known'
+    told = ', '.join(map(str, names[:10])) or 'not known'
+    if len(names) > 10:
+        told += f', ... ({len(names)} in all)'
     raise ValueError(
         f'{_name(model.cfg)} has no class {person!r}, its classes are {told}: give the '
         'name or the number of the one that is a person.'
@@ -98,7 +100,12 @@ def frame_pipeline(cfg: Config) -> list[dict]:
     return steps
 
 
-def _load_config(config: Union[str, os.PathLike, Config]) -> Config:
+def load_detector_config(config: Union[str, os.PathLike, Config]) -> Config:
+    """The config of a detector, see :class:`PersonDetector`.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such config, or it has no model.
+    """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
     else:

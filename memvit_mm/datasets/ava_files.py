@@ -162,7 +162,7 @@ def read_proposals(path: str) -> dict[Keyframe, np.ndarray]:
         if path.endswith('.json'):
             table = json.loads(content)
         else:
-            table = _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
+            table = unpickle_data(content)
     except Exception as error:
         raise ValueError(
             f'Proposal file {path} cannot be read ({error}): expected a pickle of '
@@ -209,6 +209,15 @@ def _proposals(path: str, table: dict) -> Iterator[tuple[Keyframe, np.ndarray]]:
         full[:, : boxes.shape[1]] = boxes
         np.clip(full[:, :4], 0, 1, out=full[:, :4])
         yield keyframe, full
+
+
+def unpickle_data(content: bytes) -> Any:
+    """What a pickle of arrays, containers, strings and numbers holds; runs no code.
+
+    Raises:
+        pickle.UnpicklingError: If it holds anything else.
+    """
+    return _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
 
 
 def _describe(value: Any) -> str:
