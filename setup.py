@@ -77,6 +77,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={PACKAGE: ['apis/report_page/*']},
     python_requires='>=3.9',
     install_requires=['numpy', 'torch>=2.1'],
     extras_require={
