@@ -1,6 +1,7 @@
 """IoUTracker: who in a keyframe is whom in the keyframes before, by overlap."""
 
 import copy
+import warnings
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -26,7 +27,9 @@ class IoUTracker:
 
     Args:
         min_iou (float): Least overlap of two boxes of one person, above 0, at most 1.
-        max_lost (float): Seconds for which somebody may be out of sight.
+        max_lost (float): Seconds from the keyframe in which somebody was last seen to
+            the last one in which he is still looked for. Keyframes that are further
+            apart have nobody in common, of which the tracker warns once.
 
     Raises:
         ValueError: If one of them is out of range.
@@ -56,6 +59,7 @@ class IoUTracker:
         self._ids = np.zeros(0, dtype=np.int64)
         self._seen = np.zeros(0)
         self._next = 0
+        self._last = self._told = None
 
     def update(self, boxes: np.ndarray, time: float) -> np.ndarray:
         """Who the people in the next keyframe are.
@@ -82,6 +86,7 @@ class IoUTracker:
         boxes = boxes[:, :4]
         # A little more: times are sums of floating-point numbers.
         known = time - self._seen <= self.max_lost + 1e-6
+        self._check_pace(time)
         self._keep(known)
         ids = np.full(len(boxes), -1, dtype=np.int64)
         pair = torch.from_numpy(self._boxes), torch.from_numpy(boxes)
@@ -98,6 +103,18 @@ class IoUTracker:
         self._ids = np.concatenate([self._ids, ids])
         self._seen = np.concatenate([self._seen, np.full(len(ids), float(time))])
         return ids
+
+    def _check_pace(self, time: float) -> None:
+        apart = 0.0 if self._last is None else time - self._last
+        self._last = time
+        if apart > self.max_lost + 1e-6 and len(self._seen) and not self._told:
+            self._told = True
+            warnings.warn(
+                f'Keyframes are {apart:g} seconds apart, more than max_lost='
+                f'{self.max_lost:g} of the tracker: everybody is taken for somebody '
+                'new; raise max_lost, or look more often. (Said once.)',
+                stacklevel=3,
+            )
 
     def _keep(self, rows: np.ndarray) -> None:
         self._boxes, self._ids = self._boxes[rows], self._ids[rows]

@@ -10,7 +10,7 @@ from stream_data import FPS, SIZE, write_video
 
 from memvit_mm.apis.load_detector import build_detector
 
-WIDTH, HEIGHT = 14, 20  # of people, in pixels
+WIDTH, HEIGHT, SHIRT = 14, 22, 8  # of people and what they wear, in pixels
 CHANNELS = 8
 
 
@@ -95,12 +95,13 @@ def write_detector(folder: Path) -> tuple:
 
 
 def street(seconds: float, fps: float = FPS, people: int = 2) -> list:
-    """Frames [H, W, 3] in which white people walk up and down."""
+    """Frames [H, W, 3] in which people in white shirts walk up and down."""
     frames = []
     for number in range(round(seconds * fps)):
         frame = np.full((*SIZE, 3), 40, np.uint8)
         for x, y in places(number / fps)[:people]:
-            frame[y : y + HEIGHT, x : x + WIDTH] = 255
+            x, y = x + (WIDTH - SHIRT) // 2, y + (HEIGHT - SHIRT) // 2
+            frame[y : y + SHIRT, x : x + SHIRT] = 255
         frames.append(frame)
     return frames
 
@@ -108,8 +109,8 @@ def street(seconds: float, fps: float = FPS, people: int = 2) -> list:
 def places(second: float) -> list:
     """Left and top of each of the people."""
     return [
-        (round(28 + 22 * math.sin(0.1 * second + turn)), top)
-        for turn, top in ((0, 2), (2, 26))
+        (round(25 + 20 * math.sin(0.1 * second + turn)), top)
+        for turn, top in ((0, 1), (2, 25))
     ]
 
 
