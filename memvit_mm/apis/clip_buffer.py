@@ -175,7 +175,9 @@ class ClipBuffer:
                     'lower stride.'
                 )
         for clip in clips:
-            if grid.recipe.centered or not grid.regular:
+            centered = grid.recipe.centered and not grid.contains(clip.time, total)
+            if centered or not grid.regular:
+                # Refuses what lies outside the stream.
                 clip.sampled = grid.sample(clip.time, total, self.name)
             else:
                 last = np.minimum(clip.frame_inds, total - 1)

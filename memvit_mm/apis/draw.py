@@ -1,0 +1,362 @@
+"""Painter: a frame, and what the model says about it, in one picture."""
+
+from typing import NamedTuple, Optional
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .draw_text import (
+    ALONE,
+    BACKGROUND,
+    FAINT,
+    KINDS,
+    PEOPLE,
+    TEXT,
+    Bar,
+    block_of_bars,
+    clock,
+    draw_bars,
+    fit,
+    font,
+    row_height,
+    width_of,
+)
+from .results import PeoplePrediction, Prediction
+from .stream_info import StreamInfo, named, rows_of, top_scores
+
+# The longer side of what is drawn is at least this, in pixels, for the text's sake.
+LEAST_SIDE = 640
+
+
+class Look(NamedTuple):
+    """How predictions are drawn."""
+
+    top: int = 5
+    """Best classes that are shown, of people at most 3."""
+    min_score: float = 0.3
+    """Least score of a person's action that is shown."""
+    max_side: int = 1280
+    """Longer side of the video's picture at most, in pixels."""
+
+
+class Person(NamedTuple):
+    """Somebody in a frame."""
+
+    box: np.ndarray
+    """x1, y1, x2, y2 in pixels of the source, ``[4]``."""
+    prediction: PeoplePrediction
+    row: int
+    """Which of the prediction's people."""
+
+    @property
+    def number(self) -> int:
+        """The same from keyframe to keyframe, where people are tracked."""
+        ids = self.prediction.track_ids
+        return self.row if ids is None else int(ids[self.row])
+
+
+class Painter:
+    """Draws predictions on the frames of one stream.
+
+    Below the picture is a strip with the time, and the best classes with their scores
+    as bars; a yellow mark in a bar is the score without memory. People have a box in a
+    colour of their own, with their actions beside it.
+
+    Args:
+        info (StreamInfo): Of the stream.
+        size (tuple[int, int]): Height and width of the source's frames, in pixels.
+        look (Look): How.
+
+    Raises:
+        ValueError: If something of ``look`` is out of range.
+    """
+
+    def __init__(
+        self, info: StreamInfo, size: tuple[int, int], look: Optional[Look] = None
+    ) -> None:
+        look = look or Look()
+        check_look(look)
+        self.info = info
+        self.look = look
+        height, width = size
+        side = max(height, width)
+        wanted = min(max(side, LEAST_SIDE), look.max_side)
+        self.scale = wanted / side
+        # Video codecs want even sides.
+        self.width = max(2, round(width * self.scale / 2) * 2)
+        self.picture_height = max(2, round(height * self.scale / 2) * 2)
+        self.text = max(12, min(round(self.width / 46), 24))
+        rows = 1 if info.kind == 'people' else 2 + look.top
+        self.pad = round(self.text * 0.75)
+        strip = rows * row_height(self.text) + 2 * self.pad
+        self.height = self.picture_height + strip + strip % 2
+        self._strip: tuple[Optional[int], Optional[Image.Image]] = (None, None)
+        self._blocks: dict[tuple, Image.Image] = {}
+        self._sides: dict[tuple, int] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what is drawn, in pixels."""
+        return self.height, self.width
+
+    def scaled(self, image: np.ndarray) -> np.ndarray:
+        """The picture as it is drawn, ``[H, W, 3]`` uint8."""
+        size = (self.width, self.picture_height)
+        if image.shape[1::-1] == size:
+            return image
+        # Enlarged smoothly, made smaller without flicker.
+        how = cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_AREA
+        return cv2.resize(image, size, interpolation=how)
+
+    def paint(
+        self,
+        image: np.ndarray,
+        time: float,
+        before: Optional[Prediction] = None,
+        after: Optional[Prediction] = None,
+    ) -> np.ndarray:
+        """A frame with what is known about it.
+
+        Args:
+            image (np.ndarray): ``[H, W, 3]`` uint8, RGB.
+            time (float): The frame's, in seconds.
+            before (Prediction, optional): The last one whose time is not later.
+            after (Prediction, optional): The first one whose time is later.
+
+        Returns:
+            np.ndarray: ``[*size, 3]`` uint8, RGB.
+        """
+        canvas = Image.new('RGB', (self.width, self.height), BACKGROUND)
+        canvas.paste(Image.fromarray(self.scaled(image)), (0, 0))
+        if self.info.kind == 'people':
+            people = people_at(time, before, after, self.info)
+            self._paint_people(canvas, people)
+            told = f'{len(people)} {"person" if len(people) == 1 else "people"}'
+            shown = people[0].prediction if people else None
+        else:
+            shown = shown_at(time, before, after, self.info)
+            told = 'no clip of this moment'
+            if shown is not None:
+                told = self._about(shown)
+            canvas.paste(self._strip_of(shown), (0, self.picture_height))
+        self._paint_line(canvas, time, told, shown)
+        return np.asarray(canvas)
+
+    # ------------------------------------------------------------------- the strip
+
+    def _about(self, shown: Prediction) -> str:
+        if self.info.ahead:
+            later = shown.time + self.info.ahead
+            return f'foreseen at {clock(shown.time)} for {clock(later)}'
+        return f'what was done in the last {self.info.stride:g} s'
+
+    def _paint_line(
+        self, canvas: Image.Image, time: float, told: str, shown: Optional[Prediction]
+    ) -> None:
+        """The strip's first line: the time, what is below, what marks mean."""
+        draw, size = ImageDraw.Draw(canvas), self.text
+        middle = self.picture_height + self.pad + row_height(size) // 2
+        now, left = clock(time), self.pad
+        draw.text((left, middle), now, TEXT, font(size, bold=True), anchor='lm')
+        left += width_of('0:00:00.0', size, bold=True) + self.pad
+        right = self.width - self.pad
+        if shown is not None and shown.without_memory is not None:
+            legend = 'without memory'
+            draw.text((right, middle), legend, FAINT, font(size), anchor='rm')
+            right -= width_of(legend, size) + self.pad
+            mark = [right - max(2, size // 6), middle - size // 2, right - 1]
+            draw.rectangle([*mark, middle + size // 2], fill=ALONE)
+            right -= 2 * self.pad
+        told = fit(told, size, right - left)
+        if told != '…':
+            draw.text((left, middle), told, FAINT, font(size), anchor='lm')
+
+    def _strip_of(self, shown: Optional[Prediction]) -> Image.Image:
+        """The strip without its first line; drawn once per prediction."""
+        if self._strip[1] is not None and self._strip[0] == id(shown):
+            return self._strip[1]
+        size, high = self.text, row_height(self.text)
+        strip = Image.new(
+            'RGB', (self.width, self.height - self.picture_height), BACKGROUND
+        )
+        draw, top = ImageDraw.Draw(strip), self.pad + high
+        if shown is not None:
+            parts = rows_of([shown])
+            twin = shown.without_memory
+            twins = parts if twin is None else rows_of([twin])
+            column = (self.width - 2 * self.pad * len(parts)) // len(parts)
+            for number, (rows, other) in enumerate(zip(parts, twins)):
+                left = self.pad + number * (column + 2 * self.pad)
+                middle = (left, top + high // 2)
+                draw.text(middle, rows.kind, FAINT, font(size), anchor='lm')
+                best = top_scores(rows.scores[0], self.info.kind, self.look.top)
+                bars = [
+                    Bar(
+                        rows.names[n],
+                        float(rows.scores[0, n]),
+                        None if twin is None else float(other.scores[0, n]),
+                    )
+                    for n in best
+                ]
+                place = (left, top + high)
+                draw_bars(strip, bars, place, column, size, KINDS[rows.kind])
+        self._strip = (id(shown), strip)
+        self._shown = shown  # kept alive: its id is not given to another
+        return strip
+
+    # -------------------------------------------------------------------- the people
+
+    def _paint_people(self, canvas: Image.Image, people: list[Person]) -> None:
+        draw, thick = ImageDraw.Draw(canvas), max(2, self.text // 6)
+        boxes = [person.box * self.scale for person in people]
+        for person, box in zip(people, boxes):
+            draw.rectangle(box.round().tolist(), outline=_colour(person), width=thick)
+        taken: list[np.ndarray] = []
+        for number, (person, box) in enumerate(zip(people, boxes)):
+            block = self._block(person)
+            others = boxes[:number] + boxes[number + 1 :]
+            key = (id(person.prediction), person.row)
+            places = self._places(box, block.size)
+            side = self._sides.get(key)
+            if side is None:
+                # Chosen once: it does not jump from frame to frame.
+                costs = [_cost(place, taken, others) for place in places]
+                side = self._sides[key] = int(np.argmin(costs))
+            place = places[side]
+            taken.append(place)
+            canvas.paste(block, (int(place[0]), int(place[1])))
+
+    def _block(self, person: Person) -> Image.Image:
+        prediction, row = person.prediction, person.row
+        if self._blocks and not any(key[0] == id(prediction) for key in self._blocks):
+            # At most the blocks of the keyframes before and after.
+            for key in list(self._blocks)[: max(0, len(self._blocks) - 64)]:
+                self._sides.pop(key, None)
+                del self._blocks[key]
+        key = (id(prediction), row)
+        if key not in self._blocks:
+            scores = prediction.scores[row]
+            names = named(prediction.names, len(scores))
+            twin = prediction.without_memory
+            best = top_scores(scores, self.info.kind, min(self.look.top, 3))
+            bars = [
+                Bar(
+                    names[n],
+                    float(scores[n]),
+                    None if twin is None else float(twin.scores[row, n]),
+                )
+                for n in best
+                if scores[n] >= self.look.min_score
+            ]
+            size = max(11, self.text - 2)
+            self._blocks[key] = block_of_bars(
+                f'person {person.number}', bars, size, _colour(person), self.width // 3
+            )
+        return self._blocks[key]
+
+    def _places(self, box: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+        """Where a block may be, in the picture: beside the box, or in it."""
+        left, top, right, bottom = box
+        width, height = size
+        corners = [
+            (left, top - height),
+            (right, top),
+            (left - width, top),
+            (left, bottom),
+            (right - width, top - height),
+            (right - width, bottom),
+            (left, top),
+            (left, bottom - height),
+        ]
+        places = []
+        for x, y in corners:
+            x = min(max(x, 0), self.width - width)
+            y = min(max(y, 0), max(self.picture_height - height, 0))
+            places.append(np.array([x, y, x + width, y + height]))
+        return places
+
+
+def check_look(look: Look) -> None:
+    """Refuse what cannot be drawn."""
+    if not 1 <= look.top <= 20:
+        raise ValueError(f'top={look.top} must be 1 to 20 classes.')
+    if not 0 <= look.min_score <= 1:
+        raise ValueError(f'min_score={look.min_score} must be 0 to 1.')
+    if look.max_side < 64:
+        raise ValueError(f'max_side={look.max_side} must be at least 64 pixels.')
+
+
+def shown_at(
+    time: float,
+    before: Optional[Prediction],
+    after: Optional[Prediction],
+    info: StreamInfo,
+) -> Optional[Prediction]:
+    """The prediction of a clip that stands for a moment, if one does."""
+    for prediction in (after, before):
+        if prediction is not None:
+            begin = info.shown_from(prediction.time)
+            # Frames on the edge belong to the clip that ends with them.
+            edge = 1e-6 if info.ahead else -1e-6
+            if begin - edge <= time <= begin + info.stride - edge:
+                return prediction
+    return None
+
+
+def people_at(
+    time: float,
+    before: Optional[PeoplePrediction],
+    after: Optional[PeoplePrediction],
+    info: StreamInfo,
+) -> list[Person]:
+    """The people of a moment between two keyframes.
+
+    Whoever is in both is on the way from one box to the other, with the actions of the
+    nearer keyframe; others are there for half a stride.
+    """
+    people, half = [], info.stride / 2
+    near = [
+        p is not None and abs(p.time - time) <= half + 1e-6 for p in (before, after)
+    ]
+    met: dict[int, tuple[int, int]] = {}
+    if before is not None and after is not None:
+        tracked = before.track_ids is not None and after.track_ids is not None
+        if tracked and after.time - before.time <= 1.5 * info.stride:
+            rows = {int(number): row for row, number in enumerate(after.track_ids)}
+            met = {
+                int(number): (row, rows[int(number)])
+                for row, number in enumerate(before.track_ids)
+                if int(number) in rows
+            }
+    for first, second in met.values():
+        part = (time - before.time) / (after.time - before.time)
+        box = before.boxes[first] * (1 - part) + after.boxes[second] * part
+        if part < 0.5:
+            people.append(Person(box, before, first))
+        else:
+            people.append(Person(box, after, second))
+    for place, prediction in enumerate((before, after)):
+        if near[place]:
+            both = {pair[place] for pair in met.values()}
+            people += [
+                Person(box, prediction, row)
+                for row, box in enumerate(prediction.boxes)
+                if row not in both
+            ]
+    return sorted(people, key=lambda person: person.number)
+
+
+def _colour(person: Person) -> tuple[int, int, int]:
+    return PEOPLE[person.number % len(PEOPLE)]
+
+
+def _cost(place: np.ndarray, taken: list, others: list) -> float:
+    """How much a block would hide, in pixels; other blocks count most."""
+    hidden = sum(100 * _overlap(place, other) for other in taken)
+    return hidden + sum(_overlap(place, other) for other in others)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    return float(np.prod(np.maximum(sides, 0)))

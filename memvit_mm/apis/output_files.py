@@ -1,0 +1,98 @@
+"""Output files: refused early if they cannot be written, and never left half done."""
+
+import os
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+# What each kind of output may be called.
+ENDINGS: Mapping[str, Sequence[str]] = dict(
+    video=('.mp4', '.webm', '.avi', '.mkv', '.mov'),
+    lines=('.jsonl', '.json'),
+    timeline=('.png', '.pdf', '.svg', '.jpg'),
+    report=('.html', '.htm'),
+)
+
+
+def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
+    """Make sure that a file can be written, and its folder exists.
+
+    Args:
+        kind (str): 'video', 'lines', 'timeline' or 'report'.
+        path (str): The file. Folders on the way to it are made.
+        source (str, optional): The file that is read, which it must not replace.
+
+    Returns:
+        str: The path, ``~`` expanded.
+
+    Raises:
+        ValueError, PermissionError: If it cannot.
+
+    Examples:
+        >>> check_output('timeline', 'a.txt')
+        Traceback (most recent call last):
+        ValueError: The timeline a.txt must end in .png, .pdf, .svg or .jpg.
+    """
+    path = osp.expanduser(os.fspath(path))
+    *first, last = ENDINGS[kind]
+    if osp.splitext(path)[1].lower() not in ENDINGS[kind]:
+        raise ValueError(f'The {kind} {path} must end in {", ".join(first)} or {last}.')
+    if osp.isdir(path):
+        raise ValueError(f'The {kind} {path} is a folder: name a file in it.')
+    if source is not None and osp.exists(path) and osp.samefile(path, source):
+        raise ValueError(
+            f'The {kind} {path} is the video that is read: name another file.'
+        )
+    folder = osp.dirname(path) or '.'
+    try:
+        os.makedirs(folder, exist_ok=True)
+        _try_to_write(path)
+    except OSError as error:
+        raise PermissionError(
+            f'The {kind} {path} cannot be written ({error.strerror}): check its '
+            'folder, or name another one.'
+        ) from None
+    return path
+
+
+def check_apart(paths: Mapping[str, Optional[str]]) -> None:
+    """Refuse to write two outputs into one file.
+
+    Examples:
+        >>> check_apart(dict(lines='a.json', report='a.json'))
+        Traceback (most recent call last):
+        ValueError: The lines and the report are both a.json: name two files.
+    """
+    taken: dict[str, str] = {}
+    for kind, path in paths.items():
+        if path is None:
+            continue
+        other = taken.setdefault(osp.realpath(path), kind)
+        if other != kind:
+            raise ValueError(
+                f'The {other} and the {kind} are both {path}: name two files.'
+            )
+
+
+def part_of(path: str) -> str:
+    """Where a file is written before it is whole.
+
+    The ending stays: by it, writers of videos and pictures know what to write.
+
+    Examples:
+        >>> part_of('out/a.mp4')
+        'out/a.part.mp4'
+    """
+    root, ending = osp.splitext(path)
+    return f'{root}.part{ending}'
+
+
+def _try_to_write(path: str) -> None:
+    """Open the file as it will be, and leave what is there as it is."""
+    if osp.exists(path):
+        with open(path, 'ab'):
+            pass
+    part = part_of(path)
+    with open(part, 'ab'):
+        pass
+    os.remove(part)

@@ -1,0 +1,142 @@
+"""Predictions as lines of JSON, each written as it is made; and back again."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from .results import EpicPrediction, PeoplePrediction, Prediction
+from .stream_info import StreamInfo, named, top_scores
+
+DIGITS = 6
+
+
+class PredictionLines:
+    """Writes a file of JSON lines, of which each is complete at any time.
+
+    The first line describes the rest: ``{"type": "stream", ...}`` with the video (its
+    ``name``, ``fps``, ``size``, ``duration``), the model (``config``, ``checkpoint``)
+    and the fields of :class:`StreamInfo`, among them ``kind`` and the names of all
+    ``classes`` by number.
+
+    Then a line per prediction, written and flushed when it is made: ``{"type":
+    "prediction", "number", "time", "start", "end", ...}``, times in seconds, with
+
+    - for ``kind`` 'actions': ``scores`` (a number per class) and ``top``, the best
+      classes, ``[name, score]`` each;
+    - for 'verbs and nouns': ``verb_scores``, ``noun_scores``, ``top_verbs`` and
+      ``top_nouns``;
+    - for 'people': ``people``, for each of them ``box`` (x1, y1, x2, y2 in pixels of
+      the video), ``box_score``, ``track_id`` where they are tracked, ``scores`` and
+      ``top``;
+    - where the model has a memory, and unless it was not asked for,
+      ``without_memory``: the same again (scores and best classes) of the clip alone.
+
+    The last line is ``{"type": "end", "complete": true, ...}`` with the number of
+    ``predictions``, ``frames``, ``dropped`` and ``skipped`` clips; ``complete`` is
+    false if it was interrupted, with the ``reason``. :func:`read_lines` reads it all.
+
+    Args:
+        path (str): The file.
+        info (StreamInfo): Of the stream.
+        top (int): Best classes to name.
+        **about: More for the first line.
+    """
+
+    def __init__(self, path: str, info: StreamInfo, top: int = 5, **about: Any) -> None:
+        self.path = path
+        self.info = info
+        self.top = top
+        self._file = open(path, 'w', encoding='utf-8')  # noqa: SIM115 (until close())
+        self._write(dict(type='stream', **about, **info.to_dict()))
+
+    def write(self, prediction: Prediction) -> None:
+        """Add a prediction."""
+        line = dict(
+            type='prediction',
+            number=prediction.number,
+            time=round(prediction.time, DIGITS),
+            start=round(prediction.start, DIGITS),
+            end=round(prediction.end, DIGITS),
+            **self._scores(prediction),
+        )
+        if prediction.without_memory is not None:
+            line['without_memory'] = self._scores(prediction.without_memory, True)
+        self._write(line)
+
+    def close(self, **counts: Any) -> None:
+        """Add the last line."""
+        if not self._file.closed:
+            self._write(dict(type='end', **counts))
+            self._file.close()
+
+    def _write(self, line: dict) -> None:
+        # At once: what is interrupted has whole lines.
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
+        self._file.flush()
+
+    def _scores(self, prediction: Prediction, twin: bool = False) -> dict[str, Any]:
+        if isinstance(prediction, EpicPrediction):
+            return dict(
+                verb_scores=_plain(prediction.verb_scores),
+                noun_scores=_plain(prediction.noun_scores),
+                top_verbs=self._best(prediction.verb_scores, prediction.verbs),
+                top_nouns=self._best(prediction.noun_scores, prediction.nouns),
+            )
+        if not isinstance(prediction, PeoplePrediction):
+            return dict(
+                scores=_plain(prediction.scores),
+                top=self._best(prediction.scores, prediction.names),
+            )
+        people = []
+        for number, scores in enumerate(prediction.scores):
+            person = {}
+            if not twin:
+                person['box'] = _plain(prediction.boxes[number], 2)
+                person['box_score'] = round(float(prediction.box_scores[number]), 6)
+                if prediction.track_ids is not None:
+                    person['track_id'] = int(prediction.track_ids[number])
+            person['scores'] = _plain(scores)
+            person['top'] = self._best(scores, prediction.names)
+            people.append(person)
+        return dict(people=people)
+
+    def _best(self, scores: np.ndarray, names: Optional[Sequence[str]]) -> list:
+        names = named(names, len(scores))
+        best = top_scores(scores, self.info.kind, self.top)
+        return [[names[n], round(float(scores[n]), DIGITS)] for n in best]
+
+
+def _plain(values: np.ndarray, digits: int = DIGITS) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]
+
+
+def read_lines(path: str) -> tuple[dict, list[dict], Optional[dict]]:
+    """Read what :class:`PredictionLines` wrote.
+
+    Returns:
+        tuple: The first line, the predictions' lines, and the last one; None for it if
+        the file is still being written, or its writer was killed.
+
+    Raises:
+        ValueError: If a line is none of these.
+    """
+    lines: list[Union[dict, None]] = []
+    with open(path, encoding='utf-8') as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                line = None
+            expected = ('stream',) if number == 1 else ('prediction', 'end')
+            if not isinstance(line, dict) or line.get('type') not in expected:
+                raise ValueError(
+                    f'{path}, line {number}: expected a JSON object with type '
+                    f'{" or ".join(expected)}, as tools/stream_video.py writes it.'
+                )
+            lines.append(line)
+    if not lines:
+        raise ValueError(f'{path} is empty: expected lines of predictions.')
+    last = lines.pop() if lines[-1]['type'] == 'end' else None
+    return lines[0], lines[1:], last
