@@ -23,7 +23,8 @@ from torch import nn
 
 from ..datasets.bad_clips import BadClipError
 from ..datasets.epic_transforms import EpicFrameLabels, SampleEpicFrames
-from ..datasets.transforms import SampleClipFrames, VideoDecode, VideoInit
+from ..datasets.transforms import SampleClipFrames
+from ..datasets.video_transforms import VideoDecode, VideoInit
 from ..models.epic_head import EpicScores
 from .clip_grid import ClipGrid, ClipRecipe, test_dataset
 

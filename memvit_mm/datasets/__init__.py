@@ -4,7 +4,9 @@ from .bad_clips import BadClipError
 from .epic_kitchens import EpicKitchensDataset
 from .epic_transforms import EpicFrameLabels, SampleEpicFrames
 from .sampler import ClipIndex, SequentialClipSampler
-from .transforms import SampleClipFrames, StreamConsistent, VideoDecode, VideoInit
+from .sequential_reader import SequentialReader
+from .transforms import SampleClipFrames, StreamConsistent
+from .video_transforms import VideoDecode, VideoInit
 
 __all__ = [
     'BadClipError',
@@ -16,6 +18,7 @@ __all__ = [
     'SampleClipFrames',
     'SampleEpicFrames',
     'SequentialClipSampler',
+    'SequentialReader',
     'StreamConsistent',
     'VideoDecode',
     'VideoInit',

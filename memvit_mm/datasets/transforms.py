@@ -1,22 +1,18 @@
-"""Transforms that MMAction2 lacks: draws that hold along a stream, clips, videos."""
+"""Transforms that MMAction2 lacks: draws that hold along a stream, and clips."""
 
 import hashlib
-import os
-import os.path as osp
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from mmaction.datasets.transforms import DecordDecode, DecordInit, SampleAVAFrames
+from mmaction.datasets.transforms import SampleAVAFrames
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
-from .bad_clips import BadClipError, MissingClipError
+from .bad_clips import BadClipError
 
 
 def stable_seed(*parts: Any) -> int:
@@ -258,154 +254,3 @@ class SampleClipFrames(SampleAVAFrames):
             f'frame_interval={self.frame_interval}, test_mode={self.test_mode}, '
             f'jitter={self.jitter})'
         )
-
-
-@TRANSFORMS.register_module()
-class VideoInit(DecordInit):
-    """Open a video with decord.
-
-    As MMAction2's ``DecordInit``, but a file on disk is opened where it is (an hour of
-    video is not read into memory for two seconds of it), and a file that is missing or
-    damaged is named. ``VideoDecode`` closes it.
-
-    Required key: ``filename``. Added keys: ``video_reader``, ``total_frames`` and
-    ``avg_fps`` (frames per second of the container).
-
-    Args:
-        io_backend (str): Where the file is. Defaults to ``'disk'``; others are read
-            into memory.
-        num_threads (int): Threads that decode it.
-        keep_open (int): Videos that each worker keeps open, the ones used last; as
-            many as there are lanes saves opening a video for every clip. An open
-            reader holds memory, from 1 MB for small videos to 200 MB. Defaults to 0.
-
-    Raises:
-        FileNotFoundError, ValueError: If it does not exist, or cannot be opened.
-    """
-
-    def __init__(
-        self,
-        io_backend: str = 'disk',
-        num_threads: int = 1,
-        keep_open: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(io_backend, num_threads, **kwargs)
-        if keep_open < 0:
-            raise ValueError(f'keep_open must be at least 0, got {keep_open}.')
-        self.keep_open = keep_open
-        self._readers = _Readers()
-
-    def transform(self, results: dict) -> dict:
-        """Open the video, or take the reader that is open in the same place of it."""
-        filename = results['filename']
-        if self.keep_open:
-            # A video cut between two lanes is read in two places: two readers, since
-            # going back and forth costs more than opening it anew.
-            key = (filename, getattr(results.get('sample_idx'), 'run', 0))
-            readers = self._readers.here()
-            reader = readers.pop(key, None)
-            # What a reader does after an error depends on the error: open it anew.
-            if reader is None or getattr(reader, 'failed', False):
-                reader = self._get_video_reader(filename)
-            readers[key] = reader
-            while len(readers) > self.keep_open:
-                del readers[next(iter(readers))]
-        else:
-            reader = self._get_video_reader(filename)
-        results['video_reader'] = reader
-        results['total_frames'] = len(reader)
-        results['avg_fps'] = reader.get_avg_fps()
-        return results
-
-    def _get_video_reader(self, filename: str) -> Any:
-        import decord
-
-        on_disk = self.io_backend in ('disk', 'local')
-        if on_disk and not osp.isfile(filename):
-            raise MissingClipError(
-                f'Video {filename} does not exist: check data_prefix and video_ext of '
-                'the dataset, or leave the video out.'
-            )
-        try:
-            if on_disk:
-                reader = decord.VideoReader(filename, num_threads=self.num_threads)
-            else:
-                reader = super()._get_video_reader(filename)
-            if len(reader) == 0:
-                raise ValueError('no frames')
-        except Exception as error:
-            raise BadClipError(
-                f'Video {filename} cannot be opened ({_first_line(error)}): it is '
-                'damaged or no video; download or encode it again, or leave it out.'
-            ) from error
-        reader.reopen = partial(self._get_video_reader, filename)
-        return reader
-
-
-@TRANSFORMS.register_module()
-class VideoDecode(DecordDecode):
-    """Decode the chosen frames of the video that ``VideoInit`` opened, and close it.
-
-    As MMAction2's ``DecordDecode``, but an error names the file and the second.
-
-    While it is waited for, decord decodes ahead, and what it finds damaged there it
-    reports for the frames that were asked for. So after an error the video is opened
-    anew for these frames alone, until they come or it has failed often enough to tell
-    that they are damaged themselves: chance must not choose which clips are bad. (On
-    videos of 340 x 256 pixels one more try was enough; those of 96 x 96 took dozens.)
-
-    Raises:
-        ValueError: If a frame cannot be decoded.
-    """
-
-    tries, least_tries, seconds = 100, 4, 1.0
-
-    def transform(self, results: dict) -> dict:
-        """Add ``imgs`` (list of ``[H, W, 3]`` uint8 RGB) and their shape in pixels."""
-        import decord
-
-        start = time.monotonic()
-        try:
-            for number in range(1, self.tries + 1):
-                try:
-                    return super().transform(results)
-                except (decord.DECORDError, RuntimeError, IndexError) as error:
-                    reader, failure = results['video_reader'], error
-                reader.failed = True
-                late = time.monotonic() - start > self.seconds
-                if not hasattr(reader, 'reopen') or late and number >= self.least_tries:
-                    break
-                # ffmpeg has said it once, in hundreds of lines that name no file.
-                decord.logging.set_level(decord.logging.FATAL)
-                results['video_reader'] = reader.reopen()
-        finally:
-            results['video_reader'] = None
-        raise BadClipError(
-            f'Video {results.get("filename")} cannot be decoded at second '
-            f'{results.get("timestamp")}, frames {results["frame_inds"].min()} to '
-            f'{results["frame_inds"].max()} ({_first_line(failure)}): it is damaged; '
-            'download or encode it again, or leave it out.'
-        ) from failure
-
-
-class _Readers:
-    """The open readers of this process, least recently used first."""
-
-    def __init__(self) -> None:
-        self._readers: dict[int, dict[tuple[str, int], Any]] = {}
-
-    def here(self) -> dict[tuple[str, int], Any]:
-        # A forked worker must not touch its parent's readers, not even to close them:
-        # their threads stayed behind.
-        return self._readers.setdefault(os.getpid(), {})
-
-    def __reduce__(self) -> tuple:
-        return type(self), ()
-
-
-def _first_line(error: Exception) -> str:
-    """An error's message without decord's stack trace."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ''
-    return text.split('Check failed:')[-1].strip() or type(error).__name__

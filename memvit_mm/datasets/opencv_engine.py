@@ -1,0 +1,128 @@
+"""OpenCVEngine: the frames of a video one after the other, each told by its time."""
+
+from typing import Optional
+
+import cv2
+import numpy as np
+
+# How many frames earlier to try it when a seek has gone too far.
+EARLIER = 64
+
+
+class BrokenOrderError(Exception):
+    """What comes next is not the frame that should come next."""
+
+
+def is_steady(times: np.ndarray) -> bool:
+    """Whether a frame can be told by its time.
+
+    Times before zero are those of frames that an edit list hides from some decoders.
+
+    Args:
+        times (np.ndarray): ``[frames]``, seconds.
+
+    Examples:
+        >>> is_steady(np.array([0.0, 0.04, 0.08])), is_steady(np.array([0.0, 0.0]))
+        (True, False)
+    """
+    if not len(times) or not np.isfinite(times).all() or times[0] < -1e-3:
+        return False
+    return len(times) == 1 or float(np.diff(times).min()) > 1e-3
+
+
+class OpenCVEngine:
+    """Frames with OpenCV: none is decoded before it is asked for.
+
+    Args:
+        path (str): The file.
+        times (np.ndarray): When each of its frames is, ``[frames]``, seconds.
+        fps (float): Frames per second of the container.
+        num_threads (int): Threads that decode.
+
+    Raises:
+        BrokenOrderError: If the file does not open, or begins with another frame.
+    """
+
+    def __init__(
+        self, path: str, times: np.ndarray, fps: float, num_threads: int
+    ) -> None:
+        self.path = path
+        self.times = times
+        self.fps = fps
+        self.num_threads = num_threads
+        self.decoded = 0
+        """Frames that were decoded; whoever counts them sets it back."""
+        gaps = np.diff(times)
+        self._tolerance = float(gaps.min()) / 2 if len(gaps) else 0.5
+        self._open()
+
+    def _open(self) -> None:
+        # By itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
+        self._capture = cv2.VideoCapture(
+            self.path,
+            cv2.CAP_FFMPEG,
+            [cv2.CAP_PROP_N_THREADS, self.num_threads],
+        )
+        # decord leaves frames as they lie in the file.
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        self._offset = 0.0
+        self.position = 0
+        """Number of the frame that comes next."""
+        # Whether that one has been decoded already.
+        self._is_here = self._grab()
+        if not self._is_here:
+            raise BrokenOrderError
+        self._offset = float(self.times[0]) - self._time()
+
+    def _grab(self) -> bool:
+        self.decoded += 1
+        return self._capture.grab()
+
+    def _time(self) -> float:
+        """The time of the frame that was decoded last, in seconds."""
+        return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 + self._offset
+
+    def _is_at(self, number: int) -> bool:
+        return abs(self._time() - self.times[number]) < self._tolerance
+
+    def jump(self, key: int, before: int) -> None:
+        """Let a key frame be the next one.
+
+        Every frame from there on is looked at. OpenCV seeks by decoding up to a frame,
+        and does not tell what fails on its way; so it seeks a frame before.
+
+        Args:
+            key (int): Number of the key frame.
+            before (int): Number of the one before.
+        """
+        if key == 0:
+            self._open()
+            return
+        goal = round(float(self.times[key] - self.times[0]) * self.fps)
+        for earlier in (0, EARLIER):
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, max(goal - earlier, 0))
+            self.decoded += max(goal - before, 0)
+            while self._grab():
+                if self._is_at(key):
+                    self.position, self._is_here = key, True
+                    return
+                if self._time() > self.times[key]:
+                    break
+        raise BrokenOrderError
+
+    def next(self, is_wanted: bool = True) -> Optional[np.ndarray]:
+        """The frame that comes next ``[H, W, 3]``, RGB; None if it is not wanted.
+
+        Raises:
+            BrokenOrderError: If it does not come.
+        """
+        if not (self._is_here or self._grab()) or not self._is_at(self.position):
+            raise BrokenOrderError
+        self._is_here = False
+        self.position += 1
+        if not is_wanted:
+            return None
+        found, image = self._capture.retrieve()
+        if not found:
+            raise BrokenOrderError
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
