@@ -1,21 +1,22 @@
 """Pooled attention over a clip and the memories of earlier clips (MeMViT)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmaction.models.backbones.mvit import resize_decomposed_rel_pos
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
 from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .pooling import depthwise_pool
 from .relative_position import (
     HIDDEN,
     Size,
+    axis_table,
     causal_time_terms,
     concat_tables,
     folded_attention,
@@ -50,34 +51,14 @@ def pool_tokens(
         causal (bool): Pad the past only, so that no output sees a later frame.
 
     Returns:
-        tuple: [B, num_heads, cls + T'*H'*W', C] and (T', H', W').
+        tuple: [B, cls + T'*H'*W', num_heads * C] and (T', H', W').
     """
-    batch, _, channels = x.shape
-    channels //= num_heads
     cls_token, patches = x[:, :with_cls_token], x[:, with_cls_token:]
-    # (B, T*H*W, heads*C) -> (B, heads, C, T, H, W) -> (B*heads, C, T, H, W)
-    patches = patches.reshape(batch, *size, num_heads, channels)
-    patches = patches.permute(0, 4, 5, 1, 2, 3).flatten(0, 1)
-    if causal:
-        steps, *spatial = conv.padding
-        patches = F.pad(patches, (0, 0, 0, 0, 2 * steps, 0))
-        patches = F.conv3d(
-            patches,
-            conv.weight,
-            stride=conv.stride,
-            padding=(0, *spatial),
-            groups=conv.groups,
-        )
-    else:
-        patches = conv(patches)
-    out_size = tuple(patches.shape[2:])
-    # (B*heads, C, T', H', W') -> (B, heads, T'*H'*W', C)
-    patches = patches.reshape(batch, num_heads, channels, -1).transpose(2, 3)
+    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal)
     if with_cls_token:
-        # (B, 1, heads*C) -> (B, heads, 1, C)
-        cls_token = cls_token.reshape(batch, 1, num_heads, channels).transpose(1, 2)
-        patches = torch.cat([cls_token, patches], dim=2)
-    return norm(patches), out_size
+        patches = torch.cat([cls_token, patches], dim=1)
+    # (B, tokens, heads*C) -> (B, tokens, heads, C) -> (B, tokens, heads*C)
+    return norm(patches.unflatten(-1, (num_heads, -1))).flatten(2), out_size
 
 
 def pooled_size(size: Sequence[int], conv: nn.Conv3d) -> Size:
@@ -273,8 +254,7 @@ class MemoryAttention(BaseModule):
         """Compress a past clip: (B, tokens, C) -> (B, tokens', C), T', H', W'."""
         conv = getattr(self, f'compress_{name}')
         norm = getattr(self, f'norm_compress_{name}')
-        x, size = pool_tokens(x, size, conv, norm, 1, self.with_cls_token)
-        return x.squeeze(1), size
+        return pool_tokens(x, size, conv, norm, 1, self.with_cls_token)
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
@@ -291,19 +271,16 @@ class MemoryAttention(BaseModule):
             be remembered (None if ``past`` is).
         """
         if self.pool_first:
-            # Pooled with the heads apart, then merged for the projections:
-            # (B, heads, tokens, C) -> (B, tokens, heads*C)
-            q, q_size = self._pool(x, in_size, 'q')
-            k, k_size = self._pool(x, in_size, 'k')
-            v, _ = self._pool(x, in_size, 'v')
-            k, v = self._merge(k), self._merge(v)
-            q = self._split(self.q(self._merge(q)))
+            q, k, v = x, x, x
         else:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
-            q, q_size = self._pool(q, in_size, 'q')
-            k, k_size = self._pool(k, in_size, 'k')
-            v, _ = self._pool(v, in_size, 'v')
-            k, v = self._merge(k), self._merge(v)
+            # Not one product and three parts of it: each lies in one piece.
+            q, k, v = self._project(x)
+        q, q_size = self._pool(q, in_size, 'q')
+        k, k_size = self._pool(k, in_size, 'k')
+        v, _ = self._pool(v, in_size, 'v')
+        if self.pool_first:
+            q = self.q(q)
+        q = self._split(q)
 
         written, m_size = None, None
         keys, values = k, v
@@ -320,11 +297,22 @@ class MemoryAttention(BaseModule):
             q, self._split(keys), self._split(values), q_extra, k_extra
         )
         if self.residual_pooling:
-            if self.with_cls_token:
-                out = torch.cat([out[:, :, :1], out[:, :, 1:] + q[:, :, 1:]], dim=2)
-            else:
-                out = out + q
+            out = self._add_queries(out, q)
         return self.proj(self._merge(out)), q_size, written
+
+    def _project(self, x: Tensor) -> Iterator[Tensor]:
+        """Queries, keys and values before pooling: (B, tokens, heads*C) each."""
+        weights = self.qkv.weight.chunk(3)
+        biases = [None] * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        return (F.linear(x, w, b) for w, b in zip(weights, biases))
+
+    def _add_queries(self, out: Tensor, q: Tensor) -> Tensor:
+        """Residual pooling: q [B, heads, N, C] is added, but not the class token's."""
+        if not self.with_cls_token:
+            return out + q
+        patches = q.new_ones(q.shape[2], 1)
+        patches[:1] = 0
+        return torch.addcmul(out, q, patches)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, tokens, heads*C) -> (B, heads, tokens, C)."""
@@ -402,7 +390,7 @@ class MemoryAttention(BaseModule):
             memory = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, m_grid)]
             return concat_tables([zeros, memory]), k_size
         current = (
-            resize_decomposed_rel_pos(self.rel_pos_t, q_size[0], k_size[0]),
+            axis_table(self.rel_pos_t, q_size[0], k_size[0]),
             *spatial_tables(
                 self.rel_pos_h, self.rel_pos_w, q_size[1:], k_size[1:], self.pool_first
             ),

@@ -110,9 +110,9 @@ class MemoryBlock(BaseModule):
         if self.pool_skip is None:
             return x
         cls_token, patches = x[:, : self.with_cls_token], x[:, self.with_cls_token :]
-        # (B, T*H*W, C) -> (B, C, T, H, W) -> (B, T'*H'*W', C)
-        patches = patches.transpose(1, 2).unflatten(2, size)
-        patches = self.pool_skip(patches).flatten(2).transpose(1, 2)
+        # (B, T*H*W, C) -> (B, C, T, H, W), a view: channels last -> (B, T'*H'*W', C)
+        patches = patches.unflatten(1, size).permute(0, 4, 1, 2, 3)
+        patches = self.pool_skip(patches).permute(0, 2, 3, 4, 1).flatten(1, 3)
         return torch.cat([cls_token, patches], dim=1)
 
 

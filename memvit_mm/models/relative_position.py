@@ -12,8 +12,9 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from mmaction.models.backbones.mvit import resize_decomposed_rel_pos
 from torch import Tensor
+
+from .fused_attention import attend, head_width
 
 # The score of a key that must not be seen. Its weight is exactly zero after the
 # softmax in every dtype, and it fits into float16.
@@ -29,6 +30,27 @@ def _resize(table: Tensor, length: int) -> Tensor:
     # (L, C) -> (1, C, L) -> (1, C, length) -> (length, C)
     table = table.t().unsqueeze(0)
     return F.interpolate(table, size=length, mode='linear').squeeze(0).t()
+
+
+def axis_table(table: Tensor, q_size: int, k_size: int) -> Tensor:
+    """The position vectors of one axis for each query and key (MViTv2, eq. 4).
+
+    As MMAction2's ``resize_decomposed_rel_pos``; its indices are made on the table's
+    device, so that a GPU does not wait for them.
+
+    Args:
+        table (Tensor): [L, C], interpolated to 2 * max(q_size, k_size) - 1.
+        q_size (int): Queries along the axis.
+        k_size (int): Keys along the axis.
+
+    Returns:
+        Tensor: [q_size, k_size, C].
+    """
+    table = _resize(table, 2 * max(q_size, k_size) - 1)
+    q_ratio, k_ratio = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)
+    queries = torch.arange(q_size, device=table.device)[:, None] * q_ratio
+    keys = torch.arange(k_size, device=table.device)[None, :] * k_ratio
+    return table[(queries - keys + (k_size - 1) * k_ratio).long()]
 
 
 def spatial_tables(
@@ -59,13 +81,13 @@ def spatial_tables(
     (q_h, q_w), (k_h, k_w) = q_size, k_size
     if not shared_geometry or (q_h == q_w and k_h == k_w):
         return (
-            resize_decomposed_rel_pos(rel_pos_h, q_h, k_h),
-            resize_decomposed_rel_pos(rel_pos_w, q_w, k_w),
+            axis_table(rel_pos_h, q_h, k_h),
+            axis_table(rel_pos_w, q_w, k_w),
         )
     if q_w >= q_h:
-        short = resize_decomposed_rel_pos(rel_pos_h, q_h, k_h)
+        short = axis_table(rel_pos_h, q_h, k_h)
         return short, _long_axis(rel_pos_w, (q_h, k_h), (q_w, k_w))
-    short = resize_decomposed_rel_pos(rel_pos_w, q_w, k_w)
+    short = axis_table(rel_pos_w, q_w, k_w)
     return _long_axis(rel_pos_h, (q_w, k_w), (q_h, k_h)), short
 
 
@@ -132,29 +154,56 @@ def query_channels(
     Returns:
         Tensor: [B, heads, T*H*W, E], in the order that :func:`key_codes` expects.
     """
-    batch, heads, _, channels = q.shape
-    # (B, heads, T*H*W, C) -> (B, heads, T, H, W, C)
-    grid = q.reshape(batch, heads, *q_size, channels)
-    rel_t, rel_h, rel_w = (
-        torch.einsum(f'bnthwc,{axis}kc->bnthwk', grid, table.to(q.dtype))
-        for axis, table in zip('thw', tables)
+    steps, height, width = q_size
+    heads = q.shape[1]
+    tables = [table.to(q.dtype) for table in tables]
+    t, h, w = (
+        [table[:, :n], table[:, n:]] if n < table.shape[1] else [table]
+        for table, n in zip(tables, num_current)
     )
-    if time_terms is not None:
-        hidden = F.pad(time_terms, (0, rel_t.shape[-1] - num_current[0]))
-        rel_t = rel_t + hidden[:, None, None, :]
-    groups = []
-    for part in range(1 if rel_t.shape[-1] == num_current[0] else 2):
-        t, h, w = (
-            rel[..., :n] if part == 0 else rel[..., n:]
-            for rel, n in zip((rel_t, rel_h, rel_w), num_current)
-        )
-        groups += [
-            t[..., 1:] - t[..., :1],
-            h + t[..., :1] + w[..., :1],
-            w[..., 1:] - w[..., :1],
+    # Differences are taken in the tables, which are small.
+    # (T, k, C) and (H, k, C) -> (T, H, k, C)
+    by_row = []
+    for t_part, h_part in zip(t, h):
+        later = t_part[:, 1:] - t_part[:, :1]
+        by_row += [
+            t_part[:, None, :1].expand(-1, height, -1, -1),
+            later[:, None].expand(-1, height, -1, -1),
+            h_part[None].expand(steps, -1, -1, -1),
         ]
-    # (B, heads, T, H, W, E) -> (B, heads, T*H*W, E)
-    return torch.cat(groups, dim=-1).flatten(2, 4)
+    # (W, k, C)
+    by_column = []
+    for part in w:
+        by_column += [part[:, :1], part[:, 1:] - part[:, :1]]
+    # (B, heads, T*H*W, C) -> (B, T*H*W, heads, C): as tokens lie in memory.
+    tokens = q.transpose(1, 2)
+    # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
+    table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
+    rows = torch.matmul(
+        tokens.reshape(-1, steps * height, width * heads, q.shape[-1]), table
+    )
+    rows = rows.reshape(*tokens.shape[:3], -1)
+    # (W*heads, B*T*H, C) x (W*heads, C, k) -> (B, T*H*W, heads, k)
+    table = torch.cat(by_column, dim=1).transpose(1, 2).repeat_interleave(heads, dim=0)
+    columns = tokens.reshape(-1, width * heads, q.shape[-1]).transpose(0, 1)
+    columns = torch.bmm(columns, table).transpose(0, 1).reshape(*tokens.shape[:3], -1)
+
+    rows = rows.split([part.shape[2] for part in by_row], dim=-1)
+    columns = columns.split([part.shape[1] for part in by_column], dim=-1)
+    groups = []
+    for part in range(len(w)):
+        first_step, later, by_height = rows[3 * part : 3 * part + 3]
+        first_column, others = columns[2 * part : 2 * part + 2]
+        first = first_step + first_column
+        if part == 0 and time_terms is not None:
+            # (T, k) -> (T, 1, k) -> (T*H*W, 1, k)
+            terms = time_terms[:, None].expand(-1, height * width, -1)
+            terms = terms.flatten(0, 1)[:, None]
+            later = later + (terms[..., 1:] - terms[..., :1])
+            first = first + terms[..., :1]
+        groups += [later, by_height + first, others]
+    # (B, T*H*W, heads, E) -> (B, heads, T*H*W, E)
+    return torch.cat(groups, dim=-1).transpose(1, 2)
 
 
 def key_codes(size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -206,17 +255,51 @@ def folded_attention(
     Returns:
         Tensor: [B, heads, Q, C].
     """
-    channels = v.shape[-1]
-    q = q * q.shape[-1] ** -0.5
+    channels, scale = v.shape[-1], q.shape[-1] ** -0.5
     if q_extra is not None:
-        # Fused kernels want q, k and v equally wide, and a multiple of 8.
-        pad = -(channels + q_extra.shape[-1]) % 8
-        k_extra = k_extra.to(k.dtype).expand(*k.shape[:3], -1)
-        q = F.pad(torch.cat([q, q_extra.to(q.dtype)], dim=-1), (0, pad))
-        k = F.pad(torch.cat([k, k_extra], dim=-1), (0, pad))
-        v = F.pad(v, (0, q.shape[-1] - channels))
-    out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=1.0)
-    return out[..., :channels]
+        width = head_width(channels + q_extra.shape[-1])
+        # Scaled with the rest of the scores.
+        q = widened(q, q_extra.to(q.dtype) / scale, width)
+        k = widened(k, k_extra.to(k.dtype).expand(*k.shape[:3], -1), width)
+        v = F.pad(v, (0, width - channels))
+    return attend(q, k, v, scale, dropout)[..., :channels]
+
+
+def widened(x: Tensor, extra: Tensor, width: int) -> Tensor:
+    """Append channels, and zeros up to a width, heads next to each other in memory.
+
+    Args:
+        x (Tensor): [B, heads, N, C].
+        extra (Tensor): [B, heads, M, E]; M less than N leaves the first tokens without.
+        width (int): Channels of the result.
+
+    Returns:
+        Tensor: [B, heads, N, width].
+    """
+    # (B, heads, N, C) -> (B, N, heads, C)
+    x, extra = x.transpose(1, 2), extra.transpose(1, 2)
+    return _Widen.apply(x, extra, width).transpose(1, 2)
+
+
+class _Widen(torch.autograd.Function):
+    """The parts are written where they belong; their gradients are read from there."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, extra: Tensor, width: int) -> Tensor:
+        channels, first = x.shape[-1], x.shape[1] - extra.shape[1]
+        end = channels + extra.shape[-1]
+        ctx.settings = channels, first, end
+        out = x.new_empty(*x.shape[:-1], width)
+        out[..., :channels] = x
+        out[:, first:, :, channels:end] = extra
+        out[:, :first, :, channels:end] = 0
+        out[..., end:] = 0
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        channels, first, end = ctx.settings
+        return grad[..., :channels], grad[:, first:, :, channels:end], None
 
 
 def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tensor:
