@@ -13,6 +13,22 @@ if "$PY" -c 'import xdist' 2>/dev/null ||
     "$PY" -m pip install --quiet pytest-xdist >/dev/null 2>&1; then
     PARALLEL=(-n 2 --dist loadfile)
 fi
+# What opens reports in a browser; those tests are skipped where it cannot be had.
+if ! "$PY" -c 'import playwright' 2>/dev/null &&
+    ! "$PY" -m pip install --quiet playwright >/dev/null 2>&1; then
+    echo '      playwright cannot be had: reports are not opened in a browser'
+fi
+has_browser() {
+    command -v chromium || command -v chromium-browser || command -v google-chrome
+} >/dev/null
+install_browser() { # Playwright's own downloads lack what a bare Debian lacks, too
+    [ "$(id -u)" = 0 ] && command -v apt-get &&
+        timeout 300 apt-get update &&
+        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y \
+            --no-install-recommends chromium
+} >/dev/null 2>&1 </dev/null
+has_browser || install_browser ||
+    echo '      Chromium cannot be had: reports are not opened in a browser'
 # Not `python -m pytest`, which would put the checkout first in sys.path; the tests
 # check that memvit_mm is the installed one (tests/conftest.py).
 export MEMVIT_TEST_INSTALLED=1

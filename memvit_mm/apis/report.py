@@ -1,6 +1,7 @@
 """write_report: predictions of one video as a page that any browser opens."""
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -172,4 +173,5 @@ def _write(path: Path, page: bytes) -> None:
             'nothing is left of it; make room or choose another place.'
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()

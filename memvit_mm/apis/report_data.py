@@ -71,31 +71,31 @@ def pack_predictions(
     return content
 
 
-# --------------------------------------------------------------- what belongs together
+# ---------------------------------------------------------------- what belongs together
 
 
 def _kind(predictions: Sequence[Prediction]) -> type:
     if not len(predictions):
         raise ValueError(
-            'There are no predictions to report: is the video shorter than one clip, or '
-            'its end not read?'
+            'There are no predictions to report: is the video shorter than one clip, '
+            'or its end not read?'
         )
     first = predictions[0]
     for number, prediction in enumerate(predictions):
         if not isinstance(prediction, Prediction):
             raise ValueError(
-                f'predictions[{number}] is a {type(prediction).__name__}, expected what '
-                'VideoStream or inference_stdet give.'
+                f'predictions[{number}] is a {type(prediction).__name__}, expected '
+                'what VideoStream or inference_stdet give.'
             )
         if type(prediction) is not type(first):
             raise ValueError(
-                f'predictions[{number}] is a {type(prediction).__name__}, and the first '
-                f'a {type(first).__name__}: write a report of each kind.'
+                f'predictions[{number}] is a {type(prediction).__name__}, and the '
+                f'first a {type(first).__name__}: write a report of each kind.'
             )
         if prediction.stream != first.stream:
             raise ValueError(
-                f'predictions[{number}] is of the stream {prediction.stream!r}, and the '
-                f'first of {first.stream!r}: write a report of each stream.'
+                f'predictions[{number}] is of the stream {prediction.stream!r}, and '
+                f'the first of {first.stream!r}: write a report of each stream.'
             )
         if not math.isfinite(prediction.time):
             raise ValueError(f'predictions[{number}] has the time {prediction.time}.')
@@ -155,13 +155,13 @@ def _without(
     if not any(other is not None for other in found):
         raise ValueError(
             'without_memory has none of the times of the predictions (its first is '
-            f'{times[0]:g} seconds, theirs {clips[0].time:g}): read the same video with '
-            'the same stride.'
+            f'{times[0]:g} seconds, theirs {clips[0].time:g}): read the same video '
+            'with the same stride.'
         )
     return found
 
 
-# ------------------------------------------------------------------------------- times
+# -------------------------------------------------------------------------------- times
 
 
 def _times(clips: Sequence[Prediction], video: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _times(clips: Sequence[Prediction], video: Mapping[str, Any]) -> dict[str, A
     )
 
 
-# ------------------------------------------------------------------------------ people
+# ------------------------------------------------------------------------------- people
 
 
 def _people(clips: Sequence[Prediction], people: bool) -> Optional[dict[str, Any]]:
@@ -233,13 +233,15 @@ def _people(clips: Sequence[Prediction], people: bool) -> Optional[dict[str, Any
     )
 
 
-# ------------------------------------------------------------------------------ scores
+# ------------------------------------------------------------------------------- scores
 
 
 def _scores(clips: Sequence[Prediction], group: Group, people: bool) -> np.ndarray:
     """``[clips or people, classes]``."""
     rows = [np.asarray(getattr(clip, group.field), np.float64) for clip in clips]
-    width = next((row.shape[-1] for row in rows if row.size), len(group.names or ()))
+    # Where nobody ever was, arrays still say how many classes there are.
+    wide = [row for row in rows if row.size] or rows
+    width = wide[0].shape[-1]
     for clip, row in zip(clips, rows):
         expected = (len(clip.boxes), width) if people else (width,)
         if row.size != int(np.prod(expected)) or (row.size and row.shape != expected):
@@ -254,8 +256,8 @@ def _scores(clips: Sequence[Prediction], group: Group, people: bool) -> np.ndarr
             )
     if group.names is not None and len(group.names) < width:
         raise ValueError(
-            f'There are {len(group.names)} names of {width} {group.title.lower()}: give '
-            'the labels that the model was trained with.'
+            f'There are {len(group.names)} names of {width} {group.title.lower()}: '
+            'give the labels that the model was trained with.'
         )
     return np.concatenate([row.reshape(-1, width) for row in rows])
 
@@ -270,7 +272,7 @@ def _aligned(
     """Scores without memory in the places of ``scores``, nan where there are none."""
     aligned = np.full_like(scores, np.nan)
     present = [other for other in others if other is not None]
-    found = _scores(present, group, people)
+    found = _scores(present, group._replace(names=None), people)
     if found.shape[1] != scores.shape[1] and found.size:
         raise ValueError(
             f'without_memory has {found.shape[1]} {group.title.lower()}, and the '
@@ -285,7 +287,10 @@ def _aligned(
             if not people:
                 aligned[place] = rows[0]
             elif count and theirs:
-                pair = (torch.as_tensor(one.boxes).float() for one in (clip, other))
+                pair = (
+                    torch.from_numpy(np.array(one.boxes, np.float32, order='C'))
+                    for one in (clip, other)
+                )
                 overlap = bbox_overlaps(*pair).numpy()  # [people, theirs]
                 same = overlap.argmax(1)
                 good = overlap[np.arange(count), same] >= SAME_PERSON

@@ -123,7 +123,7 @@ function drawNow() {
       parts.push(make('h3', { style: { '--who': colourOf(row) } }, make('span', { class: 'chip' }), nameOf(row)), bars(group, row, 4));
     }
   }
-  if (comparing() && state.without && parts.length) {
+  if (comparing() && state.without && first[i] < first[i + 1]) {
     parts.push(make('p', { class: 'note key' }, make('i'), 'with memory', make('b'), 'without'));
   }
   $('now-list').replaceChildren(...parts);

@@ -13,7 +13,7 @@ function head(table, columns) {
 
 function moreButton(button, left, grow) {
   button.hidden = left <= 0;
-  button.textContent = `Show ${Math.min(left, 4 * MORE).toLocaleString()} more of ${left.toLocaleString()}`;
+  button.textContent = left > 4 * MORE ? `Show ${4 * MORE} more of ${left.toLocaleString()}` : `Show ${left} more`;
   button.onclick = grow;
 }
 

@@ -264,7 +264,7 @@ function startTimeline() {
     changed = changes();
     const number = changed.filter(Boolean).length;
     $('effect').hidden = false;
-    $('effect').textContent = `Memory changes ${people ? 'somebody’s best action' : 'the best class'} in ${number} of ${count} clips.`;
+    $('effect').textContent = `Memory changes ${people ? 'somebody’s best action' : 'the best class'} in ${number.toLocaleString()} of ${count.toLocaleString()} clips.`;
     $('next-change').hidden = !number;
     $('next-change').addEventListener('click', () => {
       const later = changed.indexOf(true, state.clip + 1);
