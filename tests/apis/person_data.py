@@ -96,9 +96,9 @@ def write_detector(folder: Path) -> tuple:
 
 def street(seconds: float, fps: float = FPS, people: int = 2) -> list:
     """Frames [H, W, 3] in which people in white shirts walk up and down."""
-    frames = []
+    frames, rng = [], np.random.RandomState(0)
     for number in range(round(seconds * fps)):
-        frame = np.full((*SIZE, 3), 40, np.uint8)
+        frame = rng.randint(20, 60, (*SIZE, 3), dtype=np.uint8)
         for x, y in places(number / fps)[:people]:
             x, y = x + (WIDTH - SHIRT) // 2, y + (HEIGHT - SHIRT) // 2
             frame[y : y + SHIRT, x : x + SHIRT] = 255
