@@ -91,6 +91,32 @@ class EpicPrediction(Prediction):
         """The best nouns and their scores."""
         return best(self.noun_scores, self.nouns, k, threshold)
 
+    def top_actions(
+        self, k: int = 5, threshold: float = 0.0
+    ) -> list[tuple[str, str, float]]:
+        """The best actions: verb, noun, and the product of their scores.
+
+        Examples:
+            >>> scores = dict(verb_scores=np.array([0.9, 0.1]))
+            >>> scores['noun_scores'] = np.array([0.2, 0.8])
+            >>> names = dict(verbs=['cut', 'wash'], nouns=['egg', 'leek'])
+            >>> one = EpicPrediction('P01', 0, 1.0, 0.0, 1.0, None, **scores, **names)
+            >>> [(verb, noun) for verb, noun, _ in one.top_actions(2)]
+            [('cut', 'leek'), ('cut', 'egg')]
+        """
+        scores = np.outer(self.verb_scores, self.noun_scores)
+        order = np.argsort(-scores, axis=None, kind='stable')[:k]
+        pairs = np.stack(np.unravel_index(order, scores.shape), axis=1).tolist()
+        return [
+            (
+                str(verb) if self.verbs is None else self.verbs[verb],
+                str(noun) if self.nouns is None else self.nouns[noun],
+                float(scores[verb, noun]),
+            )
+            for verb, noun in pairs
+            if scores[verb, noun] >= threshold
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, to be written as JSON."""
         plain = super().to_dict()

@@ -168,8 +168,17 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             ('jitter', jitter),
             ('clip_seconds', clip_seconds),
         ):
-            if value is not None and not value >= 0:
-                raise ValueError(f'{name} must be at least 0 seconds, got {value}.')
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and value >= 0):
+                raise ValueError(f'{name} must be at least 0 seconds, got {value!r}.')
+        if not (
+            frame_fps in (None, 'video_info')
+            or (isinstance(frame_fps, (int, float)) and 0 < frame_fps < math.inf)
+        ):
+            raise ValueError(
+                f"frame_fps must be frames per second, above 0, or 'video_info', got "
+                f'{frame_fps!r}.'
+            )
         unknown = set(filter_cfg or ()) - {'participants', 'videos'}
         if unknown:
             raise ValueError(

@@ -25,7 +25,8 @@ class EpicHead(BaseHead):
     """Verb and noun classifiers on one feature, for EPIC-KITCHENS-100.
 
     The two are trained apart, each with a cross entropy; an action's score is the sum
-    of its verb's and its noun's log-probability, which :class:`EpicMetric` forms.
+    of its verb's and its noun's log-probability, :func:`action_scores`, which
+    :class:`EpicMetric` forms, too.
 
     It takes what MMAction2's backbones return:
 
@@ -49,7 +50,9 @@ class EpicHead(BaseHead):
     (the logarithm of the views' average probability), the views' average logits with
     'score'. For what else reads MMAction2's results: ``pred_score`` holds the verbs'
     and then the nouns' probabilities, ``[num_verbs + num_nouns]``, and ``pred_label``
-    the best ``[verb, noun]``. MMAction2's ``AccMetric`` knows one label a sample and
+    the best ``[verb, noun]``; with ``num_actions``, ``action_pairs`` ``[num_actions, 2]``
+    (int64, verb and noun) and ``action_scores`` ``[num_actions]``, the best actions,
+    best first. MMAction2's ``AccMetric`` knows one label a sample and
     cannot read these; :class:`EpicMetric` does.
 
     Args:
@@ -65,6 +68,9 @@ class EpicHead(BaseHead):
         label_smooth_eps (float): Label smoothing. Defaults to 0.
         average_clips (str): How several views of a clip are averaged, 'prob' or
             'score'. Defaults to 'prob'.
+        num_actions (int): The best actions that a prediction names; a submission to
+            the challenge takes 100 or none, and without them the actions are ranked
+            all the same. Defaults to 0.
         init_cfg (dict | list[dict], optional): As everywhere in mmengine.
 
     Raises:
@@ -101,6 +107,7 @@ class EpicHead(BaseHead):
         loss_cls: dict = dict(type='CrossEntropyLoss'),
         label_smooth_eps: float = 0.0,
         average_clips: str = 'prob',
+        num_actions: int = 0,
         init_cfg: Optional[Union[dict, list[dict]]] = dict(
             type='TruncNormal', layer='Linear', std=0.02, bias=0.02
         ),
@@ -109,6 +116,11 @@ class EpicHead(BaseHead):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f'{name}={value} must be at least 1.')
+        if not 0 <= num_actions <= num_verbs * num_nouns:
+            raise ValueError(
+                f'num_actions={num_actions} must be 0 to {num_verbs * num_nouns}, '
+                f'all actions of {num_verbs} verbs and {num_nouns} nouns.'
+            )
         if average_clips not in ('prob', 'score'):
             raise ValueError(
                 f"average_clips={average_clips!r} must be 'prob' or 'score': a segment "
@@ -124,6 +136,7 @@ class EpicHead(BaseHead):
         )
         self.num_verbs = num_verbs
         self.num_nouns = num_nouns
+        self.num_actions = num_actions
         self.frame_level = frame_level
         self.dropout = nn.Dropout(dropout_ratio)
         self.fc_verb = nn.Linear(in_channels, num_verbs)
@@ -293,6 +306,10 @@ class EpicHead(BaseHead):
             sample.set_field(noun, 'noun_logits', dtype=Tensor)
             sample.set_pred_score(torch.cat([verb.softmax(0), noun.softmax(0)]))
             sample.set_pred_label(torch.stack([verb.argmax(), noun.argmax()]))
+            if self.num_actions:
+                pairs, scores = best_actions(verb, noun, self.num_actions)
+                sample.set_field(pairs, 'action_pairs', dtype=Tensor)
+                sample.set_field(scores, 'action_scores', dtype=Tensor)
         return data_samples
 
     def average_clip(self, cls_scores: Tensor, num_segs: int = 1) -> Tensor:
@@ -303,6 +320,52 @@ class EpicHead(BaseHead):
         # The mean of probabilities, without leaving the logarithm.
         scores = scores.log_softmax(dim=-1).logsumexp(dim=1)
         return scores.log_softmax(dim=-1)
+
+
+def action_scores(verb_logits: Tensor, noun_logits: Tensor) -> Tensor:
+    """Log-probability of every action: its verb's and its noun's, taken as independent.
+
+    Args:
+        verb_logits (Tensor): [..., verbs].
+        noun_logits (Tensor): [..., nouns].
+
+    Returns:
+        Tensor: [..., verbs, nouns], float32; their probabilities add up to 1.
+
+    Examples:
+        >>> import torch
+        >>> scores = action_scores(torch.zeros(2, 4), torch.zeros(2, 6))
+        >>> tuple(scores.shape), round(float(scores[0].exp().sum()), 4)
+        ((2, 4, 6), 1.0)
+    """
+    verbs = verb_logits.float().log_softmax(dim=-1)
+    return verbs[..., :, None] + noun_logits.float().log_softmax(dim=-1)[..., None, :]
+
+
+def best_actions(
+    verb_logits: Tensor, noun_logits: Tensor, number: int
+) -> tuple[Tensor, Tensor]:
+    """The best actions of one clip, best first; of equals the lower verb, then noun.
+
+    Args:
+        verb_logits (Tensor): [verbs].
+        noun_logits (Tensor): [nouns].
+        number (int): How many.
+
+    Returns:
+        tuple[Tensor, Tensor]: Verb and noun, int64 [number, 2]; scores [number].
+
+    Examples:
+        >>> import torch
+        >>> pairs, _ = best_actions(torch.tensor([0.0, 2.0]), torch.zeros(3), 2)
+        >>> pairs.tolist()
+        [[1, 0], [1, 1]]
+    """
+    scores = action_scores(verb_logits, noun_logits)
+    order = scores.flatten().argsort(descending=True, stable=True)[:number]
+    nouns = scores.shape[-1]
+    pairs = torch.stack([order // nouns, order % nouns], dim=1)
+    return pairs, scores.flatten()[order]
 
 
 def _is_context(sample: Any) -> bool:

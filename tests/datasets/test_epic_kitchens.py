@@ -333,6 +333,12 @@ def test_registered(ann_file):
         (dict(jitter=float('nan')), 'jitter must be at least 0 seconds, got nan'),
         (dict(clip_seconds=-1), 'clip_seconds must be at least 0 seconds, got -1'),
         (dict(context_stride=-0.5), 'context_stride must be at least 0 seconds'),
+        (
+            dict(context_stride='2'),
+            "context_stride must be at least 0 seconds, got '2'",
+        ),
+        (dict(frame_fps=0), "frame_fps must be .*, above 0, or 'video_info', got 0"),
+        (dict(frame_fps='30'), "frame_fps must be frames per second, .* got '30'"),
         (dict(frame_fps='video_info'), "frame_fps='video_info' needs a video_info_f"),
         (dict(data_prefix=dict(img='a')), "data_prefix has 'img' and no 'video'"),
         (dict(on_bad_clip='go on'), "on_bad_clip must be 'stop' or 'skip'"),

@@ -407,3 +407,25 @@ def test_a_sample_without_labels_is_named():
     head = EpicHead(in_channels=8, num_verbs=4, num_nouns=6)
     with pytest.raises(ValueError, match='Sample 0 of the batch .* has no gt_label'):
         head.loss(torch.rand(1, 8, 4, 7, 7), [ActionDataSample()])
+
+
+def test_the_best_actions_are_those_that_the_metric_ranks():
+    """With `num_actions`, an explicit list: the sums of log-probabilities, sorted."""
+    torch.manual_seed(0)
+    config = {**HEAD, 'in_channels': 4, 'num_actions': 6}
+    head = MODELS.build(config)
+    head.init_weights()
+    features = torch.randn(1, 4)
+    (sample,) = head.eval().predict(features, [ActionDataSample()])
+    verb, noun = (part[0].log_softmax(-1) for part in head(features))
+    table = {(v, n): verb[v] + noun[n] for v in range(VERBS) for n in range(NOUNS)}
+    best = sorted(table, key=table.get, reverse=True)[:6]
+    assert [tuple(pair) for pair in sample.action_pairs.tolist()] == best
+    expected = torch.stack([table[pair] for pair in best])
+    torch.testing.assert_close(sample.action_scores, expected)
+    (plain,) = MODELS.build({**config, 'num_actions': 0}).predict(
+        features, [ActionDataSample()]
+    )
+    assert 'action_pairs' not in plain
+    with pytest.raises(ValueError, match=f'num_actions=36 must be 0 to {5 * 7}, all'):
+        MODELS.build({**config, 'num_actions': 36})
