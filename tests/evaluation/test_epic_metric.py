@@ -119,6 +119,12 @@ def make_runner(folder, metric, data=None, model=None, sequential=True, **option
     )
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path_factory, monkeypatch):
+    """What is written beside a log that there is not comes into the working folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp('cwd'))
+
+
 @pytest.fixture(scope='module')
 def annotations(tmp_path_factory):
     folder = tmp_path_factory.mktemp('epic') / 'annotations'
