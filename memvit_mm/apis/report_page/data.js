@@ -11,9 +11,12 @@ const MISSING = 65535;
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === 'style') for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    if (name === 'style')
+      for (const [key, text] of Object.entries(value))
+        element.style.setProperty(key, text);
     else if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) element.setAttribute(name, value === true ? '' : value);
+    else if (value !== null && value !== false)
+      element.setAttribute(name, value === true ? '' : value);
   }
   element.append(...children);
   return element;
@@ -28,7 +31,9 @@ function bytesOf(text) {
 
 async function unpack(text) {
   const bytes = bytesOf(text);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
+  const stream = new Blob([bytes])
+    .stream()
+    .pipeThrough(new DecompressionStream('deflate'));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const size = planes.length / 2; // low bytes, then high bytes
   const values = new Uint16Array(size);
@@ -36,9 +41,11 @@ async function unpack(text) {
   return values;
 }
 
-// Rows of scores are clips or, of people, their boxes. Rows of clip i: first[i] to first[i + 1].
+// Rows of scores are clips or, of people, their boxes. Those of clip i are first[i] up
+// to first[i + 1].
 const first = new Uint32Array(count + 1);
-for (let i = 0; i < count; i++) first[i + 1] = first[i] + (people ? people.counts[i] : 1);
+for (let i = 0; i < count; i++)
+  first[i + 1] = first[i] + (people ? people.counts[i] : 1);
 const rows = first[count];
 const clipOf = new Uint32Array(rows);
 for (let i = 0; i < count; i++) clipOf.fill(i, first[i], first[i + 1]);
@@ -47,12 +54,28 @@ const tracks = people && people.tracks;
 // Whose a row is: a track's number, else its place among the clip's boxes.
 const whose = (row) => (tracks ? tracks[row] : row - first[clipOf[row]] + 1);
 const nameOf = (row) => `${tracks ? 'Person' : 'Box'} ${whose(row)}`;
-const colours = ['#7fd1ff', '#ffd166', '#9be37f', '#ff9fc0', '#c7b0ff', '#ffb27a', '#6fe3cf', '#f4f07a', '#e0c5a4', '#a9c1d9'];
+const colours = [
+  '#7fd1ff',
+  '#ffd166',
+  '#9be37f',
+  '#ff9fc0',
+  '#c7b0ff',
+  '#ffb27a',
+  '#6fe3cf',
+  '#f4f07a',
+  '#e0c5a4',
+  '#a9c1d9',
+];
 const colourOf = (row) => colours[Math.abs(whose(row)) % colours.length];
 
 class Group {
   constructor(packed, scores, without) {
-    Object.assign(this, { title: packed.title, names: packed.names, low: packed.low, step: packed.step });
+    Object.assign(this, {
+      title: packed.title,
+      names: packed.names,
+      low: packed.low,
+      step: packed.step,
+    });
     this.packed = { scores, without };
     this.hasWithout = without !== null;
     this.cache = new Map();
@@ -64,7 +87,7 @@ class Group {
     return whole === MISSING ? null : this.low + whole * this.step;
   }
 
-  // Of each clip the highest score of those (or that person) in it; NaN where there is none.
+  // Of each clip the highest score of those (or that person) in it; NaN where nobody is.
   series(c, which, person = null) {
     const key = `${c} ${which} ${person}`;
     if (this.cache.has(key)) return this.cache.get(key);
@@ -101,13 +124,19 @@ class Group {
     if (this.ranked) return this.ranked;
     const summary = (c, which) => {
       const values = this.packed[which];
-      let sum = 0, number = 0, peak = -1, at = 0;
+      let sum = 0,
+        number = 0,
+        peak = -1,
+        at = 0;
       for (let row = 0; row < rows; row++) {
         const whole = values[c * rows + row];
         if (whole === MISSING) continue;
         sum += whole;
         number++;
-        if (whole > peak) { peak = whole; at = row; }
+        if (whole > peak) {
+          peak = whole;
+          at = row;
+        }
       }
       const score = (whole) => (number ? this.low + whole * this.step : NaN);
       return { mean: score(sum / number), peak: score(peak), at: clipOf[at] };
@@ -124,12 +153,16 @@ class Group {
 
   // Of each row its best class; -1 where there is none.
   winners(which) {
-    const best = new Int32Array(rows).fill(-1), top = new Int32Array(rows).fill(-1);
+    const best = new Int32Array(rows).fill(-1),
+      top = new Int32Array(rows).fill(-1);
     const values = this.packed[which];
     for (let c = 0; c < this.names.length; c++) {
       for (let row = 0; row < rows; row++) {
         const whole = values[c * rows + row];
-        if (whole > top[row] && whole !== MISSING) { top[row] = whole; best[row] = c; }
+        if (whole > top[row] && whole !== MISSING) {
+          top[row] = whole;
+          best[row] = c;
+        }
       }
     }
     return best;
@@ -138,8 +171,14 @@ class Group {
 
 let groups = [];
 async function load() {
-  const packed = data.groups.map(async (group) => new Group(
-    group, await unpack(group.scores), group.without === null ? null : await unpack(group.without)));
+  const packed = data.groups.map(
+    async (group) =>
+      new Group(
+        group,
+        await unpack(group.scores),
+        group.without === null ? null : await unpack(group.without),
+      ),
+  );
   groups = await Promise.all(packed);
   if (people) {
     people.boxes = await unpack(people.boxes);
@@ -150,10 +189,12 @@ const comparing = () => groups.some((group) => group.hasWithout);
 
 // Which clip a moment belongs to.
 function clipAt(time) {
-  let low = 0, high = count - 1;
+  let low = 0,
+    high = count - 1;
   while (low < high) {
     const middle = (low + high + 1) >> 1;
-    if (clips.left[middle] < time) low = middle; else high = middle - 1;
+    if (clips.left[middle] < time) low = middle;
+    else high = middle - 1;
   }
   const next = low + 1;
   const gap = next < count && time > clips.right[low];
@@ -163,12 +204,16 @@ function clipAt(time) {
 // The picture nearest to a moment; -1 if there is none.
 function pictureAt(time) {
   const times = data.frames.times;
-  let low = 0, high = times.length;
+  let low = 0,
+    high = times.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (times[middle] < time) low = middle + 1; else high = middle;
+    if (times[middle] < time) low = middle + 1;
+    else high = middle;
   }
-  return low && (low === times.length || time - times[low - 1] <= times[low] - time) ? low - 1 : Math.min(low, times.length - 1);
+  return low && (low === times.length || time - times[low - 1] <= times[low] - time)
+    ? low - 1
+    : Math.min(low, times.length - 1);
 }
 
 // Whether memory changes the best class of a clip, or of anybody in it.
@@ -176,7 +221,8 @@ function changes() {
   const changed = new Array(count).fill(false);
   for (const group of groups) {
     if (!group.hasWithout) continue;
-    const one = group.winners('scores'), other = group.winners('without');
+    const one = group.winners('scores'),
+      other = group.winners('without');
     one.forEach((c, row) => {
       if (c >= 0 && other[row] >= 0 && c !== other[row]) changed[clipOf[row]] = true;
     });
@@ -184,7 +230,8 @@ function changes() {
   return changed;
 }
 
-const digits = (score) => (score === null || Number.isNaN(score) ? '–' : score.toFixed(3));
+const digits = (score) =>
+  score === null || Number.isNaN(score) ? '–' : score.toFixed(3);
 
 // 1:02.5, 1:00:02.5; cameras whose clock counts since 1970 get the time of day.
 function clock(time, decimals = 1) {
@@ -194,17 +241,34 @@ function clock(time, decimals = 1) {
   const whole = Math.round(Math.abs(time) * unit);
   const seconds = Math.floor(whole / unit);
   const two = (number) => String(number).padStart(2, '0');
-  const hours = Math.floor(seconds / 3600), minutes = Math.floor(seconds / 60) % 60;
+  const hours = Math.floor(seconds / 3600),
+    minutes = Math.floor(seconds / 60) % 60;
   const rest = decimals ? '.' + String(whole % unit).padStart(decimals, '0') : '';
-  return sign + (hours ? `${hours}:${two(minutes)}` : minutes) + ':' + two(seconds % 60) + rest;
+  return (
+    sign +
+    (hours ? `${hours}:${two(minutes)}` : minutes) +
+    ':' +
+    two(seconds % 60) +
+    rest
+  );
 }
 
 function size(seconds) {
-  return seconds < 90 ? `${Number(seconds.toFixed(1))} s` : `${Number((seconds / 60).toFixed(1))} min`;
+  return seconds < 90
+    ? `${Number(seconds.toFixed(1))} s`
+    : `${Number((seconds / 60).toFixed(1))} min`;
 }
 
 // What all parts share; whoever wants to know of a change is told.
-const state = { time: data.start, clip: 0, playing: false, person: null, view: 'map', without: true, told: [] };
+const state = {
+  time: data.start,
+  clip: 0,
+  playing: false,
+  person: null,
+  view: 'map',
+  without: true,
+  told: [],
+};
 function update(change) {
   Object.assign(state, change);
   if ('time' in change) {
@@ -213,4 +277,5 @@ function update(change) {
   }
   for (const tell of state.told) tell(change);
 }
-const goTo = (clip) => update({ time: clips.time[Math.min(count - 1, Math.max(0, clip))] });
+const goTo = (clip) =>
+  update({ time: clips.time[Math.min(count - 1, Math.max(0, clip))] });
