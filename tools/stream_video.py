@@ -165,33 +165,71 @@ def _minutes(seconds: float) -> str:
     return f'{minutes}:{rest:02d}'
 
 
-def build(args, file):
-    """The model, and what makes predictions with it.
+def check(args, cfg) -> None:
+    """Refuse what can be told to be wrong before a model is built."""
+    import torch
 
-    Args:
-        args: The options.
-        file (VideoFile): What it is for.
-    """
-    from memvit_mm.apis import VideoStream, init_detector_model, init_recognizer
-    from memvit_mm.apis.load_model import kind_of, load_config
-    from memvit_mm.apis.memory_effect import ComparingPredictor
-    from memvit_mm.apis.predictor import Predictor
+    from memvit_mm.apis.clip_grid import check_stride
+    from memvit_mm.apis.labels import read_names
+    from memvit_mm.apis.load_model import kind_of
+    from memvit_mm.apis.video_writer import VideoWriter
+    from memvit_mm.apis.window import check_display
 
-    cfg = load_config(args.config)
+    if args.out:
+        VideoWriter(args.out, 1.0, args.codec)
+    if args.show:
+        check_display()
+    check_stride(args.stride)
+    for path in args.label_map or ():
+        read_names(path)
+    if args.device and 'cuda' in args.device and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device {args.device} is a GPU, and there is none that torch can use: '
+            'leave it out, or take cpu.'
+        )
+    for checkpoint in (args.checkpoint, args.det_checkpoint):
+        if checkpoint:
+            require_checkpoint(checkpoint)
     detects = kind_of(cfg) == 'detector'
     if not detects and (args.det_config or args.boxes):
         raise ValueError(
             f'{args.config} classifies whole clips: leave --det-config and --boxes out.'
         )
     if detects and bool(args.det_config) == bool(args.boxes):
+        told = 'both were given' if args.boxes else 'neither was given'
         raise ValueError(
             f'{args.config} says what each person does: give --det-config and '
             '--det-checkpoint of a detector that finds people, or --boxes with '
-            f'proposals{" (not both)" if args.boxes else ""}.'
+            f'proposals ({told}).'
         )
-    for checkpoint in (args.checkpoint, args.det_checkpoint):
-        if checkpoint:
-            require_checkpoint(checkpoint)
+    if args.det_config and not args.det_checkpoint:
+        raise ValueError(
+            '--det-config needs --det-checkpoint: a detector without weights finds '
+            'nobody.'
+        )
+    if args.boxes and not os.path.isfile(args.boxes):
+        raise FileNotFoundError(f'There is no file of proposals {args.boxes}.')
+    if not args.checkpoint:
+        warnings.warn(
+            'There is no --checkpoint: the weights are random, and so is what is said.',
+            stacklevel=2,
+        )
+
+
+def build(args, cfg, file):
+    """The model, and what makes predictions with it.
+
+    Args:
+        args: The options.
+        cfg (Config): The model's.
+        file (VideoFile): What it is for.
+    """
+    from memvit_mm.apis import VideoStream, init_detector_model, init_recognizer
+    from memvit_mm.apis.load_model import kind_of
+    from memvit_mm.apis.memory_effect import ComparingPredictor
+    from memvit_mm.apis.predictor import Predictor
+
+    detects = kind_of(cfg) == 'detector'
     make = init_detector_model if detects else init_recognizer
     model = make(cfg, args.checkpoint, args.device)
     boxes = args.boxes
@@ -234,6 +272,7 @@ def annotate(args, interrupts) -> int:
     import decord
 
     from memvit_mm.apis.draw import Look, check_look
+    from memvit_mm.apis.load_model import load_config
     from memvit_mm.apis.sources import VideoFile
     from memvit_mm.apis.visualize import Interrupted, Outputs, annotate_video
 
@@ -245,8 +284,11 @@ def annotate(args, interrupts) -> int:
     file = VideoFile(args.video)
     file.close()
     outputs.check(os.path.expanduser(args.video))
-    stream = build(args, file)
     progress, ended = Progress(), 0
+    cfg = load_config(args.config)
+    check(args, cfg)
+    stream = build(args, cfg, file)
+    progress.begin = time.monotonic()
     about = dict(config=args.config, checkpoint=args.checkpoint)
     try:
         with progress.bar:

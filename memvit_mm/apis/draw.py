@@ -294,12 +294,14 @@ def shown_at(
     info: StreamInfo,
 ) -> Optional[Prediction]:
     """The prediction of a clip that stands for a moment, if one does."""
-    for prediction in (after, before):
+    # Frames on the edge belong to the clip that ends with them; those of forecasts to
+    # the clip that was foreseen then.
+    order = ('after', 'before') if info.ahead else ('before', 'after')
+    for name in order:
+        prediction = before if name == 'before' else after
         if prediction is not None:
             begin = info.shown_from(prediction.time)
-            # Frames on the edge belong to the clip that ends with them.
-            edge = 1e-6 if info.ahead else -1e-6
-            if begin - edge <= time <= begin + info.stride - edge:
+            if begin - 1e-6 <= time <= begin + info.stride + 1e-6:
                 return prediction
     return None
 

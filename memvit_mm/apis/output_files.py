@@ -48,9 +48,10 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
         os.makedirs(folder, exist_ok=True)
         _try_to_write(path)
     except OSError as error:
+        told = f'{folder} is a file' if osp.isfile(folder) else error.strerror
         raise PermissionError(
-            f'The {kind} {path} cannot be written ({error.strerror}): check its '
-            'folder, or name another one.'
+            f'The {kind} {path} cannot be written ({told}): check its folder, or name '
+            'another one.'
         ) from None
     return path
 

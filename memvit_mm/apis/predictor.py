@@ -201,6 +201,8 @@ class Predictor:
                 track_ids=clip.people.track_ids,
             )
         scores = _array(sample.pred_score)
+        # A head that averages no views has a row for each.
+        scores = scores.mean(axis=0) if scores.ndim == 2 else scores
         if 'verb_logits' not in sample:
             return Prediction(**about, scores=scores)
         verbs = len(sample.verb_logits)

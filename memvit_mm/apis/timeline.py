@@ -150,7 +150,7 @@ def _panel(
 
 def _heading(kind: str, memory: bool, compared: bool, info: StreamInfo) -> str:
     if info.kind == 'people':
-        kind = "people's actions, the highest score of anybody (grey: nobody)"
+        kind = 'actions, the highest score of anybody (grey: nobody)'
     if info.ahead:
         kind = f'{kind} foreseen {info.ahead:g} s ahead'
     if not compared:

@@ -24,7 +24,7 @@ class Window:
     """
 
     def __init__(self, title: str) -> None:
-        _check_display()
+        check_display()
         self.title = title
         self._begin: Optional[float] = None
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
@@ -55,7 +55,7 @@ class Window:
         cv2.destroyAllWindows()
 
 
-def _check_display() -> None:
+def check_display() -> None:
     """Refuse to show where nothing can be shown."""
     missing = 'no display (DISPLAY and WAYLAND_DISPLAY are not set)'
     linux = sys.platform.startswith('linux')
