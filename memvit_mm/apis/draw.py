@@ -22,11 +22,15 @@ from .draw_text import (
     row_height,
     width_of,
 )
-from .results import PeoplePrediction, Prediction
+from .moments import Person, people_at, shown_at
+from .results import Prediction
 from .stream_info import StreamInfo, named, rows_of, top_scores
 
 # The longer side of what is drawn is at least this, in pixels, for the text's sake.
 LEAST_SIDE = 640
+
+# Of so many people at most: actions of each, and the part of the width for them.
+CROWDS = ((4, 3, 4), (8, 2, 6), (float('inf'), 1, 8))
 
 
 class Look(NamedTuple):
@@ -38,22 +42,6 @@ class Look(NamedTuple):
     """Least score of a person's action that is shown."""
     max_side: int = 1280
     """Longer side of the video's picture at most, in pixels."""
-
-
-class Person(NamedTuple):
-    """Somebody in a frame."""
-
-    box: np.ndarray
-    """x1, y1, x2, y2 in pixels of the source, ``[4]``."""
-    prediction: PeoplePrediction
-    row: int
-    """Which of the prediction's people."""
-
-    @property
-    def number(self) -> int:
-        """The same from keyframe to keyframe, where people are tracked."""
-        ids = self.prediction.track_ids
-        return self.row if ids is None else int(ids[self.row])
 
 
 class Painter:
@@ -239,7 +227,10 @@ class Painter:
             scores = prediction.scores[row]
             names = named(prediction.names, len(scores))
             twin = prediction.without_memory
-            best = top_scores(scores, self.info.kind, min(self.look.top, 3))
+            # The more people, the less there is room to say of each.
+            crowd = len(prediction.boxes)
+            rows, share = next(r for most, *r in CROWDS if crowd <= most)
+            best = top_scores(scores, self.info.kind, min(self.look.top, rows))
             bars = [
                 Bar(
                     names[n],
@@ -249,9 +240,13 @@ class Painter:
                 for n in best
                 if scores[n] >= self.look.min_score
             ]
-            size = max(11, self.text - 2)
+            size = max(11, round(0.72 * self.text))
             self._blocks[key] = block_of_bars(
-                f'person {person.number}', bars, size, _colour(person), self.width // 3
+                f'person {person.number}',
+                bars,
+                size,
+                _colour(person),
+                self.width // share,
             )
         return self._blocks[key]
 
@@ -285,68 +280,6 @@ def check_look(look: Look) -> None:
         raise ValueError(f'min_score={look.min_score} must be 0 to 1.')
     if look.max_side < 64:
         raise ValueError(f'max_side={look.max_side} must be at least 64 pixels.')
-
-
-def shown_at(
-    time: float,
-    before: Optional[Prediction],
-    after: Optional[Prediction],
-    info: StreamInfo,
-) -> Optional[Prediction]:
-    """The prediction of a clip that stands for a moment, if one does."""
-    # Frames on the edge belong to the clip that ends with them; those of forecasts to
-    # the clip that was foreseen then.
-    order = ('after', 'before') if info.ahead else ('before', 'after')
-    for name in order:
-        prediction = before if name == 'before' else after
-        if prediction is not None:
-            begin = info.shown_from(prediction.time)
-            if begin - 1e-6 <= time <= begin + info.stride + 1e-6:
-                return prediction
-    return None
-
-
-def people_at(
-    time: float,
-    before: Optional[PeoplePrediction],
-    after: Optional[PeoplePrediction],
-    info: StreamInfo,
-) -> list[Person]:
-    """The people of a moment between two keyframes.
-
-    Whoever is in both is on the way from one box to the other, with the actions of the
-    nearer keyframe; others are there for half a stride.
-    """
-    people, half = [], info.stride / 2
-    near = [
-        p is not None and abs(p.time - time) <= half + 1e-6 for p in (before, after)
-    ]
-    met: dict[int, tuple[int, int]] = {}
-    if before is not None and after is not None:
-        tracked = before.track_ids is not None and after.track_ids is not None
-        if tracked and after.time - before.time <= 1.5 * info.stride:
-            rows = {int(number): row for row, number in enumerate(after.track_ids)}
-            met = {
-                int(number): (row, rows[int(number)])
-                for row, number in enumerate(before.track_ids)
-                if int(number) in rows
-            }
-    for first, second in met.values():
-        part = (time - before.time) / (after.time - before.time)
-        box = before.boxes[first] * (1 - part) + after.boxes[second] * part
-        if part < 0.5:
-            people.append(Person(box, before, first))
-        else:
-            people.append(Person(box, after, second))
-    for place, prediction in enumerate((before, after)):
-        if near[place]:
-            both = {pair[place] for pair in met.values()}
-            people += [
-                Person(box, prediction, row)
-                for row, box in enumerate(prediction.boxes)
-                if row not in both
-            ]
-    return sorted(people, key=lambda person: person.number)
 
 
 def _colour(person: Person) -> tuple[int, int, int]:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from memvit_mm.apis import EpicPrediction, Look, PeoplePrediction, Prediction
-from memvit_mm.apis.draw import Painter, people_at, shown_at
+from memvit_mm.apis.draw import Painter
 from memvit_mm.apis.draw_text import ALONE
+from memvit_mm.apis.moments import people_at, shown_at
 from memvit_mm.apis.output_files import check_output, part_of
 from memvit_mm.apis.playback import Pictures
 from memvit_mm.apis.stream_info import StreamInfo, rows_of, top_scores
