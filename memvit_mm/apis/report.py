@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from .report_data import pack_predictions
-from .report_media import KeyFrame, pack_clip, pack_frames
+from .report_media import FALLBACK, PICTURES, KeyFrame, pack_clip, pack_frames
 from .results import Prediction
 
 PathLike = Union[str, os.PathLike]
@@ -90,13 +90,15 @@ def write_report(
         )
     name = str(video.get('name') or 'video')
     content = pack_predictions(predictions, video, without_memory)
+    clip = None if clip_file is None else pack_clip(clip_file)
     content.update(
         title=title or f'Actions in {name}',
         facts=[['Video', name], *_facts(video)],
         memorySeconds=_seconds('memory_seconds', memory_seconds),
         clipSeconds=_seconds('clip_seconds', clip_seconds),
-        frames=pack_frames(keyframes),
-        clip=None if clip_file is None else pack_clip(clip_file),
+        # Browsers that do not play the video fall back on them.
+        frames=pack_frames(keyframes, FALLBACK if clip else PICTURES),
+        clip=clip,
     )
     _write(path, _page(content))
     return path

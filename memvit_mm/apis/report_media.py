@@ -13,6 +13,8 @@ import numpy as np
 # Bytes of all pictures of a page, and of its video.
 PICTURES = 9_000_000
 VIDEO = 9_000_000
+# Of pictures that only stand in for the video.
+FALLBACK = 1_000_000
 # Pixels of a picture's longer side, where pictures take more than that.
 LONGER_SIDE = 640
 QUALITY = 75

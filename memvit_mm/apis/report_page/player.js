@@ -71,6 +71,7 @@ function describe(row, k) {
 
 function drawBoxes() {
   const boxes = $('boxes');
+  if (boxes.matches(':hover')) tip(null);
   boxes.replaceChildren();
   if (!people || !$('show-boxes').checked) return;
   const [width, height] = data.size;
