@@ -65,7 +65,7 @@ class MacCounter(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         out = func(*args, **kwargs)
-        if func is F.linear:
+        if func is F.linear or getattr(func, '__name__', '') == '_linear_pointwise':
             self.macs['linear'] += out.numel() * args[0].shape[-1]
         elif func in CONVS:
             # [C_out, C_in / groups, *kernel]

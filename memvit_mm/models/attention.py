@@ -12,6 +12,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
 from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .linear import linear, run_linear
 from .pooling import depthwise_pool
 from .relative_position import (
     HIDDEN,
@@ -279,7 +280,7 @@ class MemoryAttention(BaseModule):
         k, k_size = self._pool(k, in_size, 'k')
         v, _ = self._pool(v, in_size, 'v')
         if self.pool_first:
-            q = self.q(q)
+            q = run_linear(self.q, q)
         q = self._split(q)
 
         written, m_size = None, None
@@ -290,7 +291,7 @@ class MemoryAttention(BaseModule):
             keys = torch.cat([past.older.key.to(k), memory.key.to(k), k], dim=1)
             values = torch.cat([past.older.value.to(v), memory.value.to(v), v], dim=1)
         if self.pool_first:
-            keys, values = self.k(keys), self.v(values)
+            keys, values = run_linear(self.k, keys), run_linear(self.v, values)
 
         q_extra, k_extra = self._bias(q, q_size, k_size, m_size, past)
         out = folded_attention(
@@ -298,13 +299,13 @@ class MemoryAttention(BaseModule):
         )
         if self.residual_pooling:
             out = self._add_queries(out, q)
-        return self.proj(self._merge(out)), q_size, written
+        return run_linear(self.proj, self._merge(out)), q_size, written
 
     def _project(self, x: Tensor) -> Iterator[Tensor]:
         """Queries, keys and values before pooling: (B, tokens, heads*C) each."""
         weights = self.qkv.weight.chunk(3)
         biases = [None] * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        return (F.linear(x, w, b) for w, b in zip(weights, biases))
+        return (linear(x, w, b) for w, b in zip(weights, biases))
 
     def _add_queries(self, out: Tensor, q: Tensor) -> Tensor:
         """Residual pooling: q [B, heads, N, C] is added, but not the class token's."""

@@ -55,13 +55,14 @@ def is_fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> bool:
     choose = getattr(torch, '_fused_sdp_choice', None)
     if choose is None or torch.jit.is_tracing() or q.device.type not in ('cpu', 'cuda'):
         return True
-    if _is_compiling():
+    if is_compiling():
         return True
     # 0 is the plain formula.
     return choose(q, k, v, None, 0.0, False, scale=scale) != 0
 
 
-def _is_compiling() -> bool:
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing."""
     compiler = getattr(torch, 'compiler', None)
     check = getattr(compiler, 'is_compiling', None)
     return bool(check()) if check is not None else False

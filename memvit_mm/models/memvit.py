@@ -7,7 +7,7 @@ from typing import Optional, Union
 import numpy as np
 import torch
 import torch.nn as nn
-from mmaction.models.backbones.mvit import MLP, MViT
+from mmaction.models.backbones.mvit import MViT
 from mmaction.models.utils.embed import PatchEmbed3D
 from mmaction.registry import MODELS
 from mmcv.cnn import build_norm_layer
@@ -27,6 +27,7 @@ from .layer_memory import (
     Written,
     empty_memory,
 )
+from .linear import LeanMLP, run_linear
 from .relative_position import Size
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
@@ -79,7 +80,7 @@ class MemoryBlock(BaseModule):
         )
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = build_norm_layer(norm_cfg, attn_dims)[1]
-        self.mlp = MLP(attn_dims, int(attn_dims * mlp_ratio), out_dims)
+        self.mlp = LeanMLP(attn_dims, int(attn_dims * mlp_ratio), out_dims)
         self.proj = nn.Linear(in_dims, out_dims) if in_dims != out_dims else None
 
         self.pool_skip = None
@@ -99,10 +100,16 @@ class MemoryBlock(BaseModule):
         normed = self.norm1(x)
         attended, out_size, written = self.attn(normed, in_size, past)
         widen = self.proj is not None
-        skip = self.proj(normed) if widen and self.dim_mul_in_attention else x
+        skip = (
+            run_linear(self.proj, normed) if widen and self.dim_mul_in_attention else x
+        )
         x = self._pool_skip(skip, in_size) + self.drop_path(attended)
         normed = self.norm2(x)
-        skip = self.proj(normed) if widen and not self.dim_mul_in_attention else x
+        skip = (
+            run_linear(self.proj, normed)
+            if widen and not self.dim_mul_in_attention
+            else x
+        )
         return skip + self.drop_path(self.mlp(normed)), out_size, written
 
     def _pool_skip(self, x: Tensor, size: Size) -> Tensor:
