@@ -13,12 +13,12 @@ from os import path as osp
 from typing import Any, Optional
 
 from .check_media import check_media
+from .check_proposals import check_proposals
 from .check_tables import (
     Annotations,
     check_annotations,
     check_exclusions,
     check_label_map,
-    check_proposals,
 )
 
 SPLITS = ('train', 'val', 'test')
