@@ -120,8 +120,8 @@ def _check_values(report, fields, table) -> None:
         shape = list(np.shape(table[shapes[0]]))
         report.error(
             f'{path}: {shapes[0]!r} has an array {shape}'
-            f'{and_more(len(shapes), "key")}: expected [n, 5], x1, y1, x2, y2 and score, '
-            'or [n, 4] without score'
+            f'{and_more(len(shapes), "key")}: expected [n, 5], x1, y1, x2, y2 and '
+            'score, or [n, 4] without score'
         )
     if kinds:
         kind = getattr(table[kinds[0]], 'dtype', type(table[kinds[0]]).__name__)
