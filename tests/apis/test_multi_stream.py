@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import stream_data as data
+import torch
 from stream_data import FPS, assert_same, threads
 
 from memvit_mm.apis import MultiStream, VideoStream
@@ -201,6 +202,100 @@ def test_leaving_the_loop_ends_the_threads(model, videos):
             raise KeyboardInterrupt
     streams.close()
     assert not threads() and set(streams.ended) == set(NAMES)
+
+
+class TestState:
+    def stop(self, model, videos, after: int) -> tuple:
+        """What is found until the loop is left, and the state then."""
+        found: dict = {}
+        # They start together: a batch is not all handed out when the loop is left.
+        streams = MultiStream(model, videos, wait=1.0)
+        for number, prediction in enumerate(streams, 1):
+            found.setdefault(prediction.stream, []).append(prediction)
+            if number == after:
+                break
+        assert not threads()
+        return found, streams.state_dict()
+
+    @pytest.mark.parametrize('after', [1, 6, 11])
+    def test_today_and_tomorrow(self, videos, expected, after, tmp_path):
+        found, state = self.stop(data.epic_model(), videos, after)
+        torch.save(state, tmp_path / 'state.pth')
+        streams = MultiStream(data.epic_model())
+        streams.load_state_dict(torch.load(tmp_path / 'state.pth', weights_only=True))
+        # Not yet begun again: the state is still that.
+        assert set(streams.state_dict()) == set(state)
+        for name in state:
+            streams.add(name, videos[name])
+        for prediction in streams:
+            found.setdefault(prediction.stream, []).append(prediction)
+        assert_all(found, expected)
+        assert streams.state_dict() == {}
+
+    def test_in_the_loop(self, videos, expected):
+        found: dict = {}
+        streams = MultiStream(data.epic_model(), videos, wait=1.0)
+        for number, prediction in enumerate(streams, 1):
+            found.setdefault(prediction.stream, []).append(prediction)
+            if number == 2:
+                state = streams.state_dict()
+                until = {name: len(of_one) for name, of_one in found.items()}
+        assert_all(found, expected)
+        again = MultiStream(data.epic_model())
+        again.load_state_dict(state)
+        for name in state:
+            again.add(name, videos[name])
+        rest = by_stream(again)
+        for name, predictions in expected.items():
+            assert_same(rest[name], predictions[until.get(name, 0) :])
+
+    def test_interrupted_in_the_model(self, videos, expected):
+        model = data.epic_model()
+        step, found = model.test_step, {}
+
+        def interrupted(batch):
+            result = step(batch)
+            if batch['data_samples'][0].timestamp > 1:
+                raise KeyboardInterrupt
+            return result
+
+        model.test_step = interrupted
+        streams = MultiStream(model, videos, wait=1.0)
+        with pytest.raises(KeyboardInterrupt):
+            for prediction in streams:
+                found.setdefault(prediction.stream, []).append(prediction)
+        again = MultiStream(data.epic_model())
+        again.load_state_dict(streams.state_dict())
+        for name in videos:
+            again.add(name, videos[name])
+        for prediction in again:
+            found[prediction.stream].append(prediction)
+        assert_all(found, expected)
+
+    def test_what_does_not_fit(self, model, videos):
+        _, state = self.stop(data.epic_model(), videos, 6)
+        streams = MultiStream(model, dict(a=videos['a']))
+        with pytest.raises(ValueError, match="is a stream 'a' already: load the"):
+            streams.load_state_dict(state)
+        streams.close()
+        streams = MultiStream(model, stride=2)
+        streams.load_state_dict(state)
+        streams.add('d', videos['d'])
+        assert 'stride=1.0, this one has' in str(streams.ended['d'].error)
+        assert not len(model.memory)
+
+
+def test_a_stream_that_is_removed_while_its_prediction_waits(model, videos, expected):
+    found: dict = {}
+    streams = MultiStream(model, videos, wait=1.0)
+    for number, prediction in enumerate(streams):
+        found.setdefault(prediction.stream, []).append(prediction)
+        if number == 0:
+            # One of its name that joins at once has nothing to do with it.
+            streams.remove('d')
+            streams.add('d', videos['c'])
+    assert_same(found.pop('d'), expected['c'])
+    assert_all(found, {name: expected[name] for name in 'abc'})
 
 
 def test_more_streams_than_memory_has_room_for(videos):

@@ -25,7 +25,7 @@ class TestPredictions:
         found = list(stream.run(frames))
         assert type(found[0]) is Prediction
         # Clips as long as they are, one after the other.
-        assert [p.time for p in found] == pytest.approx([8 / FPS, 16 / FPS])
+        assert [p.time for p in found] == pytest.approx([8 / FPS, 16 / FPS, 24 / FPS])
         assert found[0].top(1)[0][0] in 'abcdef'
         plain = json.loads(json.dumps(found[1].to_dict()))
         assert (plain['stream'], plain['number']) == ('cam', 1)
@@ -36,7 +36,7 @@ class TestPredictions:
     def test_verbs_and_nouns(self, frames):
         model = data.epic_model()
         labels = dict(verbs=list('abcd'), nouns=list('uvwxyz'))
-        (found,) = VideoStream(model, fps=FPS, labels=labels).run(frames)
+        found, _ = VideoStream(model, fps=FPS, labels=labels).run(frames)
         assert type(found) is EpicPrediction
         assert found.scores.shape == (10,)
         assert found.verb_scores.sum() == pytest.approx(1, abs=1e-5)

@@ -528,8 +528,7 @@ class TestFrames:
             list(stream.run(np.stack(frames[:5])))
         detector = VideoStream(data.ava_model(), boxes=lambda *_: [], fps=FPS)
         detector.stride = 0.25
-        with pytest.raises(BadClipError, match='has 5 frames, fewer than the 8'):
-            list(detector.run(np.stack(frames[:5])))
+        assert [p.time for p in detector.run(np.stack(frames[:5]))] == [0.25]
         detector.stride = None
         assert [p.time for p in detector.run(np.stack(frames[:9]))] == [1]
 
