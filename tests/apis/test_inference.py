@@ -323,6 +323,23 @@ class TestInferencer:
             '6.00',
         ]
 
+    def test_the_papers_model(self, elsewhere, folder):
+        """MeMViT-16 at its real size, as one would type it in a checkout."""
+        rec = 'configs/memvit_epic_cls.py'
+        torch.manual_seed(0)
+        model = init_recognizer(rec, device='cpu')
+        torch.save(dict(state_dict=model.state_dict()), folder / 'paper.pth')
+        short = write_video(folder / 'short.mp4', pictures(FPS * 3))
+        expected = inference_recognizer(model, short)
+        recognize = MemViTInferencer(
+            rec=rec, weights=str(folder / 'paper.pth'), device='cpu'
+        )
+        (prediction,) = recognize(short, progress=False)['predictions']
+        assert len(prediction['clips']) == 1 and len(prediction['top_nouns']) == 5
+        np.testing.assert_allclose(
+            prediction['pred_scores'], expected.pred_score.numpy(), atol=1e-5
+        )
+
     def test_names_from_files(self, weights, video, tmp_path):
         (tmp_path / 'verbs.txt').write_text('\n'.join('wxyz'))
         recognize = MemViTInferencer(
