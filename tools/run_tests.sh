@@ -2,6 +2,7 @@
 # Sets up, installs memvit_mm as users get it, and tests the installed package:
 #   bash tools/run_tests.sh [OPTIONS OF setup_env.sh] [OPTIONS OF pytest]
 # For instance: bash tools/run_tests.sh -k sampler
+# As root on Debian it installs Chromium, unless there is one: tests open reports in it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
@@ -21,12 +22,12 @@ fi
 has_browser() {
     command -v chromium || command -v chromium-browser || command -v google-chrome
 } >/dev/null
-install_browser() { # Playwright's own downloads lack what a bare Debian lacks, too
-    [ "$(id -u)" = 0 ] && command -v apt-get &&
+install_browser() { # unlike Playwright's own, Debian's comes with the libraries it needs
+    [ "$(id -u)" = 0 ] && command -v apt-get && echo '      Installing Chromium' >&3 &&
         timeout 300 apt-get update &&
         DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y \
             --no-install-recommends chromium
-} >/dev/null 2>&1 </dev/null
+} 3>&1 >/dev/null 2>&1 </dev/null
 has_browser || install_browser ||
     echo '      Chromium cannot be had: reports are not opened in a browser'
 # Not `python -m pytest`, which would put the checkout first in sys.path; the tests
