@@ -67,7 +67,7 @@ def find_person(model: nn.Module, person: Union[str, int] = 'person') -> int:
     if not isinstance(person, str):
         return int(person)
     meta = getattr(model, 'dataset_meta', None) or {}
-    names = meta.get('classes', meta.get('CLASSES', ()))
+    names = meta.get('classes') or meta.get('CLASSES') or ()
     names = [names] if isinstance(names, str) else list(names)
     for number, name in enumerate(names):
         if str(name).lower() == person.lower():
@@ -96,7 +96,7 @@ def frame_pipeline(cfg: Config) -> list[dict]:
             f'{_name(cfg)} has no test_dataloader.dataset.pipeline with '
             f'{FILE_STEPS[0]}, so it is not known how it takes a frame.'
         )
-    steps[loads[0]] = dict(type='mmdet.LoadImageFromNDArray')
+    steps[loads[0]] = dict(steps[loads[0]], type='mmdet.LoadImageFromNDArray')
     return steps
 
 
