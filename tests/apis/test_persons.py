@@ -129,7 +129,7 @@ class TestConfigs:
         assert cfg.model.type == 'YOLOX'
         # A pipeline inside a wrapper, with a step that reads labels.
         steps = frame_pipeline(cfg)
-        assert steps[0].type == 'mmdet.LoadImageFromNDArray'
+        assert steps[0]['type'] == 'mmdet.LoadImageFromNDArray'
         assert 'LoadAnnotations' not in [step['type'] for step in steps]
         with pytest.raises(FileNotFoundError, match='There is no config mmdet::no/no'):
             load_detector_config('mmdet::no/no.py')
