@@ -1,16 +1,17 @@
 """Window: frames on the screen, or a sentence that says why not."""
 
+import contextlib
 import os
+import struct
 import subprocess
 import sys
-import time
-from typing import Optional
+from pathlib import Path
 
-import cv2
 import numpy as np
 
-# Opens a window for a moment: OpenCV ends the process where it cannot.
-TRIAL = "import cv2; cv2.namedWindow('trial'); cv2.waitKey(1)"
+from .window_process import HEADER
+
+PROCESS = Path(__file__).with_name('window_process.py')
 
 
 class Window:
@@ -24,13 +25,22 @@ class Window:
     """
 
     def __init__(self, title: str) -> None:
-        check_display()
-        self.title = title
-        self._begin: Optional[float] = None
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        _check_display()
+        # Ctrl-C is for this process alone, which then closes the other.
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROCESS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        name = title.encode()
+        if self._send(struct.pack('<I', len(name)), name) != b'g':
+            self.close()
+            raise ValueError(_no_display(_why()))
 
     def show(self, image: np.ndarray, seconds: float) -> None:
-        """Show a frame.
+        """Show a frame, when it is its time.
 
         Args:
             image (np.ndarray): ``[H, W, 3]`` uint8, RGB.
@@ -39,38 +49,58 @@ class Window:
         Raises:
             KeyboardInterrupt: If q or Escape is pressed, or the window is closed.
         """
-        now = time.monotonic()
-        if self._begin is None or now - self._begin > seconds:
-            # Late, or the first: the clock goes on from here.
-            self._begin = now - seconds
-        cv2.imshow(self.title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        wait = seconds - (now - self._begin)
-        key = cv2.waitKey(max(1, int(wait * 1000)))
-        closed = cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
-        if key & 0xFF in (ord('q'), 27) or closed:
+        # [H, W, RGB] -> [H, W, BGR]
+        pixels = np.ascontiguousarray(image[..., ::-1])
+        header = HEADER.pack(*pixels.shape[:2], seconds)
+        if self._send(header, pixels.tobytes()) != b'g':
             raise KeyboardInterrupt
 
     def close(self) -> None:
         """Close the window."""
-        cv2.destroyAllWindows()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _send(self, *parts: bytes) -> bytes:
+        """Send something, and wait for the answer; empty if nobody is there."""
+        try:
+            for part in parts:
+                self._process.stdin.write(part)
+            self._process.stdin.flush()
+            return self._process.stdout.read(1)
+        except OSError:
+            return b''
 
 
 def check_display() -> None:
-    """Refuse to show where nothing can be shown."""
-    missing = 'no display (DISPLAY and WAYLAND_DISPLAY are not set)'
-    linux = sys.platform.startswith('linux')
-    if linux and not {'DISPLAY', 'WAYLAND_DISPLAY'} & {
-        k for k, v in os.environ.items() if v
-    }:
-        told = missing
-    else:
-        trial = subprocess.run([sys.executable, '-c', TRIAL], capture_output=True)
-        if trial.returncode == 0:
-            return
-        told = 'no window that OpenCV could open here (is it opencv-python-headless?)'
-        if linux and 'DISPLAY' in os.environ:
-            told += f', DISPLAY is {os.environ["DISPLAY"]!r}'
-    raise ValueError(
+    """Refuse to show where nothing can be shown.
+
+    Raises:
+        ValueError: If no window can be opened.
+    """
+    Window('trial').close()
+
+
+def _check_display() -> None:
+    if not sys.platform.startswith('linux'):
+        return
+    if not os.environ.get('DISPLAY') and not os.environ.get('WAYLAND_DISPLAY'):
+        raise ValueError(
+            _no_display('no display (DISPLAY and WAYLAND_DISPLAY are not set)')
+        )
+
+
+def _why() -> str:
+    told = 'no window that OpenCV could open here (is it opencv-python-headless?)'
+    if os.environ.get('DISPLAY'):
+        told += f', DISPLAY is {os.environ["DISPLAY"]!r}'
+    return told
+
+
+def _no_display(told: str) -> str:
+    return (
         f'--show needs a display, and there is {told}: write the video with --out, and '
         'look at it elsewhere.'
     )

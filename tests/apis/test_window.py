@@ -1,0 +1,49 @@
+"""Window, on a screen that is made for it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from memvit_mm.apis.window import Window, check_display
+
+pytestmark = pytest.mark.skipif(shutil.which('Xvfb') is None, reason='needs Xvfb')
+
+
+@pytest.fixture(scope='module')
+def screen():
+    """The name of a display."""
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ['Xvfb', '-displayfd', str(write), '-screen', '0', '640x480x24'],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    yield f':{number}'
+    server.terminate()
+    server.wait()
+
+
+def test_frames_are_shown_in_their_time(screen, monkeypatch):
+    monkeypatch.setenv('DISPLAY', screen)
+    check_display()
+    window = Window('a video')
+    try:
+        begin = time.monotonic()
+        for number in range(6):
+            window.show(np.full((48, 64, 3), 40 * number, np.uint8), 10 + number / 10)
+        assert time.monotonic() - begin > 0.45
+        # Ctrl-C in a terminal reaches the process group; the window is in another.
+        assert os.getpgid(window._process.pid) != os.getpgid(0)
+        window._process.send_signal(signal.SIGKILL)
+        with pytest.raises(KeyboardInterrupt):
+            window.show(np.zeros((48, 64, 3), np.uint8), 11)
+    finally:
+        window.close()
