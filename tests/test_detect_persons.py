@@ -1,5 +1,6 @@
 """tools/detect_persons.py: proposals of videos, on any number of processes."""
 
+import argparse
 import pickle
 import runpy
 import signal
@@ -171,18 +172,17 @@ class TestProcesses:
         stamps = [part.stat().st_mtime_ns for part in finished]
 
         options = ['--workers=2', '--batch-size=3']
-        line = [sys.executable, *command(folder, out, *options, videos=videos)]
-        done = subprocess.run(line, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert 'out.pkl: 22 boxes in 11 keyframes of 3 videos' in done.stdout
-        assert '3 of 6 videos could not be read, and are not in it:' in done.stderr
+        code, said, error = call(command(folder, out, *options, videos=videos))
+        assert code == 1
+        assert 'out.pkl: 22 boxes in 11 keyframes of 3 videos' in said
+        assert '3 of 6 videos could not be read, and are not in it:' in error
         for sentence in (
             'empty.mp4 is empty (0 bytes)',
             'text.mp4 cannot be opened or decoded',
             'short.mp4 is 0.42 seconds long, and its first keyframe would be 1 seconds',
         ):
-            assert sentence in done.stderr
-        assert 'Traceback' not in done.stderr
+            assert sentence in error
+        assert 'Traceback' not in error
         assert out.read_bytes() == proposals.read_bytes()
         # What was found before was not sought again.
         assert [part.stat().st_mtime_ns for part in finished] == stamps
@@ -192,6 +192,50 @@ class TestProcesses:
         code, said, _ = call(command(folder, out, videos=videos))
         assert code == 0 and '28 boxes in 14 keyframes of 6 videos' in said
         assert not parts.exists()
+
+    def test_interrupted(self, proposals, folder, tmp_path, call, monkeypatch):
+        out, detect = tmp_path / 'out.pkl', PersonDetector.detect
+        seen = []
+
+        def interrupted(self, images):
+            seen.append(len(images))
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            return detect(self, images)
+
+        line = command(folder, out, '--batch-size', '2')
+        with monkeypatch.context() as patch:
+            patch.setattr(PersonDetector, 'detect', interrupted)
+            code, _, error = call(line)
+        assert code == 130 and 'Interrupted: the same command goes on.' in error
+        part = ProposalParts(out).load(folder / 'videos' / 'a.mp4')
+        assert part.second == 4 and not part.finished
+        assert call(line)[0] == 0
+        assert out.read_bytes() == proposals.read_bytes()
+
+    def test_a_process_that_is_killed(
+        self, folder, tmp_path, call, monkeypatch, capsys
+    ):
+        """It is said which one, what it read, and what to do."""
+        from _detect_workers import run_workers
+
+        video = folder / 'videos' / 'a.mp4'
+        tool = tmp_path / 'tool.py'
+        tool.write_text(
+            'import json, os, sys\n'
+            f'print(json.dumps(dict(video={str(video)!r}, read=0.5, looks=3)))\n'
+            "print('the same', file=sys.stderr, flush=True)\n"
+            'sys.stdout.flush()\n'
+            "if os.environ['RANK'] == '1':\n"
+            '    os.kill(os.getpid(), 9)\n'
+        )
+        monkeypatch.setattr(sys, 'argv', [str(tool)])
+        args = argparse.Namespace(workers=2, overwrite=False)
+        videos = sorted((folder / 'videos').iterdir())
+        assert run_workers(args, videos) == 1
+        said = capsys.readouterr().err
+        assert f'process 1 was killed (SIGKILL) while it read {video}: if mem' in said
+        assert said.count('the same\n') == 1
 
     @pytest.mark.parametrize(
         'names',

@@ -210,7 +210,9 @@ def detect(args, detector, parts, video: Path, show):
         part.finished = True
     except UnreadableVideo as error:
         part.error = str(error)
-    parts.save(video, part)
+    finally:
+        # Also when interrupted.
+        parts.save(video, part)
     return part.error
 
 
@@ -307,7 +309,8 @@ def main() -> None:
             sys.exit(code)
         sys.exit(work(args, videos, rank, world, local_rank))
     except KeyboardInterrupt:
-        print('Interrupted: the same command goes on.', file=sys.stderr)
+        if TELL not in os.environ:
+            print('Interrupted: the same command goes on.', file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever started this process is gone.

@@ -126,10 +126,11 @@ class ProposalParts:
                 # Or another process has merged, and taken the parts away.
                 return None
             table = {
-                proposal_key(video.stem, second + timestamp_start): part.boxes[second]
+                # A new array: what was pickled before would show in the bytes.
+                proposal_key(video.stem, second + timestamp_start): boxes.astype('f4')
                 for video, part in parts.items()
                 if part.finished
-                for second in sorted(part.boxes)
+                for second, boxes in sorted(part.boxes.items())
             }
             _write(self.out, pickle.dumps(table, protocol=4))
             if self._stamps(videos) == before:
