@@ -167,6 +167,12 @@ def compare(
         # It has none: it is its own twin.
         del chosen[OURS], chosen[SAVING]
     chosen = {k: v for k, v in chosen.items() if only is None or k in only}
+    clip = clip_shape(cfg, template.size)
+    macs = {
+        name: backbone_cost(chosen[name], clip).macs
+        for name in (OURS, TWIN)
+        if name in chosen
+    }
     found: dict[str, dict[str, Result]] = dict(forward={}, training={})
     for kind in what:
         cases = {
@@ -184,10 +190,4 @@ def compare(
         }
         results = measure(list(cases.values()), repeats, profile)
         found[kind] = dict(zip(cases, results))
-    clip = clip_shape(cfg, template.size)
-    macs = {
-        name: backbone_cost(chosen[name], clip).macs
-        for name in (OURS, TWIN)
-        if name in chosen
-    }
     return Comparison(found['forward'], found['training'], macs)

@@ -1,12 +1,13 @@
 """Where a run spends its time, by operator, from torch's profiler."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
 # Matrix products and convolutions; the fused attention is both its products.
-PRODUCTS = ('mm', 'addmm', 'bmm', 'baddbmm', 'linear', 'convolution')
+PRODUCTS = ('mm', 'addmm', 'bmm', 'baddbmm', 'linear', 'linear_pointwise')
 ATTENTION = 'scaled_dot_product'
 
 
@@ -24,6 +25,8 @@ def profile_operators(run: Callable[[], None], device: str = 'cpu') -> dict[str,
         ``backends``, the attention kernels that ran, with how often; ``slowest``, a
         list of (operator, seconds, calls), slowest first.
     """
+    # It says on the terminal that it starts and stops.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '5')
     activities = [ProfilerActivity.CPU]
     cuda = device.startswith('cuda')
     if cuda:

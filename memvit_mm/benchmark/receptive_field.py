@@ -1,4 +1,4 @@
-"""Which earlier clips move the features of this one: measured by changing one of them."""
+"""Which earlier clips move the features of this one: one of them is changed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import logging
 from functools import cache
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -69,16 +70,18 @@ def is_compiling() -> bool:
 
 
 def in_parts(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, scores: int = SCORES_AT_ONCE
+    q: Tensor, k: Tensor, v: Tensor, scale: float, scores: Optional[int] = None
 ) -> Tensor:
     """The plain formula on some queries at a time; recomputed in the backward pass.
 
     Args:
-        scores (int): How many scores to hold at once, about.
+        scores (int, optional): How many scores to hold at once, about; by default
+            ``SCORES_AT_ONCE``.
 
     Returns:
         Tensor: [B, heads, Q, C].
     """
+    scores = scores or SCORES_AT_ONCE
     rows = max(scores // max(k.shape[:3].numel(), 1), 1)
     if rows >= q.shape[2]:
         return _plain(q, k, v, scale)

@@ -79,8 +79,11 @@ def empty_memory(specs: dict[str, MemorySpec], batch: int, like: Tensor):
     """
 
     def zeros(tokens: int, channels: int) -> KeyValue:
-        blank = like.new_zeros(batch, tokens, channels)
-        return KeyValue(blank, blank)
+        # Two tensors, as when they are filled: torch.compile tells that apart.
+        return KeyValue(
+            like.new_zeros(batch, tokens, channels),
+            like.new_zeros(batch, tokens, channels),
+        )
 
     return {
         name: PastClips(

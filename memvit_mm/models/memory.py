@@ -389,8 +389,8 @@ class MemoryStep:
             # slots x [B, tokens, C] -> [B, slots*tokens, C]
             older = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
         else:
-            none = like.new_zeros(len(self), 0, spec.channels)
-            older = KeyValue(none, none)
+            none = (len(self), 0, spec.channels)
+            older = KeyValue(like.new_zeros(none), like.new_zeros(none))
         return PastClips(recent, older, self._filled(slots, like.device))
 
     def _filled(self, slots: list[list], device: torch.device) -> Tensor:
@@ -406,8 +406,9 @@ class MemoryStep:
     ) -> KeyValue:
         """Rows of one slot: [B, tokens, C], zeros where there is nothing."""
         if not any(slot):
-            zeros = like.new_zeros(len(slot), tokens, channels)
-            return KeyValue(zeros, zeros)
+            # Two tensors, as when they are filled: torch.compile tells that apart.
+            size = (len(slot), tokens, channels)
+            return KeyValue(like.new_zeros(size), like.new_zeros(size))
         zeros = None if all(slot) else like.new_zeros(tokens, channels)
 
         def rows(part: str) -> Tensor:

@@ -1,0 +1,103 @@
+"""Pooling in channels-last order against torch's convolution, gradients included."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from torch import nn
+
+from memvit_mm.models import linear as linear_module
+from memvit_mm.models.linear import LeanMLP, linear
+from memvit_mm.models.pooling import _by_head, depthwise_pool
+
+MLP = LeanMLP.__mro__[1]
+assert MODELS  # mmaction.models needs memvit_mm's repairs first
+SIZE = (5, 6, 7)
+
+
+@pytest.mark.parametrize('heads, batch', [(1, 1), (2, 2)])
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('stride', [(1, 1, 1), (1, 2, 2), (4, 2, 2), (1, 8, 8)])
+@pytest.mark.parametrize('kernel', [(3, 3, 3), (7, 3, 3), (2, 2, 2), (1, 1, 1)])
+def test_pooling_is_the_convolution(kernel, stride, causal, heads, batch):
+    torch.manual_seed(0)
+    padding = [k // 2 for k in kernel]
+    conv = nn.Conv3d(4, 4, kernel, stride, padding, groups=4, bias=False).double()
+    x = torch.randn(batch, 5 * 6 * 7, heads * 4, dtype=torch.double)
+    x.requires_grad_()
+    out, size = depthwise_pool(x, SIZE, conv, heads, causal)
+
+    grid = x.unflatten(1, SIZE)
+    if causal:
+        grid = F.pad(grid, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
+        padding = [0, *padding[1:]]
+    expected = _by_head(grid, conv.weight, heads, stride, padding)
+    assert size == tuple(expected.shape[1:4])
+    expected = expected.flatten(1, 3)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    leaves = (x, conv.weight)
+    found = torch.autograd.grad((out * weight).sum(), leaves)
+    wanted = torch.autograd.grad((expected * weight).sum(), leaves)
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            depthwise_pool(x, SIZE, conv, heads, causal)[0], expected
+        )
+
+
+def test_channels_stay_where_they_are():
+    conv = nn.Conv3d(4, 4, 3, 1, 1, groups=4, bias=False)
+    x = torch.randn(1, 5 * 6 * 7, 8)
+    out, _ = depthwise_pool(x, SIZE, conv, heads=2)
+    assert out.is_contiguous()
+    # Each head by the same kernel.
+    alone, _ = depthwise_pool(x[..., 4:].contiguous(), SIZE, conv, heads=1)
+    torch.testing.assert_close(out[..., 4:], alone)
+
+
+@pytest.mark.parametrize('rows, wide', [(300, 512), (300, 200)])
+def test_linear_layers_by_onednn(rows, wide, monkeypatch):
+    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    torch.manual_seed(0)
+    x = torch.randn(2, rows, 256, requires_grad=True)
+    weight = torch.randn(wide, 256, requires_grad=True)
+    bias = torch.randn(wide, requires_grad=True)
+    out, expected = linear(x, weight, bias), F.linear(x, weight, bias)
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-5)
+    along = torch.randn_like(out)
+    leaves = (x, weight, bias)
+    found = torch.autograd.grad(out, leaves, along)
+    wanted = torch.autograd.grad(expected, leaves, along)
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('frozen', [False, True])
+def test_the_lean_mlp_is_the_mlp(dtype, frozen, monkeypatch):
+    monkeypatch.setattr(linear_module, 'WIDE', 2**12)
+    torch.manual_seed(0)
+    lean, full = LeanMLP(16, 64, 8).to(dtype), MLP(16, 64, 8).to(dtype)
+    full.load_state_dict(lean.state_dict())
+    x = torch.randn(2, 90, 16, dtype=dtype, requires_grad=True)
+    results = []
+    for mlp in (lean, full):
+        mlp.fc1.requires_grad_(not frozen)
+        mlp.zero_grad()
+        out = mlp(x)
+        (grad,) = torch.autograd.grad(out.square().sum(), x, retain_graph=True)
+        out.square().sum().backward(
+            inputs=[p for p in mlp.parameters() if p.requires_grad]
+        )
+        results.append((out, grad, [p.grad for p in mlp.parameters() if not frozen]))
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(lean(x), full(x), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_put_in_place_of_a_layer_is_called():
+    lean = LeanMLP(16, 64, 8)
+    calls = []
+    lean.fc1.register_forward_hook(lambda *_: calls.append('fc1'))
+    lean(torch.randn(2, 3, 16))
+    assert calls == ['fc1']
