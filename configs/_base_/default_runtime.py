@@ -15,4 +15,6 @@ custom_hooks = [
     dict(type='FiniteLossHook'),
     # Names the clips left out under on_bad_clip='skip' in the dataset.
     dict(type='BadClipHook'),
+    # Videos are decoded once, whatever the number of workers.
+    dict(type='LaneWorkersHook'),
 ]

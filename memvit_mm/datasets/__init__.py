@@ -3,6 +3,7 @@ from .bad_clip_mixin import BadClipMixin
 from .bad_clips import BadClipError
 from .epic_kitchens import EpicKitchensDataset
 from .epic_transforms import EpicFrameLabels, SampleEpicFrames
+from .lane_loader import LaneDataLoader
 from .sampler import ClipIndex, SequentialClipSampler
 from .sequential_reader import SequentialReader
 from .transforms import SampleClipFrames, StreamConsistent
@@ -14,6 +15,7 @@ __all__ = [
     'ClipIndex',
     'EpicFrameLabels',
     'EpicKitchensDataset',
+    'LaneDataLoader',
     'MemoryAVADataset',
     'SampleClipFrames',
     'SampleEpicFrames',

@@ -237,9 +237,21 @@ class SequentialClipSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield one batch of indices a step, one per lane that has a clip left."""
+        for batch in self.rows():
+            yield [index for _, index in batch]
+
+    def rows(self) -> Iterator[list[tuple[int, int]]]:
+        """As iterating, with the row that each index is in, a lane of this rank's.
+
+        When lanes run dry in testing, the place in a batch is not the row any more.
+        """
         if not self.shuffle:
             for step in range(self._steps):
-                yield [int(row[step]) for row in self._rows if step < len(row)]
+                yield [
+                    (number, int(row[step]))
+                    for number, row in enumerate(self._rows)
+                    if step < len(row)
+                ]
             return
         start, self._start = self._start, None
         epoch, played, column = self.epoch, [], 0
@@ -249,13 +261,16 @@ class SequentialClipSampler(Sampler):
         lanes = [lane for lane in range(self.lanes) if self.is_ours(lane)]
         for step in range(column, clips.shape[1]):
             yield [
-                ClipIndex(
-                    clips[lane, step],
-                    lane + self.lanes * int(pieces[lane, step]),
-                    epoch,
-                    self.seed,
+                (
+                    row,
+                    ClipIndex(
+                        clips[lane, step],
+                        lane + self.lanes * int(pieces[lane, step]),
+                        epoch,
+                        self.seed,
+                    ),
                 )
-                for lane in lanes
+                for row, lane in enumerate(lanes)
             ]
         if not hasattr(self.sampler, 'epoch'):  # InfiniteSampler, for one
             self._epoch = epoch + 1

@@ -14,6 +14,8 @@ from .opencv_engine import BrokenOrderError, OpenCVEngine, is_steady
 
 # Frames kept, in spans of a clip: jitter, and clips of other lengths, go back a bit.
 SPANS = 1.125
+# So few frames ahead are decoded, never sought.
+NEAR = 32
 # Frames at the beginning of a file on which OpenCV must agree with decord.
 HEAD = 16
 
@@ -178,8 +180,10 @@ class SequentialReader:
         place = int(np.searchsorted(self._keys, first, side='right')) - 1
         key, before = int(self._keys[place]), int(self._keys[max(place - 1, 0)])
         try:
-            # To seek a key frame, the part before it is decoded.
-            if not before <= engine.position <= first:
+            # To seek a key frame, the part before it is decoded, and never less than
+            # 16 frames.
+            nearest = min(before, first - NEAR)
+            if not nearest <= engine.position <= first:
                 engine.jump(key, before)
             for number in range(engine.position, last + 1):
                 frame = engine.next(is_wanted=number >= kept_from)

@@ -4,12 +4,14 @@ from .bad_clip_hook import BadClipHook
 from .checkpoint_hook import MemoryCheckpointHook
 from .cpu_amp import CPUAmpOptimWrapper
 from .finite_loss_hook import FiniteLossHook
+from .lane_workers_hook import LaneWorkersHook
 from .memory_reset_hook import MemoryResetHook
 
 __all__ = [
     'BadClipHook',
     'CPUAmpOptimWrapper',
     'FiniteLossHook',
+    'LaneWorkersHook',
     'MemoryCheckpointHook',
     'MemoryResetHook',
 ]

@@ -1,0 +1,45 @@
+"""LaneWorkersHook: dataloader workers that read videos in order."""
+
+from mmaction.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
+from torch.random import fork_rng
+
+from ..datasets.lane_loader import by_lanes
+
+
+@HOOKS.register_module()
+class LaneWorkersHook(Hook):
+    """Let every worker read lanes of its own, so that each frame is decoded once.
+
+    In each loop of the runner whose dataloader has ``SequentialClipSampler`` and reads
+    videos with ``VideoInit``, a :class:`LaneDataLoader` takes the dataloader's place,
+    and a video is kept open for each lane. Batches stay as they are, in every respect.
+
+    There are no more workers than lanes (rows of a process's batch): where these are
+    few, ``VideoInit(num_threads=...)`` lets each decode with more threads.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Exchange the dataloaders of all loops that there are."""
+        for name in ('train', 'val', 'test'):
+            loop = getattr(runner, f'_{name}_loop')
+            loader = getattr(loop, 'dataloader', None)
+            if loader is None:
+                continue
+            wanted, loop.dataloader = loader.num_workers, by_lanes(loader)
+            if loop.dataloader is loader:
+                continue
+            if hasattr(loop, 'dataloader_iterator'):
+                # IterBasedTrainLoop has begun already; its seed is drawn once more.
+                with fork_rng(devices=[]):
+                    iterator = _InfiniteDataloaderIterator(loop.dataloader)
+                loop.dataloader_iterator = iterator
+            count = loop.dataloader.num_workers
+            if count < wanted and is_main_process():
+                runner.logger.info(
+                    f'{name}_dataloader: {count} of num_workers={wanted} workers read '
+                    'videos, one for each row of the batch.'
+                )
