@@ -594,7 +594,7 @@ def test_videos_in_both_splits(data):
 def test_config_without_ava(data):
     data.train.clear()
     data.train.update(type='VideoDataset', ann_file='list.txt')
-    data.expect('WARNING', r'VideoDataset is no AVA dataset; it is not checked')
+    data.expect('WARNING', r'VideoDataset is no dataset of AVA or EPIC-KITCHENS')
     empty = check_config(Config(dict()))
     assert 'the config has no train_dataloader or val_dataloader' in str(
         empty.findings[0]

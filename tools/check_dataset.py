@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tell what is wrong with a config's AVA-style data, before a run does.
+"""Tell what is wrong with a config's data, AVA's or EPIC's, before a run does.
 
 python tools/check_dataset.py configs/memvit_ava.py
 """

@@ -1,10 +1,11 @@
-"""Find what is wrong with AVA-style data before a run does, or does not.
+"""Find what is wrong with a config's data before a run does, or does not.
 
-Most faults of such data stop nothing: boxes whose keys are spelled otherwise are
+Most faults of AVA-style data stop nothing: boxes whose keys are spelled otherwise are
 replaced by the whole frame, labels that the label map lacks are not counted, frames
 past a video's end repeat the last one. What they have in common is an mAP of 0, hours
 later. :func:`check_config` reads the files that a config names, as they are, without
-building a dataset, and says what is wrong where and what to do about it.
+building a dataset, and says what is wrong where and what to do about it. EPIC-KITCHENS'
+files are checked by :mod:`.check_epic`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from os import path as osp
 from typing import Any, Optional
 
+from .check_epic import check_epic
 from .check_media import check_media
 from .check_proposals import check_proposals
 from .check_tables import (
@@ -44,9 +46,15 @@ class Finding:
 
 @dataclass
 class Report:
-    """The findings, in order."""
+    """The findings, in order.
+
+    Attributes:
+        findings (list[Finding]): Them.
+        unchecked (int): Datasets of other kinds, of which nothing was checked.
+    """
 
     findings: list[Finding] = field(default_factory=list)
+    unchecked: int = 0
 
     def error(self, text: str) -> None:
         self.findings.append(Finding('ERROR', text))
@@ -67,6 +75,8 @@ class Report:
         text = f'{_number(errors, "error")}, {_number(warnings, "warning")}'
         if errors:
             return f'{text}: mend the errors first, some hide others'
+        if self.unchecked:
+            return f'{text}: the data that was checked can be trained on'
         return f'{text}: the data can be trained on'
 
 
@@ -157,6 +167,14 @@ def check_config(cfg: Any, splits: Sequence[str] = SPLITS, sample: int = 20) -> 
             _check_sampler(report, split, loader)
         where = f'{split}_dataloader.dataset'
         for at, dataset in _datasets(where, loader.get('dataset') or {}):
+            if _type_name(dataset) == 'EpicKitchensDataset':
+                key = repr(dataset)
+                if key in seen:
+                    report.ok(f'{at}: the same data as {seen[key]}')
+                    continue
+                seen[key] = at
+                check_epic(report, cfg, at, dataset, sample)
+                continue
             fields = _fields(report, at, dataset, has_memory, split)
             if fields is None:
                 continue
@@ -218,9 +236,10 @@ def _fields(
     name = _type_name(dataset)
     if 'AVA' not in name and 'proposal_file' not in dataset:
         report.warning(
-            f'{where}: {name or "a dataset without type"} is no AVA dataset; '
-            'it is not checked'
+            f'{where}: {name or "a dataset without type"} is no dataset of AVA or '
+            'EPIC-KITCHENS; it is not checked'
         )
+        report.unchecked += 1
         return None
     if not dataset.get('ann_file'):
         report.error(f'{where}: {name} needs an ann_file; name the CSV file')
