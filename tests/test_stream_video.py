@@ -217,9 +217,12 @@ class TestErrors:
             'a.mp4': 'a.mp4 is empty (0 bytes)',
             'b.mp4': 'b.mp4 cannot be opened or decoded',
             'a.png': 'a.png is a still image',
+            '0': '0 is a camera, it seems',
+            'http://here/video': 'video is a camera, it seems',
             '.': 'is a folder, not a video',
         }.items():
-            said = self.fails(call, tmp_path / name, *EPIC, '--out', 'o.mp4')
+            path = name if name[0] in '0h' else tmp_path / name
+            said = self.fails(call, path, *EPIC, '--out', 'o.mp4')
             assert sentence in said
 
     @pytest.mark.parametrize(
@@ -241,6 +244,7 @@ class TestErrors:
             (['--out', 'o.mp4', '--stride', '-1'], 'stride=-1.0 must be seconds'),
             (['--out', 'o.mp4', '--label-map', 'no.txt'], 'no.txt does not exist'),
             (['--out', 'o.mp4', '--codec', 'x'], "codec='x' must be four letters"),
+            (['--out', 'o.mp4', '--device', 'gpu'], '--device gpu is no device'),
             (['--out', 'o.mp4', '--device', 'cuda:9'], '--device cuda:9'),
             (['--out', 'o.mp4', *AVA], 'give --det-config and --det-checkpoint of'),
             (['--out', 'o.mp4', *AVA, '--det-config', 'a', '--boxes', 'b'],

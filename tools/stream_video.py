@@ -182,6 +182,12 @@ def check(args, cfg) -> None:
     check_stride(args.stride)
     for path in args.label_map or ():
         read_names(path)
+    try:
+        torch.device(args.device or 'cpu')
+    except RuntimeError:
+        raise ValueError(
+            f'--device {args.device} is no device: cpu, cuda or cuda:1, say.'
+        ) from None
     if args.device and 'cuda' in args.device and not torch.cuda.is_available():
         raise ValueError(
             f'--device {args.device} is a GPU, and there is none that torch can use: '
@@ -281,6 +287,11 @@ def annotate(args, interrupts) -> int:
     outputs = Outputs(args.out, args.json, args.timeline, args.report, args.show)
     # What is wrong with these is said before a model is loaded.
     check_look(look)
+    if '://' in args.video or (args.video.isdigit() and not Path(args.video).exists()):
+        raise ValueError(
+            f'{args.video} is a camera, it seems, and this tool reads files: for '
+            'cameras there is VideoStream of memvit_mm.apis.'
+        )
     file = VideoFile(args.video)
     file.close()
     outputs.check(os.path.expanduser(args.video))

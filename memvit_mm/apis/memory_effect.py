@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from .predictor import Predictor, PreparedClip
 from .results import Prediction
+from .stream_info import memory_steps
 
 
 class ComparingPredictor(Predictor):
@@ -25,7 +26,7 @@ class ComparingPredictor(Predictor):
     def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """What the model says about some clips, of any streams, in two batches."""
         found = super().predict(clips)
-        if self.memory is None:
+        if not memory_steps(self):
             return found
         with self._lock:
             self.memory.set_aside()

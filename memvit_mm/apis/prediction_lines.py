@@ -13,7 +13,7 @@ DIGITS = 6
 
 
 class PredictionLines:
-    """Writes a file of JSON lines, of which each is complete at any time.
+    """Writes a file of JSON lines, which are whole at any time.
 
     The first line describes the rest: ``{"type": "stream", ...}`` with the video (its
     ``name``, ``fps``, ``size``, ``duration``), the model (``config``, ``checkpoint``)
@@ -48,6 +48,8 @@ class PredictionLines:
         self.path = path
         self.info = info
         self.top = top
+        self.count = 0
+        """Predictions written."""
         self._file = open(path, 'w', encoding='utf-8')  # noqa: SIM115 (until close())
         self._write(dict(type='stream', **about, **info.to_dict()))
 
@@ -63,17 +65,19 @@ class PredictionLines:
         )
         if prediction.without_memory is not None:
             line['without_memory'] = self._scores(prediction.without_memory, True)
-        self._write(line)
+        self._write(line, 1)
 
     def close(self, **counts: Any) -> None:
         """Add the last line."""
         if not self._file.closed:
-            self._write(dict(type='end', **counts))
+            self._write(dict(type='end', **counts, predictions=self.count))
             self._file.close()
 
-    def _write(self, line: dict) -> None:
+    def _write(self, line: dict, predictions: int = 0) -> None:
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
         # At once: what is interrupted has whole lines.
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
+        self.count += predictions
+        self._file.write(text)
         self._file.flush()
 
     def _scores(self, prediction: Prediction, twin: bool = False) -> dict[str, Any]:

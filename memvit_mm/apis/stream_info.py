@@ -76,7 +76,7 @@ def info_of(
         classes,
         grid.stride,
         (sampler.clip_len - 1) * sampler.frame_interval / rate,
-        _reach(predictor) * grid.stride or None,
+        memory_steps(predictor) * grid.stride or None,
         ahead,
         predictor.recipe.centered,
     )
@@ -114,8 +114,8 @@ def named(names: Names, count: int) -> list[str]:
     return [str(name) for name in names[:count]]
 
 
-def _reach(predictor: Predictor) -> int:
-    """Steps that the model looks back at most, in one layer."""
+def memory_steps(predictor: Predictor) -> int:
+    """Clips that the model looks back at most, in one layer; 0 without a memory."""
     if predictor.memory is None:
         return 0
     return max(

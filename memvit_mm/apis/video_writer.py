@@ -81,9 +81,11 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file. Without a frame there is none."""
         if self._writer is not None:
+            # In this order it can be called again, where Ctrl-C came in between.
             self._writer.release()
+            if osp.exists(part_of(self.path)):
+                os.replace(part_of(self.path), self.path)
             self._writer = None
-            os.replace(part_of(self.path), self.path)
 
     def _open(self, image: np.ndarray) -> None:
         height, width = image.shape[:2]

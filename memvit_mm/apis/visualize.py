@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
+
 from .draw import Look, Painter
 from .output_files import check_apart, check_output
 from .playback import Pictures, Playback
@@ -141,18 +143,21 @@ def annotate_video(
         playback.close()
         raise
     try:
-        for prediction in stream.run(source):
-            session.take(prediction)
-            if progress is not None:
-                progress(prediction.time, playback.duration)
-        session.finish()
+        try:
+            for prediction in stream.run(source):
+                session.take(prediction)
+                if progress is not None:
+                    progress(prediction.time, playback.duration)
+            session.finish()
+        except KeyboardInterrupt:
+            session.close('interrupted', stream.counts)
+            raise
+        except BaseException as error:
+            session.close(str(error) or type(error).__name__, stream.counts)
+            raise
+        session.close(None, stream.counts)
     except KeyboardInterrupt:
-        session.close('interrupted', stream.counts)
         raise Interrupted(session.made(stream.counts)) from None
-    except BaseException as error:
-        session.close(str(error) or type(error).__name__, stream.counts)
-        raise
-    session.close(None, stream.counts)
     return session.made(stream.counts)
 
 
@@ -196,14 +201,15 @@ class _Session:
 
     def take(self, prediction: Prediction) -> None:
         """The next prediction: written down, and the frames up to it drawn."""
+        _check_finite(prediction)
         # What is kept until the end is small.
         prediction.data_sample = None
         if prediction.without_memory is not None:
             prediction.without_memory.data_sample = None
-        if self.lines is not None:
-            self.lines.write(prediction)
         before = self.predictions[-1] if self.predictions else None
         self.predictions.append(prediction)
+        if self.lines is not None:
+            self.lines.write(prediction)
         self._draw(prediction.time, before, prediction)
 
     def finish(self) -> None:
@@ -237,12 +243,20 @@ class _Session:
         )
 
     def close(self, reason: Optional[str], counts: StreamCounts) -> None:
-        """Finish every file, of what there is."""
+        """Finish every file, of what there is.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C came meanwhile, when all is done.
+            Exception: The first that went wrong, unless something had before.
+        """
         self.playback.close()
         steps = (self._close_video, self._close_lines, self._timeline, self._report)
-        errors = []
+        errors, interrupted = [], False
         for step in steps:
             try:
+                step(reason, counts)
+            except KeyboardInterrupt:
+                interrupted = True
                 step(reason, counts)
             except Exception as error:
                 errors.append(error)
@@ -250,6 +264,8 @@ class _Session:
             self.window.close()
         if errors and reason is None:
             raise errors[0]
+        if interrupted:
+            raise KeyboardInterrupt
 
     def _close_video(self, reason: Optional[str], counts: StreamCounts) -> None:
         if self.video is not None:
@@ -262,7 +278,6 @@ class _Session:
             self.lines.close(
                 complete=reason is None,
                 reason=reason,
-                predictions=len(self.predictions),
                 frames=counts.frames,
                 dropped=counts.dropped,
                 skipped=counts.skipped,
@@ -294,3 +309,11 @@ class _Session:
                 clip_file=self.source,
             )
             self.written['report'] = self.outputs.report
+
+
+def _check_finite(prediction: Prediction) -> None:
+    if not np.isfinite(prediction.scores).all():
+        raise ValueError(
+            f'The prediction at {prediction.time:g} seconds has scores that are nan or '
+            'infinite: is the checkpoint of a run that diverged?'
+        )

@@ -15,6 +15,7 @@ from memvit_mm.apis import (
     VideoStream,
     annotate_video,
     read_lines,
+    visualize,
 )
 from memvit_mm.apis.predictor import Predictor
 from memvit_mm.apis.visualize import Playback
@@ -141,6 +142,18 @@ class TestRecognizer:
         assert sorted(p.name for p in made[0].iterdir()) == [
             'out.html', 'out.jsonl', 'out.mp4', 'out.png',
         ]  # fmt: skip
+
+    def test_a_model_that_remembers_nothing_runs_once(self, video, tmp_path):
+        small = data.small_models
+        model = small.recognizer(
+            backbone=small.backbone_cfg(memory_layers=()),
+            cls_head=dict(type='MViTHead', num_classes=3, in_channels=small.DIMS),
+            data_preprocessor=data.PREPROCESSOR,
+        )
+        model.cfg = data.config(data.epic_pipeline(), context_stride=1.0)
+        made = annotate(model, video, tmp_path, kinds=['timeline'])
+        assert made.info.memory_seconds is None
+        assert made.predictions[0].without_memory is None
 
     def test_without_comparison(self, model, video, tmp_path):
         stream = VideoStream(Predictor(model))
@@ -310,6 +323,30 @@ class TestPeople:
 
 
 class TestErrors:
+    def test_nan(self, video, tmp_path):
+        model = data.epic_model()
+        for weight in model.cls_head.parameters():
+            weight.data.fill_(float('nan'))
+        with pytest.raises(ValueError, match='at 1 seconds has scores that are nan'):
+            annotate(model, video, tmp_path)
+        assert not read_lines(tmp_path / 'new' / 'out.jsonl')[1]
+
+    def test_ctrl_c_while_files_are_finished(self, model, video, tmp_path, monkeypatch):
+        calls = []
+
+        def interrupted(*given):
+            calls.append(given)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            return draw(*given)
+
+        draw = visualize.draw_timeline
+        monkeypatch.setattr(visualize, 'draw_timeline', interrupted)
+        with pytest.raises(Interrupted) as error:
+            annotate(model, video, tmp_path)
+        assert sorted(error.value.made.files) == KINDS
+        assert read_lines(tmp_path / 'new' / 'out.jsonl')[2]['complete']
+
     def test_too_few_names(self, model, video, tmp_path):
         with pytest.raises(ValueError, match='2 names of verbs, but the model has 4'):
             annotate(model, video, tmp_path, labels=dict(verbs=['a', 'b']))
