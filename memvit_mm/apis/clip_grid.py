@@ -125,7 +125,12 @@ def read_recipe(cfg: Mapping, sampler: Optional[dict] = None) -> ClipRecipe:
             f'sampler has type={kind!r}, it takes one of {", ".join(SAMPLERS)}.'
         )
     choose, centered = SAMPLERS[kind](sampler)
-    after = [TRANSFORMS.build(step) for step in pipeline[decoders[-1] + 1 :]]
+    steps = list(pipeline[decoders[-1] + 1 :])
+    resize = pipeline[decoders[-1]].get('resize')
+    if resize is not None:
+        # VideoDecode does it itself.
+        steps.insert(0, dict(resize, type='Resize'))
+    after = [TRANSFORMS.build(step) for step in steps]
     after = [step for step in after if not isinstance(step, EpicFrameLabels)]
     return ClipRecipe(choose, after, centered, _stride(kind, dataset))
 

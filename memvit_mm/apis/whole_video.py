@@ -14,6 +14,7 @@ from mmaction.datasets.transforms import (
     ArrayDecode,
     DecordInit,
     RawFrameDecode,
+    Resize,
     SampleAVAFrames,
 )
 from mmaction.datasets.transforms.loading import InferencerPackInput
@@ -155,17 +156,21 @@ class WholeVideoPipeline(Compose):
         for step in self.transforms[self.place :]:
             if isinstance(step, EpicFrameLabels):
                 continue
-            if type(step).__name__.endswith('Decode'):
-                step = step if isinstance(step, kind) else decode
+            if type(step).__name__.endswith('Decode') and not isinstance(step, kind):
+                # Frames that do not come from a video come in their own size.
+                resize = getattr(step, 'resize', None)
+                steps += [decode] if resize is None else [decode, Resize(**resize)]
+                continue
             steps.append(step)
         return steps
 
     def _init_step(self) -> VideoInit:
-        """What opens a file: the pipeline's own settings, no reader kept open."""
+        """What opens a file, to read it from front to back: the pipeline's settings."""
         for step in self.transforms[: self.place]:
             if isinstance(step, DecordInit):
-                return VideoInit(step.io_backend, step.num_threads, **step.kwargs)
-        return VideoInit()
+                options = dict(step.kwargs, keep_open=1)
+                return VideoInit(step.io_backend, step.num_threads, **options)
+        return VideoInit(keep_open=1)
 
 
 class WholeVideo:

@@ -143,7 +143,8 @@ class VideoDecode(DecordDecode):
 
     def __init__(self, mode: str = 'accurate', resize: Optional[dict] = None) -> None:
         super().__init__(mode)
-        self.resize = None if resize is None else _ResizeInReader(**resize)
+        self.resize = resize
+        self._resize = None if resize is None else _ResizeInReader(**resize)
 
     def transform(self, results: dict) -> dict:
         """Add ``imgs`` (list of ``[H, W, 3]`` uint8 RGB) and their shape in pixels."""
@@ -154,7 +155,7 @@ class VideoDecode(DecordDecode):
             for number in range(1, self.tries + 1):
                 try:
                     results = super().transform(results)
-                    return self.resize.transform(results) if self.resize else results
+                    return self._resize.transform(results) if self._resize else results
                 except (decord.DECORDError, RuntimeError, IndexError) as error:
                     reader, failure = results['video_reader'], error
                 if not isinstance(reader, SequentialReader):
@@ -179,13 +180,15 @@ class VideoDecode(DecordDecode):
         is_sequential = isinstance(container, SequentialReader)
         if is_sequential and self.mode != 'accurate':
             container, is_sequential = container.reopen(), False
-        if self.resize is None:
+        if self._resize is None:
             return super()._decord_load_frames(container, frame_inds)
         if not is_sequential:
             frames = super()._decord_load_frames(container, frame_inds)
-            self.resize.put(map(self.resize.convert, frames))
+            self._resize.put(map(self._resize.convert, frames))
             return frames
-        self.resize.put(container.get_batch(frame_inds, self.resize.convert).asnumpy())
+        self._resize.put(
+            container.get_batch(frame_inds, self._resize.convert).asnumpy()
+        )
         pixel = np.zeros((1, 1, 3), np.uint8)
         frame = np.broadcast_to(pixel, (*container.shape, 3))
         return [frame] * len(frame_inds)
