@@ -1,6 +1,7 @@
 """An mmdet detector from a config and a checkpoint, or a sentence: why not."""
 
 import copy
+import importlib.util
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -9,7 +10,6 @@ from typing import Any, Union
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hub import get_config
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -110,24 +110,30 @@ def load_detector_config(config: Union[str, os.PathLike, Config]) -> Config:
         cfg = copy.deepcopy(config)
     else:
         name = os.path.expanduser(os.fspath(config))
-        if '::' in name:
-            try:
-                cfg = get_config(name)
-            except (ImportError, ValueError, FileNotFoundError) as error:
-                raise FileNotFoundError(
-                    f'There is no config {name} of a person detector ({error}).'
-                ) from None
-        elif os.path.isfile(name):
-            cfg = Config.fromfile(name)
+        path = _installed_config(name) if '::' in name else name
+        if os.path.isfile(path):
+            cfg = Config.fromfile(path)
         else:
             raise FileNotFoundError(
-                f'There is no config file {name} of a person detector; those that '
+                f'There is no config file {path} of a person detector; those that '
                 "mmdet is installed with have names as 'mmdet::rtmdet/"
                 "rtmdet_tiny_8xb32-300e_coco.py'."
             )
     if 'model' not in cfg:
         raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
     return cfg
+
+
+def _installed_config(name: str) -> str:
+    """The path of ``'mmdet::yolox/...'``. mmengine's would install what is missing."""
+    package, _, config = name.partition('::')
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.origin:
+        raise FileNotFoundError(
+            f'There is no config {name} of a person detector: no package {package!r} '
+            'is installed.'
+        )
+    return os.path.join(os.path.dirname(found.origin), '.mim', 'configs', config)
 
 
 def _without_pretrained(part: Any) -> Any:

@@ -52,6 +52,12 @@ class PersonDetector:
     Raises:
         ValueError, FileNotFoundError: If config or checkpoint are missing or do not fit
             each other, or there is no class for people.
+
+    Examples:
+        >>> config = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
+        >>> people = PersonDetector(config, device='cpu')
+        >>> people(np.zeros((48, 64, 3), np.uint8)).shape[1]
+        5
     """
 
     def __init__(

@@ -53,6 +53,12 @@ def model():
     return ava_model()
 
 
+@pytest.fixture(scope='module')
+def found(model, detector, video):
+    """What a stream says who does what, by second."""
+    return list(VideoStream(model, boxes=detector).run(video))
+
+
 class TestBoxes:
     def test_people_are_where_they_are(self, detector):
         assert detector.person == 0
@@ -131,8 +137,12 @@ class TestConfigs:
         steps = frame_pipeline(cfg)
         assert steps[0]['type'] == 'mmdet.LoadImageFromNDArray'
         assert 'LoadAnnotations' not in [step['type'] for step in steps]
-        with pytest.raises(FileNotFoundError, match='There is no config mmdet::no/no'):
+        with pytest.raises(FileNotFoundError, match='config file .*configs/no/no.py'):
             load_detector_config('mmdet::no/no.py')
+        # Not even what mmengine would install.
+        for package in ('mmnowhere', ''):
+            with pytest.raises(FileNotFoundError, match=f"no package '{package}' is"):
+                load_detector_config(f'{package}::a/b.py')
 
     def test_nothing_is_downloaded(self, files, monkeypatch):
         def refuse(*args):
@@ -234,10 +244,6 @@ class TestConfigs:
 
 class TestEndToEnd:
     """A video, a detector of mmdet, a MemoryFastRCNN: who does what, by second."""
-
-    @pytest.fixture(scope='class')
-    def found(self, model, detector, video):
-        return list(VideoStream(model, boxes=detector).run(video))
 
     def test_stream(self, found, model, detector, frames):
         assert [p.time for p in found] == [1, 2, 3, 4, 5]
