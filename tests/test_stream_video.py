@@ -1,6 +1,7 @@
 """tools/stream_video.py as its users call it, and as they interrupt it."""
 
 import os
+import pickle
 import runpy
 import signal
 import subprocess
@@ -104,6 +105,19 @@ def test_people_of_a_detector(call, folder, tmp_path):
     assert lines[0]['people'][0]['track_id'] == 0
     assert 'without_memory' not in lines[0]
     assert seconds_of(tmp_path / 'o.webm') == pytest.approx(4, abs=0.1)
+
+
+def test_proposals(call, folder, tmp_path):
+    boxes = np.float32([[0.1, 0.1, 0.6, 0.9, 0.95]])
+    path = tmp_path / 'p.pkl'
+    path.write_bytes(pickle.dumps({f'main,{902 + n:04d}': boxes for n in range(3)}))
+    line = [folder / 'street.mp4', *AVA, '--boxes', path, '--json', tmp_path / 'o.json']
+    code, _, said = call(*line)
+    assert code == 1 and "no boxes of 'street', but of main: say what" in said
+    code, _, said = call(*line, '--video-id', 'main')
+    assert code == 0 and 'There is no --checkpoint: the weights are random' in said
+    people = [len(line['people']) for line in read_lines(tmp_path / 'o.json')[1]]
+    assert people == [0, 1, 1]
 
 
 def test_short_video(call, tmp_path):

@@ -253,10 +253,19 @@ def build(args, cfg, file):
         labels = dict(zip(('verbs', 'nouns'), labels)) if labels[1:] else labels[0]
     kind = Predictor if args.no_comparison else ComparingPredictor
     predictor = kind(model, boxes=boxes, labels=labels)
+    name = args.video_id or Path(args.video).stem
+    if args.boxes:
+        known = list(dict.fromkeys(video for video, _ in predictor.boxes.table))
+        if name not in known:
+            told = ', '.join(known[:5]) + (', ...' if known[5:] else '')
+            raise ValueError(
+                f'{args.boxes} has no boxes of {name!r}, but of {told}: say what the '
+                'video is called there with --video-id.'
+            )
     return VideoStream(
         predictor,
         stride=args.stride or short_stride(predictor, file),
-        name=args.video_id or Path(args.video).stem,
+        name=name,
         on_damage=args.on_damage,
         track=True if detects else None,
     )

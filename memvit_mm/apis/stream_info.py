@@ -93,6 +93,13 @@ def _classes(predictor: Predictor) -> dict[str, list[str]]:
         )
     else:
         parts = dict(actions=(names.actions, model.cls_head.num_classes))
+    files = 'two files, of verbs and of nouns' if 'verbs' in parts else 'one file'
+    for part, known in names._asdict().items():
+        if known is not None and part not in parts:
+            raise ValueError(
+                f'The label map has names of {part}, but the model tells '
+                f'{" and ".join(parts)}: give {files}.'
+            )
     for part, (known, count) in parts.items():
         if known is not None and len(known) < count:
             raise ValueError(

@@ -351,6 +351,10 @@ class TestErrors:
         with pytest.raises(ValueError, match='2 names of verbs, but the model has 4'):
             annotate(model, video, tmp_path, labels=dict(verbs=['a', 'b']))
 
+    def test_names_of_another_kind(self, model, video, tmp_path):
+        with pytest.raises(ValueError, match='names of actions, .* give two files, of'):
+            annotate(model, video, tmp_path, labels=['a'])
+
     def test_nothing_asked_for(self, model, video):
         with pytest.raises(ValueError, match='Nothing is asked for'):
             annotate_video(VideoStream(model), video, Outputs())
