@@ -28,6 +28,7 @@ from .layer_memory import (
     empty_memory,
 )
 from .linear import LeanMLP, run_linear
+from .pooling import max_pool
 from .relative_position import Size
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
@@ -117,9 +118,7 @@ class MemoryBlock(BaseModule):
         if self.pool_skip is None:
             return x
         cls_token, patches = x[:, : self.with_cls_token], x[:, self.with_cls_token :]
-        # (B, T*H*W, C) -> (B, C, T, H, W), a view: channels last -> (B, T'*H'*W', C)
-        patches = patches.unflatten(1, size).permute(0, 4, 1, 2, 3)
-        patches = self.pool_skip(patches).permute(0, 2, 3, 4, 1).flatten(1, 3)
+        patches = max_pool(patches, size, self.pool_skip)
         return torch.cat([cls_token, patches], dim=1)
 
 

@@ -15,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fused_attention import is_compiling
 from .relative_position import Size
 
 
@@ -96,6 +97,52 @@ def _convolve(
     x = x.permute(0, 4, 1, 2, 3)
     out = F.conv3d(x, weight, None, stride, padding, groups=len(weight))
     return out.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:
+    """The largest of each window of patch tokens: [B, T*H*W, C] -> [B, T'*H'*W', C].
+
+    Args:
+        x (Tensor): [B, T*H*W, C].
+        size (tuple[int, int, int]): T, H, W.
+        pool (nn.MaxPool3d): The windows.
+    """
+    # (B, T*H*W, C) -> (B, C, T, H, W), a view: channels last
+    x = x.unflatten(1, size).permute(0, 4, 1, 2, 3)
+    window = (pool.kernel_size, pool.stride, pool.padding)
+    if torch.is_grad_enabled() and not is_compiling():
+        x = _MaxPool.apply(x, *map(tuple, window))
+    else:
+        x = F.max_pool3d(x, *window)
+    # (B, C, T', H', W') -> (B, T'*H'*W', C)
+    return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max-pooling of [B, C, T, H, W] that keeps where each maximum was, not the input."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: tuple, stride: tuple, padding: tuple) -> Tensor:
+        out, places = torch.ops.aten.max_pool3d_with_indices(x, kernel, stride, padding)
+        ctx.save_for_backward(places.to(torch.int32))
+        ctx.settings = x.shape, kernel, stride, padding
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (places,) = ctx.saved_tensors
+        shape, *window = ctx.settings
+        # Its shape and layout are all that is read of the input.
+        like = torch.empty(
+            shape,
+            dtype=grad.dtype,
+            device=grad.device,
+            memory_format=torch.channels_last_3d,
+        )
+        grad = torch.ops.aten.max_pool3d_with_indices_backward(
+            grad, like, *window, [1, 1, 1], False, places.long()
+        )
+        return grad, None, None, None
 
 
 class _ChannelsLast(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch import nn
 
 from memvit_mm.models import linear as linear_module
 from memvit_mm.models.linear import LeanMLP, linear
-from memvit_mm.models.pooling import _by_head, depthwise_pool
+from memvit_mm.models.pooling import _by_head, depthwise_pool, max_pool
 
 MLP = LeanMLP.__mro__[1]
 assert MODELS  # mmaction.models needs memvit_mm's repairs first
@@ -101,3 +101,21 @@ def test_what_is_put_in_place_of_a_layer_is_called():
     lean.fc1.register_forward_hook(lambda *_: calls.append('fc1'))
     lean(torch.randn(2, 3, 16))
     assert calls == ['fc1']
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_max_pooling_is_torchs(batch):
+    torch.manual_seed(0)
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    # Beside a class token, as in the model.
+    tokens = torch.randn(batch, 1 + 5 * 6 * 7, 8, requires_grad=True)
+    out = max_pool(tokens[:, 1:], SIZE, pool)
+    grid = tokens[:, 1:].unflatten(1, SIZE).permute(0, 4, 1, 2, 3).contiguous()
+    expected = pool(grid).flatten(2).transpose(1, 2)
+    assert torch.equal(out, expected)
+    weight = torch.randn_like(out)
+    (found,) = torch.autograd.grad((out * weight).sum(), tokens)
+    (wanted,) = torch.autograd.grad((expected * weight).sum(), tokens)
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        assert torch.equal(max_pool(tokens[:, 1:], SIZE, pool), expected)
