@@ -261,7 +261,15 @@ def measure_workers(
         num_workers (int): Workers of the dataloader.
         lanes (bool): Whether each reads lanes of its own; else batches in turn, as
             torch deals them.
+
+    Raises:
+        ValueError: If there are fewer than three clips a worker.
     """
+    if len(times) < 3 * num_workers:
+        raise ValueError(
+            f'{len(times)} clips of a video are too few to measure {num_workers} '
+            f'workers: read at least {3 * num_workers} of a longer video.'
+        )
     init = VideoInit(keep_open=len(paths))
     sample = SampleClipFrames(**clip, test_mode=True)
     dataset = _Lanes(
@@ -279,14 +287,14 @@ def measure_workers(
         loader = by_lanes(loader)
     counts: dict[tuple, list[int]] = {}
     frames: dict[str, list[int]] = {}
-    start, begin, warm = None, 0, 2 * num_workers
+    start, warm = 0.0, num_workers
     for step, batch in enumerate(loader):
         for _, path, worker, count, last in batch:
             if step >= warm:
                 counts.setdefault((path, worker), []).append(count)
                 frames.setdefault(path, []).append(last)
         if step == warm:
-            start, begin = time.perf_counter(), step
+            start = time.perf_counter()
     seconds = time.perf_counter() - start
     # What each decoded from its first clip to its last, over the frames in between
     # from its video, which with W workers on a video are seen W times.
@@ -295,7 +303,7 @@ def measure_workers(
     return dict(
         workers=loader.num_workers,
         decoded_per_new_frame=decoded / new,
-        clips_per_second=len(paths) * (step - begin) / seconds,
+        clips_per_second=len(paths) * (step - warm) / seconds,
     )
 
 
