@@ -65,7 +65,7 @@ class WholeVideoPipeline(Compose):
         >>> video
         WholeVideo('array', 90 frames at 30 a second)
         >>> [round(clip['data_samples'].timestamp, 2) for clip in video.clips(stride=1)]
-        [1.0, 2.0]
+        [1.0, 2.0, 3.0]
         >>> tuple(next(video.clips())['inputs'].shape)  # [views, C, T, H, W]
         (1, 3, 4, 32, 48)
     """
