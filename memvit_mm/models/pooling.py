@@ -119,7 +119,7 @@ def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:
 
 
 class _MaxPool(torch.autograd.Function):
-    """Max-pooling of [B, C, T, H, W] that keeps where each maximum was, not the input."""
+    """Max-pooling of [B, C, T, H, W] that keeps where maxima were, not the input."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: tuple, stride: tuple, padding: tuple) -> Tensor:

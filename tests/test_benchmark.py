@@ -1,0 +1,244 @@
+"""tools/benchmark.py and what it measures, on models of a few channels."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from memvit_mm.benchmark import (
+    Case,
+    Comparison,
+    Result,
+    full_memory,
+    receptive_field,
+    with_length,
+)
+from memvit_mm.benchmark.case import build_backbone
+from memvit_mm.benchmark.compare import MVIT, OURS, SAVING, TWIN, backbones
+from memvit_mm.benchmark.operators import profile_operators
+from memvit_mm.benchmark.processes import peak_bytes, serve
+from memvit_mm.paths import get_tool_path
+
+BACKBONE = dict(
+    type='MeMViT',
+    arch=dict(embed_dims=8, num_layers=4, num_heads=1, downscale_indices=[1, 3]),
+    spatial_size=32,
+    temporal_size=8,
+    adaptive_kv_stride=(1, 4, 4),
+)
+HEAD = dict(type='MViTHead', num_classes=3, in_channels=32)
+
+
+def config(**backbone) -> dict:
+    return dict(
+        model=dict(
+            type='MemoryRecognizer3D',
+            backbone=dict(BACKBONE, **backbone),
+            cls_head=HEAD,
+        )
+    )
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / 'small.py'
+    path.write_text(f"default_scope = 'mmaction'\nmodel = {config()['model']!r}\n")
+    return path
+
+
+def tool(*args, **kwargs) -> subprocess.CompletedProcess:
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    command = [sys.executable, str(get_tool_path('benchmark.py')), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
+
+
+def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
+    file = tmp_path / 'found.json'
+    done = tool(
+        config_file,
+        *('--repeats', 2, '--only', 'MViT', 'memory', '--training-batch'),
+        *('--threads', 1, '--profile', 2, '--json', file),
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'forward, no gradient' in done.stdout
+    assert "MMAction2's MViT, forward: slowest operators" in done.stdout
+    found = json.loads(file.read_text())
+    assert found['environment']['torch'] == torch.__version__
+    assert found['environment']['dtype'] == 'float32'
+    table = found['compare']['batch 1']
+    assert set(table['forward']) == {MVIT, OURS} and not table['training']
+    for result in table['forward'].values():
+        assert len(result['seconds']) == 2 and min(result['seconds']) > 0
+        assert result['peak_bytes'] > 2**26
+        assert result['operators']['ratio'] > 1
+    medians = [table['forward'][name]['median'] for name in (OURS, MVIT)]
+    assert table['ratios']['forward against MViT'] == medians[0] / medians[1]
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['missing.py'], 'There is no config file missing.py'),
+        (['{config}', '--repeats', '0'], '--repeats must be at least 1, got 0'),
+        (['{config}', '--forward-batch', '0'], 'a batch has at least 1 clip, got 0'),
+        (['{config}', '--device', 'cuda'], 'finds no GPU here'),
+        (
+            ['{config}', '--cfg-options', 'model.backbone.type=MViT'],
+            "the backbone is of type 'MViT': only configs of MeMViT",
+        ),
+    ],
+)
+def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys):
+    if 'cuda' in args and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    import runpy
+
+    args = [arg.format(config=config_file) for arg in args]
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *args])
+    monkeypatch.syspath_prepend(os.path.dirname(get_tool_path('benchmark.py')))
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(get_tool_path('benchmark.py')), run_name='__main__')
+    assert message in capsys.readouterr().err
+
+
+def asked(case: Case, *questions: str) -> list:
+    """What a worker answers, here in a thread."""
+    pipe, other = Pipe()
+    threading.Thread(target=serve, args=(other, case), daemon=True).start()
+    answers = []
+    for question in questions:
+        pipe.send(question)
+        answers.append(pipe.recv())
+    pipe.close()
+    return answers
+
+
+def test_a_worker_runs_its_case():
+    case = Case('ours', BACKBONE, training=True, batch=2)
+    (_, started), (_, times), (_, peak), (_, operators) = asked(
+        case, 'start', 'run', 'peak', 'profile'
+    )
+    assert started is None and len(times) == 2 and peak > 2**26
+    assert any('backward' in name for name in operators['backends'])
+    assert 0 < operators['attention'] < operators['products'] < operators['seconds']
+    assert operators['slowest'][0][1] == max(s for _, s, _ in operators['slowest'])
+
+
+def test_a_case_that_fails_says_why():
+    small = Case('too small', BACKBONE, size=(8, 0, 32))
+    ((failed, message),) = asked(small, 'start')
+    assert failed and message.startswith('ValueError: a clip of size (8, 0, 32)')
+
+
+def test_backbones_that_are_compared():
+    chosen = backbones(dict(BACKBONE, memory_gap=3, drop_path_rate=0.1))
+    assert chosen[MVIT]['type'] == 'MViT' and 'memory_gap' not in chosen[MVIT]
+    assert chosen[MVIT]['drop_path_rate'] == 0.1
+    assert chosen[TWIN] == dict(chosen[OURS], memory_layers=())
+    assert chosen[SAVING] == dict(chosen[OURS], with_cp=True)
+
+
+def test_ratios():
+    def result(name, seconds, peak):
+        return Result(Case(name, BACKBONE), seconds, seconds, peak)
+
+    forward = {
+        MVIT: result(MVIT, [2.0, 9.0, 2.0], 10),
+        OURS: result(OURS, [1.0, 1.0, 8.0], 5),
+        TWIN: result(TWIN, [0.5, 0.5, 0.5], 5),
+    }
+    ratios = Comparison(forward, {}, {OURS: 21, TWIN: 20}).ratios()
+    assert ratios['forward against MViT'] == 0.5
+    assert ratios['forward peak memory against MViT'] == 0.5
+    assert ratios['forward, memory on / off'] == 2.0
+    assert ratios['multiply-adds, memory on / off'] == 1.05
+
+
+def test_a_full_memory_is_full():
+    backbone = build_backbone(BACKBONE)
+    memory = full_memory(backbone, torch.zeros(2, 3, 8, 32, 32))
+    assert all(past.valid.all() for past in memory.values())
+    assert all(past.recent.key.std() > 0.5 for past in memory.values())
+
+
+def test_streams_cost_the_same_along_their_length():
+    found = with_length(BACKBONE, Case('template', BACKBONE), clips=8, parts=4)
+    assert [part[:2] for part in found.parts] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert '6 to 7' in str(found)
+    assert peak_bytes('cpu') >= found.parts[-1][3]
+
+
+def test_products_are_told_from_the_rest():
+    backbone = build_backbone(BACKBONE).eval()
+    x = torch.zeros(1, 3, 8, 32, 32)
+
+    def run() -> None:
+        with torch.no_grad():
+            backbone(x)
+
+    found = profile_operators(run)
+    assert found['ratio'] == found['seconds'] / found['products'] > 1
+
+
+@pytest.mark.parametrize(
+    'settings, reach',
+    [
+        (dict(), [0, 2, 4, 6, 8]),
+        (dict(memory_gap=3, memory_length=1), [0, 3, 6]),
+        (dict(memory_layers=(2,)), [0, 2, 4]),
+    ],
+)
+def test_how_far_back_features_reach(settings, reach):
+    field = receptive_field(Config(config(**settings)))
+    assert field.features == reach and field.actors is None
+    assert field.span(reach) is None
+
+
+def test_the_actor_head_reaches_further_and_spans_are_in_seconds():
+    actors = dict(type='ActorMemoryHead', in_channels=32, num_heads=4, max_actors=6)
+    detector = dict(
+        type='MemoryFastRCNN',
+        _scope_='mmdet',
+        backbone=dict(BACKBONE, output_cls_token=False),
+        roi_head=dict(
+            type='MemoryAVARoIHead',
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor3D', output_size=7, featmap_stride=16
+            ),
+            shared_head=actors,
+            bbox_head=dict(
+                type='BBoxHeadAVA',
+                background_class=True,
+                in_channels=32,
+                num_classes=4,
+                topk=(2,),
+            ),
+        ),
+        data_preprocessor=dict(
+            type='mmaction.ActionDataPreprocessor', format_shape='NCTHW'
+        ),
+        train_cfg=None,
+        test_cfg=dict(rcnn=None),
+    )
+    pipeline = [
+        dict(type='SampleClipFrames', clip_len=8, frame_interval=3, test_mode=True),
+        dict(type='RawFrameDecode'),
+        dict(type='PackActionInputs'),
+    ]
+    field = receptive_field(dict(model=detector, test_pipeline=pipeline))
+    assert field.features == [0, 2, 4, 6, 8]
+    assert field.actors == [0, 2, 4, 6, 8, 10, 12]
+    assert field.clip_seconds == pytest.approx(0.8) and field.stride_seconds == 1.0
+    assert field.span(field.actors) == pytest.approx(12.8)
+    assert '12.8 s, 16.0 x the 0.8 s of the clip itself' in str(field)
+
+
+def test_without_memory_there_is_nothing_to_measure():
+    with pytest.raises(ValueError, match='the model has no memory'):
+        receptive_field(config(memory_layers=()))
