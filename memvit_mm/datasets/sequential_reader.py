@@ -5,10 +5,13 @@ is decoded from the key frame before it: at a key frame every ten seconds, and c
 two seconds every second, that is six times what is new.
 """
 
+import logging
+import os
 from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
+from mmengine.logging import print_log
 
 from .opencv_engine import BrokenOrderError, OpenCVEngine, is_steady
 
@@ -18,6 +21,23 @@ SPANS = 1.125
 NEAR = 32
 # Frames at the beginning of a file on which OpenCV must agree with decord.
 HEAD = 16
+
+
+_told: list[int] = []
+
+
+def _say_once(path: str) -> None:
+    """Log, once in a process, that a file is not read in order."""
+    if _told != [os.getpid()]:
+        _told[:] = [os.getpid()]
+        print_log(
+            f'Video {path} is decoded clip by clip, each from the key frame before it: '
+            "OpenCV's frames are not bit for bit decord's, or have no usable times. "
+            'Encoding it anew, as H.264 of 8 bits, makes it faster to read. (There is '
+            'no such line about other videos.)',
+            'current',
+            logging.WARNING,
+        )
 
 
 class Batch(np.ndarray):
@@ -138,6 +158,8 @@ class SequentialReader:
         if not self._is_proved:
             self._is_exact = self._is_exact and self._opencv_is_exact()
             self._is_proved = True
+            if not self._is_exact:
+                _say_once(self.path)
         if not self._is_exact:
             return self._at_random(wanted)
         try:

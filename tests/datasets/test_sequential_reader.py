@@ -153,11 +153,17 @@ def test_another_decoders_frames_are_not_taken(videos, monkeypatch):
         return np.maximum(true(image, code), 1) - 1
 
     monkeypatch.setattr(cv2, 'cvtColor', a_bit_darker)
+    monkeypatch.setattr(module, '_told', [])
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
     expected = all_frames(CLOSED)
     reader = SequentialReader(CLOSED, opener(CLOSED))
     for inds in clips(FRAMES, step=30):
         np.testing.assert_array_equal(reader.get_batch(inds), expected[inds])
     assert not reader.in_order and reader.frames_kept == 0
+    SequentialReader(CLOSED, opener(CLOSED)).get_batch([0])
+    (sentence,) = said
+    assert sentence.startswith(f'Video {CLOSED} is decoded clip by clip, each from the')
 
 
 def test_no_usable_times(monkeypatch):
