@@ -16,6 +16,7 @@ from memvit_mm.benchmark import (
     Comparison,
     Result,
     full_memory,
+    measure_parts,
     receptive_field,
     with_length,
 )
@@ -172,6 +173,17 @@ def test_streams_cost_the_same_along_their_length():
     assert [part[:2] for part in found.parts] == [(0, 1), (2, 3), (4, 5), (6, 7)]
     assert '6 to 7' in str(found)
     assert peak_bytes('cpu') >= found.parts[-1][3]
+
+
+@pytest.mark.parametrize('pool_first', [True, False])
+def test_parts_against_the_plain_way(pool_first):
+    cfg = dict(BACKBONE, pool_first=pool_first)
+    found = measure_parts(cfg, Case('template', cfg), repeats=1)
+    names = [part.name for part in found.parts]
+    assert 'pooling, channels last' in names and len(names) == 5
+    assert set(found.parts[0].seconds) == {'forward', 'training'}
+    assert found.to_dict()['parts'][0]['forward']['ratio'] > 0
+    assert 'attention without scores' in str(found)
 
 
 def test_products_are_told_from_the_rest():

@@ -17,7 +17,7 @@ import platform
 
 from _common import import_package, run
 
-TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'field')
+TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'parts', 'field')
 
 
 def parse_args():
@@ -32,7 +32,8 @@ def parse_args():
         default=['compare'],
         help="compare: against MMAction2's MViT and the twin without memory, each in "
         'its own process, in turn; memories, frames, streams, length: how cost grows '
-        'with them; field: which earlier clips move the features (default: compare)',
+        'with them; parts: each part against the plain way; field: which earlier clips '
+        'move the features (default: compare)',
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
     parser.add_argument(
@@ -195,6 +196,7 @@ def main():
         memories=benchmark.with_memories,
         frames=benchmark.with_frame_size,
         streams=benchmark.with_streams,
+        parts=benchmark.measure_parts,
     )
     for table in args.tables:
         if table == 'compare':

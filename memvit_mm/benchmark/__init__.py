@@ -7,6 +7,7 @@ from .case import Case, full_memory
 from .compare import Comparison, compare
 from .growth import with_frame_size, with_length, with_memories, with_streams
 from .operators import profile_operators
+from .parts import measure_parts
 from .processes import Result, measure
 from .receptive_field import ReceptiveField, receptive_field
 
@@ -18,6 +19,7 @@ __all__ = [
     'compare',
     'full_memory',
     'measure',
+    'measure_parts',
     'profile_operators',
     'receptive_field',
     'with_frame_size',

@@ -1,0 +1,209 @@
+"""What each of the parts that make the model fast gains, against the plain way."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..complexity import clip_shape
+from ..models.attention import MemoryAttention, pooled_size
+from ..models.linear import LeanMLP, linear
+from ..models.pooling import _by_head, depthwise_pool, max_pool
+from ..models.relative_position import folded_attention
+from .case import Case, build_backbone
+from .compare import OURS, backbones
+
+Run = Callable[[], Tensor]
+
+
+@dataclass
+class Part:
+    """One part, summed over all layers of a model."""
+
+    name: str
+    seconds: dict[str, tuple[float, float]]
+    """Of 'forward' and 'training' (forward and backward): the plain way's, ours."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        found = {
+            kind: dict(plain=plain, ours=ours, ratio=ours / plain)
+            for kind, (plain, ours) in self.seconds.items()
+        }
+        return dict(name=self.name, **found)
+
+
+@dataclass
+class Parts:
+    """All of them."""
+
+    parts: list[Part]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(parts=[part.to_dict() for part in self.parts])
+
+    def __str__(self) -> str:
+        lines = [f'{"seconds: plain, ours, ratio":40}{"forward":>24}{"training":>26}']
+        for part in self.parts:
+            line = f'  {part.name:38}'
+            for plain, ours in part.seconds.values():
+                line += f'{plain:9.3f}{ours:9.3f}{ours / plain:6.2f}  '
+            lines.append(line)
+        return '\n'.join(lines)
+
+
+def measure_parts(cfg: Mapping[str, Any], template: Case, repeats: int = 3) -> Parts:
+    """Time the parts of a backbone's layers against the plain way, in turn.
+
+    Args:
+        cfg (dict): Config of a :class:`MeMViT`.
+        template (Case): Size, batch, device and threads.
+        repeats (int): Measured runs of each; medians count.
+    """
+    if template.threads is not None:
+        torch.set_num_threads(template.threads)
+    torch.manual_seed(0)
+    backbone = build_backbone(backbones(cfg)[OURS]).to(template.device).train()
+    sums: dict[str, dict[str, list[float]]] = {}
+    size = pooled_size(
+        clip_shape(cfg, template.size)[1:], backbone.patch_embed.projection
+    )
+    for block in backbone.blocks:
+        x = torch.randn(
+            template.batch,
+            size[0] * size[1] * size[2],
+            block.attn.q.in_features if block.attn.pool_first else block.attn.out_dims,
+            device=template.device,
+        )
+        for name, plain, ours, leaves in _pairs(block, x, size):
+            found = _times(plain, ours, leaves, repeats)
+            kinds = sums.setdefault(name, {})
+            for kind, pair in found.items():
+                total = kinds.setdefault(kind, [0.0, 0.0])
+                kinds[kind] = [a + b for a, b in zip(total, pair)]
+        size = pooled_size(size, block.attn.pool_q)
+    return Parts(
+        [
+            Part(name, {k: tuple(v) for k, v in kinds.items()})
+            for name, kinds in sums.items()
+        ]
+    )
+
+
+def _pairs(block: nn.Module, x: Tensor, size: tuple):
+    """(name, the plain way, ours, leaves) of the parts of one block."""
+    x.requires_grad_()
+    attn, heads = block.attn, block.attn.num_heads
+    convs = (attn.pool_q, attn.pool_k, attn.pool_v)
+
+    def pool_plain() -> Tensor:
+        grid = x.unflatten(1, size)
+        return sum(
+            _by_head(grid, c.weight, heads, c.stride, c.padding).sum() for c in convs
+        )
+
+    def pool_ours() -> Tensor:
+        return sum(depthwise_pool(x, size, c, heads)[0].sum() for c in convs)
+
+    yield (
+        'pooling, channels last',
+        pool_plain,
+        pool_ours,
+        [x, *(c.weight for c in convs)],
+    )
+
+    tensors = _attention_inputs(attn, x, size)
+    yield (
+        'attention without scores',
+        lambda: _plain_attention(*tensors),
+        lambda: folded_attention(*tensors),
+        list(tensors),
+    )
+    if block.pool_skip is not None:
+        yield (
+            'max-pooling, channels last',
+            lambda: block.pool_skip(x.transpose(1, 2).unflatten(2, size)),
+            lambda: max_pool(x, size, block.pool_skip),
+            [x],
+        )
+    mlp: LeanMLP = block.mlp
+    tokens = torch.randn(
+        x.shape[0],
+        _count(pooled_size(size, attn.pool_q)),
+        mlp.fc1.in_features,
+        device=x.device,
+        requires_grad=True,
+    )
+    weight, bias = attn.proj.weight, attn.proj.bias
+    inputs = tokens[..., : weight.shape[1]]
+    if inputs.shape[-1] == weight.shape[1]:
+        yield (
+            'linear layers',
+            lambda: F.linear(inputs, weight, bias),
+            lambda: linear(inputs, weight, bias),
+            [tokens, weight, bias],
+        )
+    yield (
+        'MLPs, which keep their input alone',
+        lambda: super(LeanMLP, mlp).forward(tokens),
+        lambda: mlp(tokens),
+        [tokens, *mlp.parameters()],
+    )
+
+
+def _attention_inputs(attn: MemoryAttention, x: Tensor, size: tuple) -> tuple:
+    """q, k, v and the extra channels of queries and keys, of the layer's sizes."""
+    queries = _count(pooled_size(size, attn.pool_q))
+    k_size = pooled_size(size, attn.pool_k)
+    keys, extra = _count(k_size), sum(k_size) - 2
+    if attn.memory_length:
+        m_size = pooled_size(k_size, attn.compress_k)
+        keys += attn.memory_length * _count(m_size)
+        extra += attn.memory_length * m_size[0] + m_size[1] + m_size[2] - 1
+    shape, channels = (x.shape[0], attn.num_heads), attn.out_dims // attn.num_heads
+
+    def made(tokens: int, width: int) -> Tensor:
+        made = torch.randn(*shape, tokens, width, device=x.device)
+        return made.requires_grad_()
+
+    return (
+        *(made(n, channels) for n in (queries, keys, keys)),
+        made(queries, extra),
+        torch.randn(1, 1, keys, extra, device=x.device),
+    )
+
+
+def _plain_attention(q, k, v, q_extra, k_extra) -> Tensor:
+    """The formula, with its scores and bias of queries x keys."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores + q_extra @ k_extra.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+def _count(size: tuple) -> int:
+    return size[0] * size[1] * size[2]
+
+
+def _times(plain: Run, ours: Run, leaves: list[Tensor], repeats: int) -> dict:
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    times: dict[str, list[list[float]]] = dict(forward=[[], []], training=[[], []])
+    for number in range(repeats + 1):
+        for way, run in enumerate((plain, ours)):
+            for kind in times:
+                begin = time.perf_counter()
+                with torch.set_grad_enabled(kind == 'training'):
+                    out = run()
+                if kind == 'training':
+                    torch.autograd.grad(out.sum(), leaves)
+                if leaves[0].is_cuda:
+                    torch.cuda.synchronize(leaves[0].device)
+                if number > 0:
+                    times[kind][way].append(time.perf_counter() - begin)
+    return {
+        kind: [statistics.median(way) for way in ways] for kind, ways in times.items()
+    }
