@@ -128,7 +128,7 @@ def by_lanes(loader: DataLoader) -> DataLoader:
         DataLoader: A :class:`LaneDataLoader` if it has workers, else the same one. The
         ``VideoInit`` of its datasets keep a video open for each lane of a process.
     """
-    sampler = loader.batch_sampler
+    sampler = getattr(loader, 'batch_sampler', None)
     if not isinstance(sampler, SequentialClipSampler):
         return loader
     steps = [step for step in video_steps(loader.dataset) if step.keep_open != 0]

@@ -29,7 +29,7 @@ class LaneWorkersHook(Hook):
             loader = getattr(loop, 'dataloader', None)
             if loader is None:
                 continue
-            wanted, loop.dataloader = loader.num_workers, by_lanes(loader)
+            loop.dataloader = by_lanes(loader)
             if loop.dataloader is loader:
                 continue
             if hasattr(loop, 'dataloader_iterator'):
@@ -38,8 +38,8 @@ class LaneWorkersHook(Hook):
                     iterator = _InfiniteDataloaderIterator(loop.dataloader)
                 loop.dataloader_iterator = iterator
             count = loop.dataloader.num_workers
-            if count < wanted and is_main_process():
+            if count < loader.num_workers and is_main_process():
                 runner.logger.info(
-                    f'{name}_dataloader: {count} of num_workers={wanted} workers read '
-                    'videos, one for each row of the batch.'
+                    f'{name}_dataloader: {count} of num_workers={loader.num_workers} '
+                    'workers read videos, one for each row of the batch.'
                 )
