@@ -28,7 +28,8 @@ class VideoInit(DecordInit):
     ``avg_fps`` (frames per second of the container).
 
     Videos that are kept open are read forwards, each frame decoded once: see
-    :class:`SequentialReader`. Frames are the same either way.
+    :class:`SequentialReader`. Frames are the same either way, except where decord is
+    late after a seek.
 
     Args:
         io_backend (str): Where the file is. Defaults to ``'disk'``; others are read
