@@ -136,9 +136,9 @@ class _Linear(torch.autograd.Function):
 class LeanMLP(MLP):
     """MMAction2's MLP, which keeps none of its wide tensors for the backward pass.
 
-    They are computed again from its input: a twentieth of the time of training, at
-    most, for a fifth of what a model keeps. On a CPU that is done for some tokens at a time, so that what
-    is wide stays in the cache.
+    They are computed again from its input: a twentieth of the time of training at most,
+    for a fifth of what a model keeps. On a CPU that is done for some tokens at a time,
+    so that what is wide stays in the cache.
     """
 
     def forward(self, x: Tensor) -> Tensor:

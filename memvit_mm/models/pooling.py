@@ -4,9 +4,9 @@ Tokens are [B, T, H, W, heads * C]: channels last. That is the layout in which o
 has its fast depthwise kernels, so that nothing is moved before or after. It has them
 for the forward pass in three dimensions and for gradients in two only, hence the
 backward pass here: the input's gradient is a forward convolution with the mirrored
-kernel, the weight's a sum of two-dimensional ones. It takes
-a third of the time of the same layer in [B, C, T, H, W], with gradients a fifth
-(``tools/benchmark.py CONFIG --tables parts``).
+kernel, the weight's a sum of two-dimensional ones. It takes a third of the time of the
+same layer in [B, C, T, H, W], with gradients a fifth (``tools/benchmark.py CONFIG
+--tables parts``).
 """
 
 from collections.abc import Sequence
