@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..datasets.bad_clips import BadClipError
-from .clip_grid import ClipGrid
+from .clip_grid import ENDLESS, ClipGrid
 
 
 @dataclass
@@ -94,6 +94,7 @@ class ClipBuffer:
         self.grid = grid
         self.max_gap = max_gap
         self.name = name
+        self._told = False
         self.restore(Snapshot(0, None, 0.0, -1, None, [], 0, 0, 0, False))
 
     # ------------------------------------------------------------------- frames in
@@ -185,10 +186,45 @@ class ClipBuffer:
         return clips
 
     def _begin_clips(self, index: int) -> None:
+        in_gap = False
         while self._upcoming is not None and self._upcoming.frame_inds[0] <= index:
+            if in_gap and self._lies_in_gap(self._upcoming, index):
+                # The first one stands for all of them: a clock may jump by years.
+                self._pass_over(index)
+                continue
+            in_gap = self._lies_in_gap(self._upcoming, index)
             self._pending.append(self._upcoming)
             self._next_number += 1
             self._upcoming = self._next()
+
+    def _lies_in_gap(self, clip: Clip, index: int) -> bool:
+        """Whether frames are missing from before a clip's first frame to its last."""
+        first, last = int(clip.frame_inds[0]), int(clip.frame_inds[-1])
+        return (
+            self.grid.regular
+            and self._last_image is not None
+            and self._last_index < first
+            and last < index
+            and last - self._last_index > self.max_gap * self.fps
+        )
+
+    def _pass_over(self, index: int) -> None:
+        """Skip all clips that end before a frame; the next one of them does."""
+        inside, step = self._next_number, 1
+        while self._ends_before(inside + step, index):
+            inside += step
+            step *= 2
+        while step > 1:
+            step //= 2
+            if self._ends_before(inside + step, index):
+                inside += step
+        self.skipped += inside + 1 - self._next_number
+        self._next_number = inside + 1
+        self._upcoming = self._next()
+
+    def _ends_before(self, number: int, index: int) -> bool:
+        time = self.grid.time(number)
+        return int(self.grid.sample(time, name=self.name)['frame_inds'][-1]) < index
 
     def _next(self) -> Optional[Clip]:
         time = self.grid.time(self._next_number)
@@ -209,7 +245,8 @@ class ClipBuffer:
         return ready
 
     def _skip(self, clip: Clip) -> None:
-        if not self.skipped:
+        if not self._told:
+            self._told = True
             warnings.warn(
                 f'{self.name} has no frame for {clip.gap / self.fps:.2f} seconds in '
                 f'its clip at {clip.time:g}, which is left out, as others will be: '
@@ -227,6 +264,7 @@ class ClipBuffer:
             or image.dtype != np.uint8
             or image.ndim != 3
             or image.shape[2] != 3
+            or not image.size
         ):
             raise ValueError(
                 f'Frame {self.count} of {self.name} is {describe(image)}, expected an '
@@ -247,12 +285,16 @@ class ClipBuffer:
             if not self.count:
                 self.origin = 0.0
             return self._last_index + 1, self.origin + (self._last_index + 1) / self.fps
-        time = float(time)
-        if not abs(time) < float('inf'):
+        try:
+            seconds = float(time)
+        except (TypeError, ValueError):
+            seconds = float('nan')
+        if not abs(seconds) < float('inf'):
             raise ValueError(
-                f'Frame {self.count} of {self.name} has the time {time}: expected '
+                f'Frame {self.count} of {self.name} has the time {time!r}: expected '
                 'seconds.'
             )
+        time = seconds
         if not self.count:
             self.origin = time
         elif time < self._last_time:
@@ -261,7 +303,13 @@ class ClipBuffer:
                 f'before it at {self._last_time:g}: time must not go back; leave such '
                 'frames out, or call reset() first.'
             )
-        return int(round((time - self.origin) * self.fps)), time
+        index = round((time - self.origin) * self.fps)
+        if index > ENDLESS // 2:
+            raise ValueError(
+                f'Frame {self.count} of {self.name} is {time - self.origin:g} seconds '
+                'after the first one, more than any stream lasts: expected seconds.'
+            )
+        return index, time
 
     # ------------------------------------------------------------------- the state
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -283,24 +284,40 @@ class ClipGrid:
 
 def check_fps(fps: Optional[float]) -> None:
     """Refuse a frame rate that is none."""
-    if fps is not None and not 0 < fps < float('inf'):
-        raise ValueError(f'fps={fps} must be frames per second, above 0.')
+    if fps is not None and not (_is_number(fps) and 0 < fps < math.inf):
+        raise ValueError(f'fps={fps!r} must be frames per second, above 0.')
 
 
 def check_stride(stride: Optional[float]) -> None:
     """Refuse a stride that leads nowhere."""
-    if stride is not None and not 0 < stride < float('inf'):
-        raise ValueError(f'stride={stride} must be seconds, above 0.')
+    if stride is not None and not (_is_number(stride) and 0 < stride < math.inf):
+        raise ValueError(f'stride={stride!r} must be seconds, above 0.')
+
+
+def check_at_least(name: str, value: float, least: float, unit: str) -> None:
+    """Refuse a number that is too small, or none."""
+    if not (_is_number(value) and value >= least):
+        raise ValueError(f'{name}={value!r} must be at least {least} {unit}.')
 
 
 def check_times(times: Optional[Sequence[float]]) -> Optional[list[float]]:
     """The times as a list, each later than the one before."""
     if times is None:
         return None
-    times = [float(time) for time in times]
+    try:
+        times = [float(time) for time in times]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'clip_times={times!r} must be the times of clips in seconds, such as '
+            '[1, 2.5].'
+        ) from None
     for before, after in zip([-math.inf, *times], times):
         if not after > before:
             raise ValueError(
                 f'clip_times must grow, but {after:g} comes after {before:g}.'
             )
     return times
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
