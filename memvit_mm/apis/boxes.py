@@ -1,6 +1,7 @@
 """Where the people are: boxes from the caller, or from AVA's proposal files."""
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Optional, Union
 
@@ -47,7 +48,8 @@ class CalledBoxes:
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
         with self._lock:
-            found = self.find(image, time)
+            # It may draw on its frame.
+            found = self.find(image.copy(), time)
         ids = None
         if isinstance(found, PersonBoxes):
             found, ids = _with_scores(found, time)
@@ -102,8 +104,23 @@ class ProposalBoxes:
         self.timestamp_start = timestamp_start
         self.threshold = np.float32(threshold)
         self.limit = limit
+        self._videos = {name for name, _ in self.table}
+
+    def _check_video(self, video: str) -> None:
+        if video in self._videos:
+            return
+        # Said once.
+        self._videos.add(video)
+        names = ', '.join(sorted({name for name, _ in self.table})[:5])
+        warnings.warn(
+            f'The proposals have no boxes for {video!r}: nobody will be found there; '
+            f'they are of {names or "no video"}: give the stream its name there, '
+            'name=....',
+            stacklevel=2,
+        )
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
+        self._check_video(str(video))
         second = round(time) + self.timestamp_start
         boxes = self.table.get((str(video), second))
         if boxes is None or not len(boxes):
@@ -145,7 +162,13 @@ def box_source(
 def _as_array(boxes: Any) -> np.ndarray:
     if hasattr(boxes, 'detach'):
         boxes = boxes.detach().cpu().numpy()
-    return np.asarray(boxes, dtype=np.float32)
+    try:
+        return np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'boxes are {type(boxes).__name__} that are no numbers, expected '
+            '[people, 4] of x1, y1, x2, y2, or [people, 5] with scores.'
+        ) from None
 
 
 def _with_scores(found: PersonBoxes, time: float) -> tuple[np.ndarray, np.ndarray]:
