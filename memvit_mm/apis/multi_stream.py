@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, Optional
 from torch import nn
 
 from .clip_buffer import Snapshot
-from .predictor import Predictor, PreparedClip
+from .predictor import PreparedClip, predictor_of
 from .reader import PATIENCE, SourceReader
 from .results import Prediction
 from .sources import Source
@@ -79,9 +80,14 @@ class MultiStream:
             raise ValueError(f'max_batch={max_batch} must be at least 1 clip.')
         if not wait >= 0:
             raise ValueError(f'wait={wait} must be at least 0 seconds.')
+        if not isinstance(sources, (Mapping, type(None))):
+            raise ValueError(
+                f'sources is a {type(sources).__name__}: give the sources by name, '
+                "such as dict(door=0, kitchen='kitchen.mp4')."
+            )
         shared = ('cfg', 'boxes', 'labels', 'sampler')
         own = {key: options.pop(key) for key in shared if key in options}
-        self.predictor = Predictor(model, **own)
+        self.predictor = predictor_of(model, **own)
         self.max_batch = max_batch
         self.wait = wait
         self.options = options
@@ -98,6 +104,8 @@ class MultiStream:
         # States to go on from, and those of the streams that close() ended.
         self._saved: dict[Hashable, dict] = {}
         self._left: dict[Hashable, dict] = {}
+        # Nobody may close it, or even begin its loop.
+        weakref.finalize(self, _stop_all, self._lanes)
         try:
             for name, source in (sources or {}).items():
                 self.add(name, source)
@@ -167,6 +175,9 @@ class MultiStream:
         with self._condition:
             self._opening.discard(name)
             self._condition.notify_all()
+            if reader is None and saved is not None:
+                # It may go on once its source is there.
+                self._saved.setdefault(name, saved)
             if reader is None or closings != self._closings:
                 self.ended[name] = StreamEnd(stream.counts, error)
                 self.predictor.forget(name)
@@ -223,8 +234,9 @@ class MultiStream:
 
     def _states(self) -> dict[Hashable, dict]:
         states = {}
-        for name, (stream, _) in self._lanes.items():
+        for name, (stream, reader) in self._lanes.items():
             states[name] = stream.state_dict()
+            states[name]['dropped'] += reader.dropped
             if name in self._waiting:
                 states[name]['memory'] = self._waiting[name]
         return states
@@ -234,7 +246,8 @@ class MultiStream:
 
         Call it before :meth:`add`: a stream that is added under a name in ``states``
         goes on, in a file from where it stopped, with other sources with the frames
-        that come; others begin. What does not fit is reported in :attr:`ended`.
+        that come; others begin. What does not fit, or has no source yet, is reported in
+        :attr:`ended`, and can be added once more.
 
         Raises:
             ValueError: If one of these streams is there already.
@@ -303,6 +316,7 @@ class MultiStream:
     ) -> SourceReader:
         stream, reader = self._lanes.pop(name)
         self._turn.remove(name)
+        self._waiting.pop(name, None)
         self.ended[name] = StreamEnd(self._counts(stream, reader), error)
         self.predictor.forget(name)
         return reader
@@ -310,32 +324,35 @@ class MultiStream:
     @staticmethod
     def _counts(stream: VideoStream, reader: SourceReader) -> StreamCounts:
         buffer = reader.buffer
-        return stream.counts._replace(
-            frames=buffer.count, dropped=reader.dropped, skipped=buffer.skipped
+        counts = stream.counts
+        return counts._replace(
+            frames=buffer.count,
+            dropped=counts.dropped + reader.dropped,
+            skipped=buffer.skipped,
         )
 
     def _predict(self, batch: list[Turn]) -> Iterator[Prediction]:
-        before = self.predictor.remembered()
+        names = {turn.stream.name for turn in batch}
+        before = [e for e in self.predictor.remembered() if e['stream'][0] in names]
         try:
             found = self.predictor.predict([turn.clip for turn in batch])
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0].stream, error)
                 return
-            self.predictor.remember(before)
+            self.predictor.remember(before, *names)
             # One of them is at fault: each by itself.
             for turn in batch:
                 yield from self._predict([turn])
             return
         except BaseException:
             # Interrupted, maybe: what is remembered stays that of the clips before.
-            self.predictor.remember(before)
+            self.predictor.remember(before, *names)
             raise
         with self._condition:
-            self._waiting = {turn.stream.name: [] for turn in batch}
+            self._waiting = {name: [] for name in names}
             for entry in before:
-                if entry['stream'][0] in self._waiting:
-                    self._waiting[entry['stream'][0]].append(entry)
+                self._waiting[entry['stream'][0]].append(entry)
         for prediction, turn in zip(found, batch):
             with self._condition:
                 self._waiting.pop(turn.stream.name, None)
@@ -364,3 +381,9 @@ class MultiStream:
                 f"max_streams={memory.max_streams} of the model's memory: raise it in "
                 "the config, model.memory=dict(type='ClipMemory', max_streams=...)."
             )
+
+
+def _stop_all(lanes: dict) -> None:
+    """End the threads of streams that nobody can ask for any more."""
+    for _, reader in list(lanes.values()):
+        reader.stop()

@@ -1,8 +1,10 @@
 """Predictor: complete clips in, predictions out; what streams of a model share."""
 
+import copy
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,7 +17,12 @@ from .boxes import BoxSource, PersonBoxes, box_source
 from .clip_buffer import Clip
 from .clip_grid import read_recipe
 from .labels import Labels, find_names
+from .load_model import load_config
 from .results import EpicPrediction, PeoplePrediction, Prediction
+
+# One for each model: streams of it may be in several threads, its memory is in one.
+_locks: WeakKeyDictionary = WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 class PreparedClip(NamedTuple):
@@ -64,13 +71,18 @@ class Predictor:
         sampler: Optional[dict] = None,
     ) -> None:
         cfg = cfg if cfg is not None else getattr(model, 'cfg', None)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f'model is a {type(model).__name__}: give what init_recognizer or '
+                'init_detector_model returns.'
+            )
         if cfg is None:
             raise ValueError(
                 'The model has no config (model.cfg), which says how frames become '
                 'clips: build it with mmaction.apis.init_recognizer, or give cfg=....'
             )
         if not hasattr(cfg, 'get'):
-            cfg = Config.fromfile(cfg)
+            cfg = load_config(cfg)
         self.model = model.eval()
         self.cfg = cfg
         self.detects = hasattr(model, 'roi_head')
@@ -88,7 +100,10 @@ class Predictor:
         self.recipe = read_recipe(cfg, sampler)
         self.boxes = box_source(boxes, cfg)
         meta = getattr(model, 'dataset_meta', None)
-        self._lock = threading.RLock()
+        with _locks_lock:
+            self._lock = _locks.setdefault(model, threading.RLock())
+        # MMAction2's Resize keeps what it does on itself: one for each thread.
+        self._of_thread = threading.local()
         self.names = find_names(labels, cfg, meta)
 
     @property
@@ -110,16 +125,20 @@ class Predictor:
             entries = self.memory.state_dict()['streams']
         return [e for e in entries if stream is None or e['stream'][0] == stream]
 
-    def remember(self, entries: list[dict], stream: Any = None) -> None:
-        """Take back what :meth:`remembered` gave: everything, or as one stream's."""
+    def remember(self, entries: list[dict], *streams: Hashable) -> None:
+        """Take back what :meth:`remembered` gave, of some streams and no others.
+
+        Args:
+            entries (list[dict]): Of these streams, and maybe of others.
+            *streams: Their names; what is remembered of others is left as it is.
+        """
         if self.memory is None:
             return
+        entries = [e for e in entries if e['stream'][0] in streams]
         with self._lock:
-            if stream is not None:
-                self.memory.reset(stream)
-                renamed = [dict(e, stream=(stream, *e['stream'][1:])) for e in entries]
-                entries = self.memory.state_dict()['streams'] + renamed
-            self.memory.load_state_dict(dict(streams=entries))
+            others = self.memory.state_dict()['streams']
+            others = [e for e in others if e['stream'][0] not in streams]
+            self.memory.load_state_dict(dict(streams=others + entries))
 
     def prepare(
         self,
@@ -160,7 +179,7 @@ class Predictor:
                 proposals=people.boxes,
                 scores=people.scores,
             )
-        for transform in self.recipe.transforms:
+        for transform in self._transforms():
             results = transform(results)
         results['data_samples'].set_metainfo(dict(video_id=stream, timestamp=clip.time))
         first, last = (int(clip.frame_inds[i]) for i in (0, -1))
@@ -173,6 +192,13 @@ class Predictor:
             results,
             people,
         )
+
+    def _transforms(self) -> Iterable[Any]:
+        """The pipeline of this thread."""
+        mine = self._of_thread
+        if not hasattr(mine, 'transforms'):
+            mine.transforms = copy.deepcopy(self.recipe.transforms)
+        return mine.transforms
 
     def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """What the model says about some clips, of any streams, in one batch."""
@@ -214,6 +240,22 @@ class Predictor:
             verbs=self.names.verbs,
             nouns=self.names.nouns,
         )
+
+
+def predictor_of(model: Union[nn.Module, Predictor], **options: Any) -> Predictor:
+    """A model's predictor, or what is one already.
+
+    Raises:
+        ValueError: As :class:`Predictor`, or if a predictor comes with options of it.
+    """
+    if not isinstance(model, Predictor):
+        return Predictor(model, **options)
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f'{given[0]}=... belongs to the {type(model).__name__}: give it there.'
+        )
+    return model
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

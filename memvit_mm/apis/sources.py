@@ -105,6 +105,8 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[Frame]:
         capture, number, failed = self._capture, 0, 0
+        if not capture.isOpened():
+            raise ValueError(f'Video {self.path} is closed: open it once more.')
         while self.count is None or number < self.count:
             if not capture.grab():
                 failed += 1
@@ -236,15 +238,12 @@ class FrameSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for item in self._frames:
-            if isinstance(item, tuple) and len(item) == 2:
-                image, when = item
-            else:
-                image, when = item, None
-                if self._given is None:
-                    raise ValueError(
-                        'The frames come without times: give fps=..., or pairs of a '
-                        'frame and its time in seconds.'
-                    )
+            image, when = item if _is_pair(item) else (item, None)
+            if when is None and self._given is None:
+                raise ValueError(
+                    'The frames come without times: give fps=..., or pairs of a frame '
+                    'and its time in seconds.'
+                )
             yield Frame(np.array(image) if _is_array(image) else image, when)
 
     def close(self) -> None:
@@ -289,7 +288,8 @@ def open_source(
 
     Args:
         source (str | Path | int | iterable): A video file, the index of a camera, an
-            address of a stream, or an iterable of frames.
+            address of a stream, or an iterable of frames; what is opened already is
+            returned as it is.
         fps (float, optional): Frames per second; of a file, its own.
         start (int): Frames of a file to pass over.
         **options: Of :class:`VideoFile`.
@@ -297,6 +297,8 @@ def open_source(
     Raises:
         FileNotFoundError, ValueError: If it cannot be opened.
     """
+    if isinstance(source, (VideoFile, LiveCapture)):
+        return source
     if hasattr(source, '__fspath__'):
         source = str(source)
     if isinstance(source, bool):
@@ -326,6 +328,10 @@ def check_choice(name: str, value: str, choices: tuple) -> None:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
 
 
 def _check_file(path: str) -> None:

@@ -1,7 +1,8 @@
 """VideoStream: the frames of one video or camera in, predictions out as they come."""
 
+import copy
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -11,12 +12,18 @@ from torch import nn
 
 from .boxes import BoxSource
 from .clip_buffer import ClipBuffer, ReadyClip, Snapshot
-from .clip_grid import ClipGrid, check_fps, check_stride, check_times
+from .clip_grid import (
+    ClipGrid,
+    check_at_least,
+    check_fps,
+    check_stride,
+    check_times,
+)
 from .labels import Labels
-from .predictor import Predictor, PreparedClip
+from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction
-from .sources import Retimed, Source, check_choice, open_source
+from .sources import Retimed, Source, VideoFile, check_choice, open_source
 from .tracking import Tracking, track_people, tracker_for
 
 _numbers = itertools.count(1)
@@ -139,14 +146,15 @@ class VideoStream:
         check_stride(stride)
         check_fps(fps)
         check_times(clip_times)
+        check_at_least('queue_size', queue_size, 1, 'clip')
+        check_at_least('max_gap', max_gap, 0, 'seconds')
         if when_slow is not None:
             check_choice('when_slow', when_slow, WHEN_SLOW)
         check_choice('timing', timing, ('auto', 'frames', 'timestamps'))
         check_choice('on_damage', on_damage, ('stop', 'go_on'))
-        if isinstance(model, Predictor):
-            self.predictor = model
-        else:
-            self.predictor = Predictor(model, cfg, boxes, labels, sampler)
+        self.predictor = predictor_of(
+            model, cfg=cfg, boxes=boxes, labels=labels, sampler=sampler
+        )
         self.name = name if name is not None else f'stream {next(_numbers)}'
         self._named = name is not None
         self.stride = stride
@@ -202,6 +210,9 @@ class VideoStream:
     def feed(self, frame: np.ndarray, time: Optional[float] = None) -> list[Prediction]:
         """Take the next frame, and predict what is complete with it.
 
+        Where that fails, or is interrupted, it is as if the frame had not come: feed
+        it once more, or go on with the next one.
+
         Args:
             frame (np.ndarray): ``[H, W, 3]`` uint8, RGB. It is copied.
             time (float, optional): Seconds, on any clock that does not go back. Without
@@ -226,10 +237,17 @@ class VideoStream:
             self._begin(self.fps or 30.0)
         if isinstance(frame, np.ndarray):
             frame = frame.copy()
-        return self._predict(self._buffer.feed(frame, time))
+        try:
+            clips = self._buffer.feed(frame, time)
+        except BaseException:
+            self._buffer.restore(self._state)
+            raise
+        return self._predict(clips)
 
     def finish(self) -> list[Prediction]:
         """The frames that were fed end: predict the clips that only lack more.
+
+        Interrupted, it can be called again.
 
         Returns:
             list[Prediction]: See the class for which.
@@ -241,10 +259,15 @@ class VideoStream:
         if self._buffer is None or self._state.ended:
             return []
         try:
-            return self._predict(self._buffer.finish())
-        finally:
+            clips = self._buffer.finish()
+        except Exception:
+            # Too short for a clip: it has ended all the same.
             self._state = self._buffer.snapshot()
             self._end()
+            raise
+        predictions = self._predict(clips)
+        self._end()
+        return predictions
 
     @property
     def counts(self) -> StreamCounts:
@@ -301,15 +324,28 @@ class VideoStream:
         """Go on from what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: If it was saved with other settings.
+            ValueError: If it is something else, or was saved with other settings or by
+                another model. The stream is a new one then.
         """
         self.reset()
+        keys = {'predictions', 'dropped', 'path', 'settings', 'buffer', 'memory'}
+        if not isinstance(state, Mapping) or not keys <= set(state):
+            raise ValueError(
+                'The state is none of a VideoStream: load what its state_dict() gave; '
+                'that of a MultiStream goes into a MultiStream.'
+            )
+        try:
+            self._load(state)
+        except BaseException:
+            self.reset()
+            raise
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         if state['buffer'] is not None:
             saved = state['settings']
             self._begin(saved['fps'])
             for key, value in self._buffer.grid.settings().items():
                 if saved[key] != value:
-                    self._buffer = None
                     raise ValueError(
                         f'The state was saved by a stream with {key}={saved[key]}, '
                         f'this one has {key}={value}: build it with the same settings.'
@@ -320,7 +356,11 @@ class VideoStream:
         self._predictions, self._dropped = state['predictions'], state['dropped']
         if self._tracker is not None and state.get('tracker') is not None:
             self._tracker.load_state_dict(state['tracker'])
-        self.predictor.remember(state['memory'], self.name)
+        # The stream may have had another name.
+        memory = [
+            dict(e, stream=(self.name, *e['stream'][1:])) for e in state['memory']
+        ]
+        self.predictor.remember(memory, self.name)
 
     # --------------------------------------------- what MultiStream and run() share
 
@@ -331,7 +371,8 @@ class VideoStream:
             source: As for :meth:`run`.
             condition (threading.Condition, optional): One that readers share.
         """
-        if self._state.ended:
+        if self._state.ended or not self._state.count:
+            # Also where a source before it failed before the first prediction.
             self.reset()
         path = _path_of(source)
         if self._state.count and _name(path) != _name(self._path):
@@ -400,9 +441,19 @@ class VideoStream:
         self._buffer = ClipBuffer(grid, self.max_gap, self.name)
 
     def _predict(self, clips: list[ReadyClip]) -> list[Prediction]:
+        """All of these clips, or none."""
+        state, count = self._state, self._predictions
+        before = self.predictor.remembered(self.name) if clips else []
+        tracker = copy.deepcopy(self._tracker) if clips else self._tracker
         predictions = []
-        for ready in clips:
-            predictions.append(self._predict_one(self.prepare(ready), ready.after))
+        try:
+            for ready in clips:
+                predictions.append(self._predict_one(self.prepare(ready), ready.after))
+        except BaseException:
+            self._buffer.restore(state)
+            self._state, self._predictions, self._tracker = state, count, tracker
+            self.predictor.remember(before, self.name)
+            raise
         self._state = self._buffer.snapshot()
         return predictions
 
@@ -435,5 +486,7 @@ def _name(path: Optional[str]) -> Optional[str]:
 
 def _path_of(source: Any) -> Optional[str]:
     """The path of a file, else None."""
+    if isinstance(source, VideoFile):
+        return source.path
     is_path = isinstance(source, str) or hasattr(source, '__fspath__')
     return str(source) if is_path and '://' not in str(source) else None
