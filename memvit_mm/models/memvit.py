@@ -473,7 +473,11 @@ class MeMViT(BaseModule):
             stage = self.stage_indices.get(i)
             if stage in self.out_scales:
                 # As in MMAction2: the next stage goes on with the normed tokens.
-                x = getattr(self, f'norm{stage}')(x)
+                norm = getattr(self, f'norm{stage}')
+                # Under autocast, features have the weights' type, as on GPUs, where
+                # layer norms give float32: RoIAlign and heads take no mixture.
+                dtype = next((p.dtype for p in norm.parameters()), x.dtype)
+                x = norm(x.to(dtype)).to(dtype)
                 outs.append(self._output(x, size))
         return (tuple(outs), written) if remember else tuple(outs)
 

@@ -304,3 +304,13 @@ def test_memvit_16_and_24_are_built_from_their_names():
         steps = frames // 2
         assert specs['layer0'].tokens == steps * 49 + 1
         assert specs['layer0'].compressed_tokens == steps // 4 * 16 + 1
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_features_are_float32_under_autocast(dtype):
+    """As on GPUs: RoIAlign on a CPU has no bfloat16, and mixes no types."""
+    model = MODELS.build(backbone_cfg()).eval()
+    video = torch.randn(1, 3, FRAMES, 32, 32)
+    with torch.no_grad(), torch.autocast('cpu', dtype=dtype):
+        ((patches, cls_token),) = model(video)
+    assert patches.dtype == cls_token.dtype == torch.float32
