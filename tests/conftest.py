@@ -11,6 +11,30 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # Small models on few cores: more threads only get into each other's way.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+# Files that take longest begin first, lest one core waits for the other at the end.
+SLOW = (
+    'engine/test_resume.py',
+    'test_configs.py',
+    'engine/test_checkpoint_hook.py',
+    'test_memory_cost.py',
+    'test_invariance.py',
+    'test_epic_configs.py',
+    'engine/test_balanced.py',
+    'test_faults.py',
+    'test_nodes.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slow files first, in the order above."""
+
+    def place(item):
+        path = item.path.as_posix()
+        ends = (n for n, slow in enumerate(SLOW) if path.endswith(f'/tests/{slow}'))
+        return next(ends, len(SLOW))
+
+    items.sort(key=place)
+
 
 def pytest_sessionstart(session):
     """Under run_tests.sh, refuse to test the checkout instead of what is installed."""

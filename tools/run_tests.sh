@@ -12,7 +12,7 @@ cd "$REPO"
 PARALLEL=()
 if "$PY" -c 'import xdist' 2>/dev/null ||
     "$PY" -m pip install --quiet pytest-xdist >/dev/null 2>&1; then
-    PARALLEL=(-n 2 --dist loadfile)
+    PARALLEL=(-n 2 --dist loadfile --no-loadscope-reorder)
 fi
 # What opens reports in a browser; those tests are skipped where it cannot be had.
 if ! "$PY" -c 'import playwright' 2>/dev/null &&
