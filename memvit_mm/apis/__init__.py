@@ -9,10 +9,10 @@ from .persons import PersonDetector
 from .prediction_lines import PredictionLines, read_lines
 from .report import write_report
 from .report_media import KeyFrame
-from .results import EpicPrediction, PeoplePrediction, Prediction
+from .results import EpicPrediction, PeoplePrediction, Prediction, StreamCounts
 from .sources import LiveCapture, VideoFile
 from .stdet import inference_stdet, init_detector_model, iter_stdet
-from .stream import StreamCounts, VideoStream
+from .stream import VideoStream
 from .tracking import IoUTracker
 from .visualize import Annotated, Interrupted, Outputs, annotate_video
 

@@ -45,11 +45,16 @@ class CalledBoxes:
         self.find = find
         self.track = bool(getattr(find, 'track', False))
         self._lock = threading.Lock()
+        self._told = False
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
         with self._lock:
             # It may draw on its frame.
             found = self.find(image.copy(), time)
+        if found is None:
+            raise ValueError(
+                f'boxes returned None at {time:g} seconds: where nobody is, return [].'
+            )
         ids = None
         if isinstance(found, PersonBoxes):
             found, ids = _with_scores(found, time)
@@ -73,9 +78,26 @@ class CalledBoxes:
         scores = boxes[:, 4] if boxes.shape[1] == 5 else np.ones(len(boxes))
         corners = np.clip(boxes[:, :4], 0, [width, height, width, height])
         inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        self._check_inside(inside, boxes, image, time)
         corners, scores = corners[inside], scores[inside]
         ids = None if ids is None else ids[inside]
         return PersonBoxes(corners.astype(np.float32), scores.astype(np.float32), ids)
+
+    def _check_inside(
+        self, inside: np.ndarray, boxes: np.ndarray, image: np.ndarray, time: float
+    ) -> None:
+        if inside.all() or self._told:
+            return
+        self._told = True
+        row = int(np.argmin(inside))
+        height, width = image.shape[:2]
+        warnings.warn(
+            f'Of the boxes at {time:g} seconds {int((~inside).sum())} of {len(boxes)} '
+            f'have nothing of the frame ({width} x {height} pixels) in them and are '
+            f'left out, the first is {boxes[row, :4].round(1).tolist()}: expected x1, '
+            'y1, x2, y2 in pixels. (Said once.)',
+            stacklevel=3,
+        )
 
 
 class ProposalBoxes:

@@ -281,6 +281,19 @@ class ClipGrid:
             clip_times=self.clip_times,
         )
 
+    def check_settings(self, saved: Mapping[str, Any]) -> None:
+        """Refuse a stream that was saved with others.
+
+        Raises:
+            ValueError: With the first that differs.
+        """
+        for key, value in self.settings().items():
+            if saved[key] != value:
+                raise ValueError(
+                    f'The state was saved by a stream with {key}={saved[key]}, '
+                    f'this one has {key}={value}: build it with the same settings.'
+                )
+
 
 def check_fps(fps: Optional[float]) -> None:
     """Refuse a frame rate that is none."""

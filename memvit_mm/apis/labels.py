@@ -1,7 +1,7 @@
 """Names of a model's classes: from its checkpoint, its config, or a file."""
 
 import os.path as osp
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 from mmaction.evaluation.functional.ava_utils import read_labelmap
@@ -80,6 +80,11 @@ def _names(labels: Labels) -> Optional[list[str]]:
         return read_names(str(labels))
     if isinstance(labels, Mapping):
         return _by_number(labels)
+    if not isinstance(labels, Iterable):
+        raise ValueError(
+            f'labels is a {type(labels).__name__}: it takes a file of names, a list of '
+            'them, or a dict from class numbers.'
+        )
     return [str(name) for name in labels]
 
 

@@ -9,12 +9,12 @@ from typing import Any, Union
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..checkpoint import read_checkpoint
+from .load_model import to_device
 
 # Steps of a test pipeline that read the labels of a data set.
 LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadTrackAnnotations')
@@ -51,7 +51,7 @@ def build_detector(
         _load_weights(model, weights, checkpoint, _name(cfg))
     model.cfg = cfg
     model.dataset_meta = extras.get('dataset_meta') or _dataset_meta(cfg)
-    return check_model(model).to(device or get_device())
+    return to_device(check_model(model), device)
 
 
 def find_person(model: nn.Module, person: Union[str, int] = 'person') -> int:

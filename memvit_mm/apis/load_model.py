@@ -39,6 +39,11 @@ def load_config(config: ConfigLike) -> Config:
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
     else:
+        if not isinstance(config, (str, os.PathLike)):
+            raise ValueError(
+                f'config is a {type(config).__name__}: it takes the path or the name '
+                'of a config file, or a Config.'
+            )
         name = os.fspath(config)
         cfg = Config.fromfile(name if osp.isfile(name) else _own_config(name))
     if 'model' not in cfg:
@@ -91,7 +96,22 @@ def build_model(
         load_weights(model, weights, checkpoint, _name(cfg))
     model.cfg = cfg
     model.dataset_meta = extras.get('dataset_meta')
-    return model.to(device or get_device()).eval()
+    return to_device(model, device).eval()
+
+
+def to_device(model: nn.Module, device: Union[str, torch.device, None]) -> nn.Module:
+    """Move a model; by default to a GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        return model.to(device or get_device())
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+        raise ValueError(
+            f"device={device!r} cannot be used ({reason}): 'cpu' always can."
+        ) from error
 
 
 def _drop_pretrained(part: dict) -> None:

@@ -13,9 +13,9 @@ from torch import nn
 from .clip_buffer import Snapshot
 from .predictor import PreparedClip, predictor_of
 from .reader import PATIENCE, SourceReader
-from .results import Prediction
+from .results import Prediction, StreamCounts
 from .sources import Source
-from .stream import StreamCounts, VideoStream
+from .stream import VideoStream
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from mmaction.structures import ActionDataSample
@@ -150,3 +150,16 @@ class PeoplePrediction(Prediction):
         if self.track_ids is not None:
             plain['track_ids'] = self.track_ids.tolist()
         return plain
+
+
+class StreamCounts(NamedTuple):
+    """What became of a stream's frames and clips so far."""
+
+    frames: int
+    """Frames taken."""
+    predictions: int
+    """Clips predicted."""
+    dropped: int
+    """Clips dropped, because the model was slower than the source."""
+    skipped: int
+    """Clips left out, because frames were missing for more than ``max_gap`` seconds."""

@@ -4,6 +4,7 @@ import os.path as osp
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import cv2
@@ -281,6 +282,21 @@ class Retimed:
         self.source.close()
 
 
+def going_on(opened: Any, last: float, fps: float) -> Any:
+    """A source, from where a stream stopped on, on the stream's clock.
+
+    Args:
+        opened: As :func:`open_source` gives it.
+        last (float): When the stream's last frame was, in seconds.
+        fps (float): The stream's.
+    """
+    if opened.live:
+        return Retimed(opened, later=last + 1 / fps)
+    if opened.path is not None:
+        return Retimed(opened, after=last)
+    return opened
+
+
 def open_source(
     source: Source, fps: Optional[float] = None, start: int = 0, **options: Any
 ) -> Union[VideoFile, LiveCapture, FrameSource]:
@@ -318,6 +334,19 @@ def open_source(
             f'{type(source).__name__}.'
         )
     return FrameSource(source, fps)
+
+
+def path_of(source: Any) -> Optional[str]:
+    """The path of a file, else None."""
+    if isinstance(source, VideoFile):
+        return source.path
+    is_path = isinstance(source, str) or hasattr(source, '__fspath__')
+    return str(source) if is_path and '://' not in str(source) else None
+
+
+def name_of(path: Optional[str]) -> Optional[str]:
+    """A file's name: it may have moved since a stream was saved."""
+    return None if path is None else Path(path).name
 
 
 def check_choice(name: str, value: str, choices: tuple) -> None:

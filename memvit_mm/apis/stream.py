@@ -2,9 +2,10 @@
 
 import copy
 import itertools
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.config import Config
@@ -22,24 +23,18 @@ from .clip_grid import (
 from .labels import Labels
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
-from .results import Prediction
-from .sources import Retimed, Source, VideoFile, check_choice, open_source
+from .results import Prediction, StreamCounts
+from .sources import (
+    Source,
+    check_choice,
+    going_on,
+    name_of,
+    open_source,
+    path_of,
+)
 from .tracking import Tracking, track_people, tracker_for
 
 _numbers = itertools.count(1)
-
-
-class StreamCounts(NamedTuple):
-    """What became of a stream's frames and clips so far."""
-
-    frames: int
-    """Frames taken."""
-    predictions: int
-    """Clips predicted."""
-    dropped: int
-    """Clips dropped, because the model was slower than the source."""
-    skipped: int
-    """Clips left out, because frames were missing for more than ``max_gap`` seconds."""
 
 
 class VideoStream:
@@ -167,6 +162,7 @@ class VideoStream:
         self.on_damage = on_damage
         self._tracker = tracker_for(track, self.predictor.boxes)
         self._reader: Optional[SourceReader] = None
+        self._lock = threading.RLock()
         self.reset()
 
     # ----------------------------------------------------------------- predictions
@@ -211,7 +207,7 @@ class VideoStream:
         """Take the next frame, and predict what is complete with it.
 
         Where that fails, or is interrupted, it is as if the frame had not come: feed
-        it once more, or go on with the next one.
+        it once more, or go on with the next one. Of several threads one at a time.
 
         Args:
             frame (np.ndarray): ``[H, W, 3]`` uint8, RGB. It is copied.
@@ -225,24 +221,25 @@ class VideoStream:
             ValueError: If the frame is no frame, of another size or earlier than the
                 ones before, or neither ``time`` nor ``fps`` is known.
         """
-        self._check_idle()
-        if self._state.ended:
-            self.reset()
-        if self._buffer is None:
-            if self.fps is None and time is None:
-                raise ValueError(
-                    'The frame comes without a time: give its time in seconds, or '
-                    'VideoStream fps=....'
-                )
-            self._begin(self.fps or 30.0)
-        if isinstance(frame, np.ndarray):
-            frame = frame.copy()
-        try:
-            clips = self._buffer.feed(frame, time)
-        except BaseException:
-            self._buffer.restore(self._state)
-            raise
-        return self._predict(clips)
+        with self._lock:
+            self._check_idle()
+            if self._state.ended:
+                self.reset()
+            if self._buffer is None:
+                if self.fps is None and time is None:
+                    raise ValueError(
+                        'The frame comes without a time: give its time in seconds, or '
+                        'VideoStream fps=....'
+                    )
+                self._begin(self.fps or 30.0)
+            if isinstance(frame, np.ndarray):
+                frame = frame.copy()
+            try:
+                clips = self._buffer.feed(frame, time)
+            except BaseException:
+                self._buffer.restore(self._state)
+                raise
+            return self._predict(clips)
 
     def finish(self) -> list[Prediction]:
         """The frames that were fed end: predict the clips that only lack more.
@@ -255,19 +252,20 @@ class VideoStream:
         Raises:
             ValueError: If the stream was too short for any clip.
         """
-        self._check_idle()
-        if self._buffer is None or self._state.ended:
-            return []
-        try:
-            clips = self._buffer.finish()
-        except Exception:
-            # Too short for a clip: it has ended all the same.
-            self._state = self._buffer.snapshot()
+        with self._lock:
+            self._check_idle()
+            if self._buffer is None or self._state.ended:
+                return []
+            try:
+                clips = self._buffer.finish()
+            except Exception:
+                # Too short for a clip: it has ended all the same.
+                self._state = self._buffer.snapshot()
+                self._end()
+                raise
+            predictions = self._predict(clips)
             self._end()
-            raise
-        predictions = self._predict(clips)
-        self._end()
-        return predictions
+            return predictions
 
     @property
     def counts(self) -> StreamCounts:
@@ -342,14 +340,8 @@ class VideoStream:
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if state['buffer'] is not None:
-            saved = state['settings']
-            self._begin(saved['fps'])
-            for key, value in self._buffer.grid.settings().items():
-                if saved[key] != value:
-                    raise ValueError(
-                        f'The state was saved by a stream with {key}={saved[key]}, '
-                        f'this one has {key}={value}: build it with the same settings.'
-                    )
+            self._begin(state['settings']['fps'])
+            self._buffer.grid.check_settings(state['settings'])
             self._state = self._buffer.unpack(state['buffer'])
             self._buffer.restore(self._state)
         self._path = state['path']
@@ -374,8 +366,8 @@ class VideoStream:
         if self._state.ended or not self._state.count:
             # Also where a source before it failed before the first prediction.
             self.reset()
-        path = _path_of(source)
-        if self._state.count and _name(path) != _name(self._path):
+        path = path_of(source)
+        if self._state.count and name_of(path) != name_of(self._path):
             raise ValueError(
                 f'Stream {self.name} stopped at {self._state.last_time:.2f} seconds of '
                 f'{self._path or "other frames"}: call reset() before it reads '
@@ -388,7 +380,7 @@ class VideoStream:
                 self._begin(opened.fps)
             self._path = path
             if self._state.count:
-                opened = self._going_on(opened)
+                opened = going_on(opened, self._state.last_time, self._buffer.fps)
             when_slow = self.when_slow or ('drop' if opened.live else 'block')
             return SourceReader(
                 opened,
@@ -426,15 +418,6 @@ class VideoStream:
                 # Too short for a clip: it has ended all the same.
                 self._state = self._buffer.snapshot()
             raise
-
-    def _going_on(self, opened: Any) -> Any:
-        """A source from where the stream stopped, on the stream's clock."""
-        last = self._state.last_time
-        if opened.live:
-            return Retimed(opened, later=last + 1 / self._buffer.fps)
-        if opened.path is not None:
-            return Retimed(opened, after=last)
-        return opened
 
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)
@@ -477,16 +460,3 @@ class VideoStream:
                 f'Stream {self.name} is reading a source: let run() end, or leave its '
                 'loop, first.'
             )
-
-
-def _name(path: Optional[str]) -> Optional[str]:
-    """A file's name: it may have moved since a stream was saved."""
-    return None if path is None else Path(path).name
-
-
-def _path_of(source: Any) -> Optional[str]:
-    """The path of a file, else None."""
-    if isinstance(source, VideoFile):
-        return source.path
-    is_path = isinstance(source, str) or hasattr(source, '__fspath__')
-    return str(source) if is_path and '://' not in str(source) else None

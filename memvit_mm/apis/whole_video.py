@@ -404,6 +404,11 @@ def _check_array(array: Any) -> None:
             f'An array of shape {shape and tuple(shape)} is no video: expected '
             '[T, H, W, 3], frames in RGB.'
         )
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f'An array of {array.dtype} is no video: expected frames of uint8, from 0 '
+            'to 255.'
+        )
 
 
 def _check_frames(results: dict) -> None:

@@ -11,7 +11,14 @@ import pytest
 import stream_data as data
 from stream_data import FPS, assert_same
 
-from memvit_mm.apis import ComparingPredictor, MultiStream, VideoFile, VideoStream
+from memvit_mm.apis import (
+    ComparingPredictor,
+    MultiStream,
+    VideoFile,
+    VideoStream,
+    inference_recognizer,
+    init_recognizer,
+)
 
 
 @pytest.fixture(scope='module')
@@ -226,6 +233,28 @@ class TestThreads:
         for name in range(3):
             assert_same(found[name], expected)
 
+    def test_frames_from_several_threads(self, model, frames):
+        """Each clip once, whoever feeds."""
+        stream, found = VideoStream(model, fps=FPS), []
+        todo, taking = iter(frames), threading.Lock()
+
+        def feed():
+            while True:
+                with taking:
+                    frame = next(todo, None)
+                if frame is None:
+                    return
+                found.extend(stream.feed(frame))
+
+        threads = [threading.Thread(target=feed) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found += stream.finish()
+        assert sorted(p.number for p in found) == [0, 1, 2]
+        assert stream.counts.frames == len(frames)
+
     def test_a_stream_that_joins_while_a_batch_fails(self, video, expected):
         """What it remembers of yesterday is not taken back with the batch's."""
         model = data.epic_model()
@@ -314,6 +343,36 @@ class TestBoxes:
     def test_proposals_of_other_videos(self, frames):
         table = {'kitchen,0901': np.array([[0.1, 0.1, 0.5, 0.9, 1.0]])}
         stream = VideoStream(data.ava_model(), boxes=table, fps=FPS, name='street')
-        with pytest.warns(UserWarning, match="no boxes for .street.: .* of kitchen:"):
+        with pytest.warns(UserWarning, match='no boxes for .street.: .* of kitchen:'):
             found = list(stream.run(frames))
         assert [len(p.boxes) for p in found] == [0, 0]
+
+    def test_outside(self, frames):
+        boxes = [[4, 4, 20, 28], [70, 4, 90, 28]]
+        stream = VideoStream(data.ava_model(), boxes=lambda *_: boxes, fps=FPS)
+        with pytest.warns(
+            UserWarning, match=r'1 of 2 have nothing of the frame \(64 x'
+        ):
+            found = list(stream.run(frames))
+        assert [len(p.boxes) for p in found] == [1, 1]
+
+    def test_nothing(self, frames):
+        stream = VideoStream(data.ava_model(), boxes=lambda *_: None, fps=FPS)
+        with refuses('boxes returned None at 1 seconds: where nobody is, return'):
+            list(stream.run(frames))
+
+
+class TestModels:
+    def test_arguments(self, model):
+        with refuses("device='gpu' cannot be used"):
+            init_recognizer('memvit_demo_epic_cls.py', device='gpu')
+        with refuses('config is a NoneType: it takes the path or the name'):
+            init_recognizer(None)
+        with refuses('labels is a int: it takes a file of names'):
+            VideoStream(model, labels=3)
+
+    def test_frames_that_are_no_bytes(self):
+        """Fractions would pass for a dark video."""
+        model = init_recognizer('memvit_demo_epic_cls.py', device='cpu')
+        with refuses('An array of float32 is no video: expected frames of uint8'):
+            inference_recognizer(model, np.zeros((60, 48, 48, 3), np.float32))
