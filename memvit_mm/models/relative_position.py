@@ -303,10 +303,18 @@ class _Widen(torch.autograd.Function):
 
 
 def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tensor:
-    """HIDDEN where a key's time step lies after the query's: [q_len, k_len]."""
+    """What hides keys whose time step lies after the query's: [q_len, k_len].
+
+    Args:
+        q_len (int): Time steps of the queries.
+        k_len (int): Time steps of the keys.
+        stride (int): Query time steps that one of the keys stands for.
+        like (Tensor): The queries, [..., C]. As all terms, these are multiplied by
+            ``C ** 0.5`` before the product, after which they still fit into float16.
+    """
     queries = torch.arange(q_len, device=like.device)[:, None]
     keys = torch.arange(k_len, device=like.device)[None, :] * stride
-    return (keys > queries).to(like.dtype) * HIDDEN
+    return (keys > queries).to(like.dtype) * (HIDDEN * like.shape[-1] ** -0.5)
 
 
 def concat_tables(parts: list[Optional[Sequence[Tensor]]]) -> list[Tensor]:

@@ -56,6 +56,27 @@ def test_folded_attention_is_the_plain_formula(dtype):
         assert error < (3e-2 if low else 1e-5)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_hides_later_frames(dtype):
+    # 16 channels of a head, by whose root terms are divided first.
+    model = MeMViT(
+        arch=dict(embed_dims=16, num_layers=2, num_heads=1, downscale_indices=[1]),
+        spatial_size=32,
+        temporal_size=FRAMES,
+        causal=True,
+        output_cls_token=False,
+    )
+    randomize(model).eval()
+    x = torch.randn(1, 3, FRAMES, 32, 32)
+    results = []
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast('cpu', dtype, enabled=enabled):
+            features, _ = model(x, memory=model.empty_memory(x))
+        results.append(features[0].float())
+    error = (results[1] - results[0]).norm() / results[0].norm()
+    assert error < 0.05
+
+
 @pytest.mark.parametrize('training', [False, True])
 def test_no_tensor_of_queries_by_keys(training):
     # 2048 queries of the first layer on 2048 keys and more of the memory.
