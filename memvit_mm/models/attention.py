@@ -1,6 +1,6 @@
 """Pooled attention over a clip and the memories of earlier clips (MeMViT)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 import torch
@@ -12,7 +12,7 @@ from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
 from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
-from .linear import linear, run_linear
+from .linear import is_plain, linear, run_linear
 from .pooling import depthwise_pool
 from .relative_position import (
     HIDDEN,
@@ -301,8 +301,10 @@ class MemoryAttention(BaseModule):
             out = self._add_queries(out, q)
         return run_linear(self.proj, self._merge(out)), q_size, written
 
-    def _project(self, x: Tensor) -> Iterator[Tensor]:
+    def _project(self, x: Tensor) -> Iterable[Tensor]:
         """Queries, keys and values before pooling: (B, tokens, heads*C) each."""
+        if not is_plain(self.qkv):
+            return self.qkv(x).chunk(3, dim=-1)
         weights = self.qkv.weight.chunk(3)
         biases = [None] * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         return (linear(x, w, b) for w, b in zip(weights, biases))

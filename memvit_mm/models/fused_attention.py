@@ -54,9 +54,7 @@ def attend(
 def is_fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> bool:
     """Whether torch has a fused kernel for these; True where it does not tell."""
     choose = getattr(torch, '_fused_sdp_choice', None)
-    if choose is None or torch.jit.is_tracing() or q.device.type not in ('cpu', 'cuda'):
-        return True
-    if is_compiling():
+    if choose is None or is_compiling() or q.device.type not in ('cpu', 'cuda'):
         return True
     try:
         # 0 is the plain formula.
@@ -66,7 +64,9 @@ def is_fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> bool:
 
 
 def is_compiling() -> bool:
-    """Whether torch.compile is tracing."""
+    """Whether torch.compile or torch.jit is tracing: operators that all know."""
+    if torch.jit.is_tracing():
+        return True
     compiler = getattr(torch, 'compiler', None)
     check = getattr(compiler, 'is_compiling', None)
     return bool(check()) if check is not None else False

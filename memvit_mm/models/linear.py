@@ -8,6 +8,7 @@ way.
 """
 
 import logging
+from functools import partial
 from typing import Optional
 
 import torch
@@ -31,11 +32,12 @@ def _find_onednn():
         if not torch.backends.mkldnn.is_available():
             return None
         product = torch.ops.mkldnn._linear_pointwise
-        x, weight, bias = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
-        for w in (weight, torch.ones(3, 4).t()):
-            if not torch.equal(
-                product(x, w, bias, 'none', [], ''), 4 * torch.ones(2, 4)
-            ):
+        # Whatever the program has made the default.
+        ones = partial(torch.ones, dtype=torch.float32, device='cpu')
+        x, bias = ones(2, 3), ones(4)
+        for weight in (ones(4, 3), ones(3, 4).t()):
+            out = product(x, weight, bias, 'none', [], '')
+            if not torch.equal(out, 4 * ones(2, 4)):
                 return None
         return product
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
@@ -72,11 +74,21 @@ def run_linear(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)
 
 
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is nothing but torch's linear layer."""
+def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether a layer is nothing but torch's own, so that it need not be called.
+
+    Not so if it has hooks, another class (adapters, parametrizations, quantized
+    layers), a ``forward`` of its own or a weight that is more than a tensor.
+
+    Args:
+        layer (nn.Module): Any.
+        kind (type): What it was built as.
+    """
     hooks = layer._forward_hooks or layer._forward_pre_hooks
     hooks = hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is nn.Linear and not hooks
+    weight = getattr(layer, 'weight', None)
+    tensor = type(weight) in (nn.Parameter, Tensor, type(None))
+    return type(layer) is kind and tensor and not hooks and 'forward' not in vars(layer)
 
 
 def _takes(x: Tensor, weight: Tensor) -> bool:
@@ -88,6 +100,7 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= SMALLEST
         and not _autocast_on_cpu()
+        and getattr(torch.backends.mkldnn, 'enabled', True)
     )
 
 
@@ -98,8 +111,9 @@ def _autocast_on_cpu() -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """[..., in] x [out, in] -> [..., out], without gradient."""
-    if _takes(x, weight):
+    """[..., in] x [out, in] -> [..., out]."""
+    # With gradient only where somebody differentiates twice.
+    if _takes(x, weight) and not torch.is_grad_enabled():
         return _onednn(x, weight, bias, 'none', [], '')
     return F.linear(x, weight, bias)
 
@@ -119,7 +133,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # Only what the gradients that are wanted need.
+        for_x, for_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
         return _onednn(x, weight, bias, 'none', [], '')
 
     @staticmethod
@@ -143,19 +159,20 @@ class LeanMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, in] -> [B, tokens, out]."""
-        gelu = type(self.act) is nn.GELU and self.act.approximate == 'none'
-        plain = gelu and is_plain(self.fc1) and is_plain(self.fc2)
-        plain = plain and x.device.type in ('cpu', 'cuda')
-        if not plain or is_compiling() or self.fc1.bias is None:
+        plain = is_plain(self.fc1) and is_plain(self.fc2)
+        plain = plain and is_plain(self.act, nn.GELU) and self.act.approximate == 'none'
+        plain = plain and not any(b is None for b in (self.fc1.bias, self.fc2.bias))
+        plain = plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1
+        if not plain or is_compiling():
             return super().forward(x)
-        dtype = _autocast_dtype(x)
+        dtype = autocast_dtype(x)
         parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         if torch.is_grad_enabled():
             return _TwoLayers.apply(x, *parameters, dtype)
         return _two_layers(x, *parameters, dtype)
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype:
+def autocast_dtype(x: Tensor) -> torch.dtype:
     """What autocast makes of a linear layer's input."""
     if x.dtype == torch.float64:
         return x.dtype
@@ -218,6 +235,8 @@ class _TwoLayers(torch.autograd.Function):
         bias1, down = bias1.to(ctx.dtype), weight2.to(ctx.dtype)
         up = weight1.to(ctx.dtype)
         grad = grad.flatten(0, -2).contiguous()
+        # Parts are summed in float32 at least.
+        exact = torch.promote_types(ctx.dtype, torch.float32)
         grads_x, grads = [], [None] * 4
         for part, grad_part in zip(
             _some_tokens(x, len(up)), _some_tokens(grad, len(up))
@@ -230,6 +249,7 @@ class _TwoLayers(torch.autograd.Function):
                 _weight_gradient(grad_part, F.gelu(wide)) if wanted[2] else None,
                 grad_part.sum(0) if wanted[3] else None,
             )
+            found = [g if g is None else g.to(exact) for g in found]
             grads = [g if old is None else old.add_(g) for g, old in zip(found, grads)]
             if for_x:
                 grads_x.append(_product(inner, up.t()))

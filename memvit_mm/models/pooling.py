@@ -9,14 +9,16 @@ same layer in [B, C, T, H, W], with gradients a fifth (``tools/benchmark.py CONF
 --tables parts``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _triple
 
 from .fused_attention import is_compiling
+from .linear import autocast_dtype, is_plain
 from .relative_position import Size
 
 
@@ -37,6 +39,10 @@ def depthwise_pool(
     """
     # (B, T*H*W, heads*C) -> (B, T, H, W, heads*C)
     x = x.unflatten(1, size)
+    if not causal and not is_plain(conv, nn.Conv3d):
+        # Hooks, adapters and the like: called as it is.
+        out = _heads_apart(x, heads, conv)
+        return out.flatten(1, 3), tuple(out.shape[1:4])
     padding = tuple(conv.padding)
     if causal:
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
@@ -44,27 +50,16 @@ def depthwise_pool(
     weight = conv.weight
     if x.device.type == 'cpu':
         # Autocast does not reach into a function of ours.
-        dtype = _autocast_dtype(x)
+        dtype = autocast_dtype(x)
         x, weight = x.to(dtype), weight.to(dtype)
-    if x.device.type == 'cpu' and torch.is_grad_enabled():
+    own = torch.is_grad_enabled() and not torch.jit.is_tracing()
+    if x.device.type == 'cpu' and own:
         out = _ChannelsLast.apply(x, weight, heads, tuple(conv.stride), padding)
     elif x.device.type == 'cpu':
         out = _convolve(x, _tiled(weight, heads), conv.stride, padding)
     else:
         out = _by_head(x, weight, heads, conv.stride, padding)
     return out.flatten(1, 3), tuple(out.shape[1:4])
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """What autocast on the CPU makes of a convolution's input."""
-    if x.dtype == torch.float64:
-        return x.dtype
-    if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4
-        enabled = torch.is_autocast_enabled('cpu')
-        return torch.get_autocast_dtype('cpu') if enabled else x.dtype
-    return (
-        torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else x.dtype
-    )
 
 
 def _by_head(
@@ -75,10 +70,19 @@ def _by_head(
     padding: Sequence[int],
 ) -> Tensor:
     """Where depthwise kernels want [B, C, T, H, W]: on GPUs."""
-    batch = x.shape[0]
+    return _heads_apart(
+        x,
+        heads,
+        lambda x: F.conv3d(x, weight, None, stride, padding, groups=len(weight)),
+    )
+
+
+def _heads_apart(x: Tensor, heads: int, conv: Callable[[Tensor], Tensor]) -> Tensor:
+    """Call a layer of [B*heads, C, T, H, W] on (B, T, H, W, heads*C)."""
     # (B, T, H, W, heads*C) -> (B, heads, C, T, H, W) -> (B*heads, C, T, H, W)
+    batch = x.shape[0]
     x = x.unflatten(-1, (heads, -1)).permute(0, 4, 5, 1, 2, 3).flatten(0, 1)
-    out = F.conv3d(x, weight, None, stride, padding, groups=len(weight))
+    out = conv(x)
     # (B*heads, C, T', H', W') -> (B, T', H', W', heads*C)
     out = out.unflatten(0, (batch, heads)).permute(0, 3, 4, 5, 1, 2)
     return out.flatten(4)
@@ -110,9 +114,11 @@ def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:
     """
     # (B, T*H*W, C) -> (B, C, T, H, W), a view: channels last
     x = x.unflatten(1, size).permute(0, 4, 1, 2, 3)
-    window = (pool.kernel_size, pool.stride, pool.padding)
-    if torch.is_grad_enabled() and not is_compiling():
-        x = _MaxPool.apply(x, *map(tuple, window))
+    window = [_triple(n) for n in (pool.kernel_size, pool.stride, pool.padding)]
+    if not is_plain(pool, nn.MaxPool3d):
+        x = pool(x)
+    elif torch.is_grad_enabled() and not is_compiling():
+        x = _MaxPool.apply(x, *window)
     else:
         x = F.max_pool3d(x, *window)
     # (B, C, T', H', W') -> (B, T'*H'*W', C)
@@ -158,22 +164,21 @@ class _ChannelsLast(torch.autograd.Function):
         stride: tuple[int, ...],
         padding: tuple[int, ...],
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.settings = heads, stride, padding
+        # Only what the gradients that are wanted need.
+        for_x, for_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
+        ctx.settings = x.shape[1:4], weight.shape[2:], heads, stride, padding
         return _convolve(x, _tiled(weight, heads), stride, padding)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        heads, stride, padding = ctx.settings
+        size, kernel, heads, stride, padding = ctx.settings
         grad = grad.contiguous()
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(
-                grad, _tiled(weight, heads), x.shape[1:4], stride, padding
-            )
+            grad_x = _input_gradient(grad, _tiled(weight, heads), size, stride, padding)
         if ctx.needs_input_grad[1]:
-            kernel = tuple(weight.shape[2:])
             grad_weight = _weight_gradient(grad, x, kernel, stride, padding)
             # (heads*C, 1, *k) -> (C, 1, *k)
             grad_weight = grad_weight.unflatten(0, (heads, -1)).sum(0)

@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmaction.registry import MODELS
+from small_models import ARCH, FRAMES, randomize
 from torch import nn
 
+from memvit_mm.models import MeMViT
 from memvit_mm.models import linear as linear_module
-from memvit_mm.models.linear import LeanMLP, linear
+from memvit_mm.models.linear import LeanMLP, is_plain, linear
 from memvit_mm.models.pooling import _by_head, depthwise_pool, max_pool
 
 MLP = LeanMLP.__mro__[1]
@@ -101,6 +103,77 @@ def test_what_is_put_in_place_of_a_layer_is_called():
     lean.fc1.register_forward_hook(lambda *_: calls.append('fc1'))
     lean(torch.randn(2, 3, 16))
     assert calls == ['fc1']
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('pool_first', [False, True])
+def test_hooks_of_every_layer_are_called(pool_first, training):
+    model = MeMViT(
+        arch=ARCH, spatial_size=32, temporal_size=FRAMES, pool_first=pool_first
+    )
+    randomize(model).train(training)
+    x, calls = torch.randn(1, 3, FRAMES, 32, 32), set()
+
+    def run():
+        with torch.set_grad_enabled(training):
+            (features, *_), _ = model(x, memory=model.empty_memory(x))
+        return features
+
+    expected = run()
+    kinds = (nn.Linear, nn.Conv3d, nn.MaxPool3d, nn.GELU)
+    names = {n for n, m in model.named_modules() if isinstance(m, kinds)}
+    for name in names:
+        layer = model.get_submodule(name)
+        layer.register_forward_hook(lambda *_, name=name: calls.add(name))
+    torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-4)
+    assert calls == names
+
+
+def test_what_is_more_than_a_layer_is_no_plain_layer():
+    layer = nn.Linear(2, 2)
+    assert is_plain(layer) and not is_plain(nn.Identity())
+    assert not is_plain(type('Adapted', (nn.Linear,), {})(2, 2))
+    layer.forward = lambda x: x  # as accelerate does
+    assert not is_plain(layer)
+    scaled = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert not is_plain(scaled)
+
+
+def test_gradients_of_gradients(monkeypatch):
+    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    monkeypatch.setattr(linear_module, 'WIDE', 2**8)
+    torch.manual_seed(0)
+    lean, layer = LeanMLP(8, 32, 8), nn.Linear(8, 8)
+    conv = nn.Conv3d(4, 4, 3, 2, 1, groups=4, bias=False)
+    pool = nn.MaxPool3d(3, 2, 1)
+    leaves = [torch.randn(2, 5 * 6 * 7, 8, requires_grad=True)]
+    leaves += [*lean.parameters(), *layer.parameters(), conv.weight]
+
+    def ours(x: torch.Tensor) -> torch.Tensor:
+        x = max_pool(lean(linear(x, layer.weight, layer.bias)), SIZE, pool)
+        return depthwise_pool(x, (3, 3, 4), conv, 2)[0]
+
+    def torchs(x: torch.Tensor) -> torch.Tensor:
+        grid = MLP.forward(lean, layer(x)).unflatten(1, SIZE).permute(0, 4, 1, 2, 3)
+        grid = pool(grid).permute(0, 2, 3, 4, 1)
+        return _by_head(grid, conv.weight, 2, (2, 2, 2), (1, 1, 1)).flatten(1, 3)
+
+    results = []
+    for function in (ours, torchs):
+        out = function(leaves[0]).square().sum()
+        grads = torch.autograd.grad(out, leaves, create_graph=True)
+        length = sum(grad.square().sum() for grad in grads)
+        results.append(torch.autograd.grad(length, leaves))
+    torch.testing.assert_close(*results, atol=1e-3, rtol=1e-3)
+
+
+def test_no_clips_at_all():
+    x = torch.randn(0, 5 * 6 * 7, 8, requires_grad=True)
+    conv = nn.Conv3d(4, 4, 3, 1, 1, groups=4, bias=False)
+    out = LeanMLP(8, 32, 8)(depthwise_pool(x, SIZE, conv, 2)[0])
+    out = max_pool(out, SIZE, nn.MaxPool3d(3, 1, 1))
+    out.sum().backward()
+    assert out.shape == x.grad.shape == x.shape
 
 
 @pytest.mark.parametrize('batch', [1, 2])
