@@ -175,6 +175,12 @@ def test_streams_cost_the_same_along_their_length():
     assert peak_bytes('cpu') >= found.parts[-1][3]
 
 
+def test_a_stream_shorter_than_its_parts():
+    case = Case('template', BACKBONE, dtype='bfloat16')
+    found = with_length(BACKBONE, case, clips=2, parts=4)
+    assert [part[:2] for part in found.parts] == [(0, 0), (1, 1)]
+
+
 @pytest.mark.parametrize('pool_first', [True, False])
 def test_parts_against_the_plain_way(pool_first):
     cfg = dict(BACKBONE, pool_first=pool_first)

@@ -1,7 +1,7 @@
 """One thing to be measured: a backbone, its clips, and what is done with them."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -73,6 +73,13 @@ def remembers(backbone: nn.Module) -> bool:
     return bool(getattr(backbone, 'memory_layers', ()))
 
 
+def autocast(case: Case) -> AbstractContextManager:
+    """The context that a case's backbone runs in."""
+    dtype, kind = getattr(torch, case.dtype), torch.device(case.device).type
+    lower = dtype != torch.float32
+    return torch.autocast(kind, dtype=dtype) if lower else nullcontext()
+
+
 def prepare(case: Case) -> Callable[[], None]:
     """Build a case; the function that is returned runs it once."""
     if case.threads is not None:
@@ -85,15 +92,10 @@ def prepare(case: Case) -> Callable[[], None]:
     if case.memory and remembers(backbone):
         inputs['memory'] = full_memory(backbone, x)
     model = torch.compile(backbone) if case.compiled else backbone
-    dtype = getattr(torch, case.dtype)
     kind = torch.device(case.device).type
 
-    def autocast():
-        lower = dtype != torch.float32
-        return torch.autocast(kind, dtype=dtype) if lower else nullcontext()
-
     def forward() -> Tensor:
-        with autocast():
+        with autocast(case):
             features = model(x, **inputs)
         features = features[0] if inputs else features
         last = features[-1]

@@ -163,7 +163,8 @@ def compare(
         ValueError: If the backbone is not MeMViT, or one of them fails.
     """
     chosen = backbones(cfg)
-    if not cfg.get('memory_layers', True):
+    layers = cfg.get('memory_layers')
+    if layers is not None and not layers:
         # It has none: it is its own twin.
         del chosen[OURS], chosen[SAVING]
     chosen = {k: v for k, v in chosen.items() if only is None or k in only}

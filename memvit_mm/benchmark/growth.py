@@ -10,7 +10,7 @@ import torch
 
 from ..complexity import clip_shape
 from ..models.memory import ClipMemory, Stream
-from .case import Case, build_backbone, remembers
+from .case import Case, autocast, build_backbone, remembers
 from .compare import MVIT, OURS, TWIN, backbones
 from .processes import Result, measure, peak_bytes
 
@@ -133,7 +133,7 @@ def with_length(
 
     Args:
         cfg (dict): Config of a :class:`MeMViT`.
-        template (Case): Size, device and threads.
+        template (Case): Size, device, dtype and threads.
         clips (int): Clips to run.
         parts (int): How many parts of the stream are told apart.
     """
@@ -143,10 +143,13 @@ def with_length(
     x = torch.randn(1, *clip_shape(cfg, template.size), device=template.device)
     memory, seconds, found = ClipMemory(), [], []
     first = 0
-    run_clip(backbone, x, ClipMemory(), 0)
+    with autocast(template):
+        run_clip(backbone, x, ClipMemory(), 0)
+    parts = min(parts, clips)
     for number in range(clips):
         begin = time.perf_counter()
-        run_clip(backbone, x, memory, number)
+        with autocast(template):
+            run_clip(backbone, x, memory, number)
         seconds.append(time.perf_counter() - begin)
         if number + 1 == clips * (len(found) + 1) // parts:
             median = statistics.median(seconds[first:])

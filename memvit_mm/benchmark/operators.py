@@ -8,7 +8,14 @@ from torch.profiler import ProfilerActivity, profile
 
 # Matrix products and convolutions; the fused attention is both its products.
 PRODUCTS = ('mm', 'addmm', 'bmm', 'baddbmm', 'linear', 'linear_pointwise')
-ATTENTION = 'scaled_dot_product'
+ATTENTION = (
+    'scaled_dot_product',
+    # What these call on a GPU.
+    'flash_attention',
+    'efficient_attention',
+    'cudnn_attention',
+)
+CONVOLUTIONS = ('convolution', 'conv_depthwise')
 
 
 def profile_operators(run: Callable[[], None], device: str = 'cpu') -> dict[str, Any]:
@@ -40,14 +47,14 @@ def profile_operators(run: Callable[[], None], device: str = 'cpu') -> dict[str,
             times.append((event.key, spent / 1e6, event.count))
     times.sort(key=lambda entry: -entry[1])
     total = sum(seconds for _, seconds, _ in times)
-    attention = sum(s for name, s, _ in times if ATTENTION in name)
+    attention = sum(s for name, s, _ in times if is_attention(name))
     products = sum(s for name, s, _ in times if is_product(name))
     return dict(
         seconds=total,
         products=products,
         attention=attention,
         ratio=total / products if products else float('inf'),
-        backends={name: count for name, _, count in times if ATTENTION in name},
+        backends={name: count for name, _, count in times if is_attention(name)},
         slowest=times,
     )
 
@@ -60,7 +67,18 @@ def is_product(name: str) -> bool:
         [True, True, False]
     """
     name = name.split('::', 1)[-1].lstrip('_')
-    return name in PRODUCTS or 'convolution' in name or ATTENTION in name
+    named = name in PRODUCTS or any(part in name for part in CONVOLUTIONS)
+    return named or is_attention(name)
+
+
+def is_attention(name: str) -> bool:
+    """Whether an operator is fused attention, forward or backward.
+
+    Examples:
+        >>> is_attention('aten::_flash_attention_backward')
+        True
+    """
+    return any(part in name for part in ATTENTION)
 
 
 def _microseconds(event: Any, cuda: bool) -> float:

@@ -1,5 +1,6 @@
 """Which earlier clips move the features of this one: one of them is changed."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -98,7 +99,7 @@ def receptive_field(
     """
     init_default_scope('mmaction')
     # A batch in its own precision, and without weights to load.
-    model_cfg = ConfigDict(cfg['model'])
+    model_cfg = copy.deepcopy(ConfigDict(cfg['model']))
     model_cfg.backbone.pop('pretrained', None)
     torch.manual_seed(seed)
     model = MODELS.build(model_cfg).eval()
