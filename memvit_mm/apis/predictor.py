@@ -4,7 +4,7 @@ import copy
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -20,9 +20,19 @@ from .labels import Labels, find_names
 from .load_model import load_config
 from .results import EpicPrediction, PeoplePrediction, Prediction
 
-# One for each model: streams of it may be in several threads, its memory is in one.
-_locks: WeakKeyDictionary = WeakKeyDictionary()
-_locks_lock = threading.Lock()
+
+class Shared:
+    """What all streams of one model have in common, in whatever thread they are."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        """Held while the model runs, or its memory changes."""
+        self.owners: WeakValueDictionary = WeakValueDictionary()
+        """Whose memory it is that is kept under a name."""
+
+
+_shared: WeakKeyDictionary = WeakKeyDictionary()
+_shared_lock = threading.Lock()
 
 
 class PreparedClip(NamedTuple):
@@ -100,8 +110,9 @@ class Predictor:
         self.recipe = read_recipe(cfg, sampler)
         self.boxes = box_source(boxes, cfg)
         meta = getattr(model, 'dataset_meta', None)
-        with _locks_lock:
-            self._lock = _locks.setdefault(model, threading.RLock())
+        with _shared_lock:
+            shared = _shared.setdefault(model, Shared())
+        self._lock, self._owners = shared.lock, shared.owners
         # MMAction2's Resize keeps what it does on itself: one for each thread.
         self._of_thread = threading.local()
         self.names = find_names(labels, cfg, meta)
@@ -110,6 +121,33 @@ class Predictor:
     def memory(self) -> Any:
         """The model's ``ClipMemory``, None where it has none."""
         return getattr(self.model, 'memory', None)
+
+    def begin(self, stream: Hashable, owner: Any) -> None:
+        """A stream begins, with an empty memory.
+
+        Raises:
+            ValueError: If its name cannot be one.
+        """
+        try:
+            hash(stream)
+        except TypeError:
+            raise ValueError(
+                f'name={stream!r} cannot name a stream: give a string or a number.'
+            ) from None
+        self.forget(stream)
+        self._owners[stream] = owner
+
+    def check_owner(self, stream: Hashable, owner: Any) -> None:
+        """Refuse a stream whose memory another one of its name took over.
+
+        Raises:
+            ValueError: If that happened.
+        """
+        if self.memory is not None and self._owners.get(stream) is not owner:
+            raise ValueError(
+                f'Another stream of the name {stream!r} began with this model, and its '
+                'memory is kept under the name: give each one a name of its own.'
+            )
 
     def forget(self, stream: Hashable) -> None:
         """Drop what is remembered of a stream."""

@@ -223,9 +223,8 @@ class VideoStream:
         """
         with self._lock:
             self._check_idle()
-            if self._state.ended:
+            if self._state.ended or self._buffer is None:
                 self.reset()
-            if self._buffer is None:
                 if self.fps is None and time is None:
                     raise ValueError(
                         'The frame comes without a time: give its time in seconds, or '
@@ -294,7 +293,7 @@ class VideoStream:
         self._predictions = self._dropped = 0
         if self._tracker is not None:
             self._tracker.reset()
-        self.predictor.forget(self.name)
+        self.predictor.begin(self.name, self)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on later, in another process.
@@ -396,6 +395,7 @@ class VideoStream:
 
     def prepare(self, ready: ReadyClip) -> PreparedClip:
         """A complete clip as the model takes it."""
+        self.predictor.check_owner(self.name, self)
         video = None
         if not self._named and self._path is not None:
             video = Path(self._path).stem

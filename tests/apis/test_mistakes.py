@@ -317,6 +317,22 @@ class TestThreads:
         assert found[0] is predictor._transforms()
         assert all(a is not b for a, b in zip(*found))
 
+    def test_two_of_one_name(self, model, video, frames, expected):
+        """One after the other, but not at a time: memory is kept by name."""
+        first, second = (VideoStream(model, name='cam') for _ in range(2))
+        assert_same(list(first.run(video)), expected)
+        assert_same(list(second.run(video)), expected)
+        found = [next(run := first.run(video))]
+        run.close()
+        VideoStream(model, name='cam')
+        with refuses("Another stream of the name 'cam' began with this model"):
+            list(first.run(video))
+        first.reset()
+        assert_same(list(first.run(video)), expected)
+        assert len(found) == 1
+        with refuses(r"name=\['cam'\] cannot name a stream"):
+            VideoStream(model, name=['cam'])
+
 
 class TestBoxes:
     def test_a_function_may_draw(self, frames):
