@@ -213,6 +213,17 @@ class TestProcesses:
         assert call(line)[0] == 0
         assert out.read_bytes() == proposals.read_bytes()
 
+    def test_a_process_starts_no_others(self, folder, tmp_path, call, monkeypatch):
+        """Also where there is but one video, and so but one process."""
+        for name in ('RANK', 'LOCAL_RANK'):
+            monkeypatch.setenv(name, '0')
+        monkeypatch.setenv('WORLD_SIZE', '1')
+        monkeypatch.setenv('MEMVIT_DETECT_WORKER', '1')
+        monkeypatch.setattr(subprocess, 'Popen', None)
+        video, out = folder / 'videos' / 'b.mp4', tmp_path / 'p.pkl'
+        code, said, _ = call(command(folder, out, '--workers', '4', videos=[video]))
+        assert code == 0 and '"looks": 2' in said
+
     def test_a_process_that_is_killed(
         self, folder, tmp_path, call, monkeypatch, capsys
     ):

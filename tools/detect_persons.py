@@ -301,7 +301,7 @@ def main() -> None:
     if args.overwrite:
         remove_proposals(args.out)
     try:
-        if args.workers > 1 and world == 1:
+        if args.workers > 1 and world == 1 and TELL not in os.environ:
             code = run_workers(args, videos)
             if code == 0:
                 merged = ProposalParts(args.out).merge(videos, args.timestamp_start)
