@@ -199,8 +199,8 @@ def _frames(error: BaseException) -> list:
     return traceback.extract_tb(error.__traceback__)
 
 
-def add_common_arguments(parser) -> None:
-    """Options that MMAction2's train.py and test.py have in common."""
+def add_cfg_options(parser) -> None:
+    """The option that overrides settings of the config."""
     from mmengine.config import DictAction
 
     parser.add_argument(
@@ -211,6 +211,11 @@ def add_common_arguments(parser) -> None:
         help='override settings of the config; nested keys are joined by dots, lists '
         'are written key="[a,b]" or key=a,b, without blanks',
     )
+
+
+def add_common_arguments(parser) -> None:
+    """Options that MMAction2's train.py and test.py have in common."""
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

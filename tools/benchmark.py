@@ -15,14 +15,12 @@ import json
 import os
 import platform
 
-from _common import import_package, run
+from _common import add_cfg_options, import_package, run
 
 TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'parts', 'field')
 
 
 def parse_args():
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description='Measure what a config costs')
     parser.add_argument('config', help='config file of a MeMViT model')
     parser.add_argument(
@@ -76,13 +74,7 @@ def parse_args():
     )
     parser.add_argument('--clips', type=int, default=60, help='length: of the stream')
     parser.add_argument('--json', metavar='FILE', help='write everything there, too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     for name in ('repeats', 'clips', 'threads'):
         value = getattr(args, name)

@@ -9,12 +9,10 @@ import os
 import sys
 import time
 
-from _common import import_package, run
+from _common import add_cfg_options, import_package, run
 
 
 def parse_args():
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description='Check the data that a config names')
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -28,13 +26,7 @@ def parse_args():
         help='open this many videos of each dataset (default: 20); that they exist is '
         'looked up for all',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Optional
 
-from _common import import_package, require_checkpoint, run
+from _common import add_cfg_options, import_package, require_checkpoint, run
 from _runs import METRIC_LIMIT, SCORE_LIMIT, PathLike, compare, test_run
 
 TABLE = (
@@ -46,8 +46,6 @@ HEADS = dict(
 
 
 def parse_args():
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(
         description='Test on several world sizes, batch sizes and numbers of workers, '
         'and compare predictions and metrics'
@@ -75,13 +73,7 @@ def parse_args():
     )
     parser.add_argument('--out', metavar='DIR', help='keep set, logs and dumps here')
     parser.add_argument('--json', metavar='FILE', help='write the table to this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -7,12 +7,10 @@ python tools/get_flops.py configs/memvit_ava.py
 import argparse
 import os
 
-from _common import import_package, run
+from _common import add_cfg_options, import_package, run
 
 
 def parse_args():
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(
         description='Count parameters and multiply-adds (linear layers, convolutions, '
         'matrix products, both products of attention) of one clip; nothing is '
@@ -27,13 +25,7 @@ def parse_args():
         help='frames, height and width of the clip (default: what the backbone is '
         'made for)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

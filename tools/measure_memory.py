@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable, Optional
 
-from _common import import_package, run
+from _common import add_cfg_options, import_package, run
 
 # Upkeep's largest share of a training step; growth of RAM that is still flat, in MB.
 SHARE_LIMIT, RAM_LIMIT = 0.02, 4
@@ -39,8 +39,6 @@ FLAT_OPTIONS = {
 
 
 def parse_args():
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description='Measure what memory costs')
     parser.add_argument('config', nargs='?', help='config file')
     parser.add_argument(
@@ -57,13 +55,7 @@ def parse_args():
     parser.add_argument('--streams', type=int, default=300, help='for --flat')
     parser.add_argument('--max-streams', type=int, default=32, help='for --flat')
     parser.add_argument('--json', metavar='FILE', help='write the figures to this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
