@@ -180,13 +180,14 @@ def query_channels(
     # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     rows = torch.matmul(
-        tokens.reshape(-1, steps * height, width * heads, q.shape[-1]), table
+        tokens.reshape(len(q), steps * height, width * heads, q.shape[-1]), table
     )
-    rows = rows.reshape(*tokens.shape[:3], -1)
+    rows = rows.reshape(*tokens.shape[:3], table.shape[-1])
     # (W*heads, B*T*H, C) x (W*heads, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_column, dim=1).transpose(1, 2).repeat_interleave(heads, dim=0)
-    columns = tokens.reshape(-1, width * heads, q.shape[-1]).transpose(0, 1)
-    columns = torch.bmm(columns, table).transpose(0, 1).reshape(*tokens.shape[:3], -1)
+    columns = tokens.reshape(len(q) * steps * height, width * heads, q.shape[-1])
+    columns = torch.bmm(columns.transpose(0, 1), table).transpose(0, 1)
+    columns = columns.reshape(*tokens.shape[:3], table.shape[-1])
 
     rows = rows.split([part.shape[2] for part in by_row], dim=-1)
     columns = columns.split([part.shape[1] for part in by_column], dim=-1)
@@ -276,6 +277,11 @@ def widened(x: Tensor, extra: Tensor, width: int) -> Tensor:
     Returns:
         Tensor: [B, heads, N, width].
     """
+    if torch.jit.is_tracing():
+        # It cannot look into a function of ours.
+        extra = F.pad(extra, (0, 0, x.shape[2] - extra.shape[2], 0))
+        x = torch.cat([x, extra], dim=-1)
+        return F.pad(x, (0, width - x.shape[-1]))
     # (B, heads, N, C) -> (B, N, heads, C)
     x, extra = x.transpose(1, 2), extra.transpose(1, 2)
     return _Widen.apply(x, extra, width).transpose(1, 2)

@@ -1,5 +1,7 @@
 """Pooling in channels-last order against torch's convolution, gradients included."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -165,6 +167,34 @@ def test_gradients_of_gradients(monkeypatch):
         length = sum(grad.square().sum() for grad in grads)
         results.append(torch.autograd.grad(length, leaves))
     torch.testing.assert_close(*results, atol=1e-3, rtol=1e-3)
+
+
+def test_torchs_counter_counts_all_products(monkeypatch):
+    counter = pytest.importorskip('torch.utils.flop_counter').FlopCounterMode
+    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    lean, x = LeanMLP(8, 32, 8), torch.randn(2, 5, 8)
+    for context in (torch.no_grad, torch.enable_grad):
+        with counter(display=False) as count, context():
+            lean(x)
+        assert count.get_total_flops() == 2 * 2 * 10 * 8 * 32
+
+
+def test_traced():
+    model = MeMViT(arch=ARCH, spatial_size=32, temporal_size=FRAMES)
+    randomize(model).eval().requires_grad_(False)
+    x = torch.randn(1, 3, FRAMES, 32, 32)
+    with warnings.catch_warnings():
+        # Sizes become constants.
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(lambda x: model(x)[0][1], x, check_trace=False)
+    torch.testing.assert_close(traced(x), model(x)[0][1])
+
+
+def test_no_clips_in_a_model():
+    model = MeMViT(arch=ARCH, spatial_size=32, temporal_size=FRAMES)
+    x = torch.randn(0, 3, FRAMES, 32, 32)
+    (features, cls_token), *_ = model(x)
+    assert len(features) == len(cls_token) == 0
 
 
 def test_no_clips_at_all():
