@@ -88,6 +88,14 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
         (['missing.py'], 'There is no config file missing.py'),
         (['{config}', '--repeats', '0'], '--repeats must be at least 1, got 0'),
         (['{config}', '--forward-batch', '0'], 'a batch has at least 1 clip, got 0'),
+        (
+            ['{config}', '--forward-batch', '--training-batch'],
+            'compare has nothing to measure: give --forward-batch',
+        ),
+        (
+            ['{config}', '--json', 'missing/found.json'],
+            '--json missing/found.json: there is no folder',
+        ),
         (['{config}', '--device', 'cuda'], 'finds no GPU here'),
         (
             ['{config}', '--cfg-options', 'model.backbone.type=MViT'],

@@ -85,6 +85,15 @@ def parse_args():
             parser.error(f'a batch has at least 1 clip, got {batch}')
     if 'all' in args.tables:
         args.tables = list(TABLES)
+    if 'compare' in args.tables and not [*args.forward_batch, *args.training_batch]:
+        parser.error(
+            'compare has nothing to measure: give --forward-batch or --training-batch '
+            'a size'
+        )
+    # Before the minutes that measuring takes.
+    folder = os.path.dirname(os.path.abspath(args.json)) if args.json else '.'
+    if not os.path.isdir(folder):
+        parser.error(f'--json {args.json}: there is no folder {folder}')
     return args
 
 
