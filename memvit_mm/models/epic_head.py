@@ -50,10 +50,10 @@ class EpicHead(BaseHead):
     (the logarithm of the views' average probability), the views' average logits with
     'score'. For what else reads MMAction2's results: ``pred_score`` holds the verbs'
     and then the nouns' probabilities, ``[num_verbs + num_nouns]``, and ``pred_label``
-    the best ``[verb, noun]``; with ``num_actions``, ``action_pairs`` ``[num_actions, 2]``
-    (int64, verb and noun) and ``action_scores`` ``[num_actions]``, the best actions,
-    best first. MMAction2's ``AccMetric`` knows one label a sample and
-    cannot read these; :class:`EpicMetric` does.
+    the best ``[verb, noun]``. With ``num_actions`` also the best actions, best first:
+    ``action_pairs`` ``[num_actions, 2]`` (int64, verb and noun) and ``action_scores``
+    ``[num_actions]``. MMAction2's ``AccMetric`` knows one label a sample and cannot
+    read these; :class:`EpicMetric` does.
 
     Args:
         in_channels (int): Channels of the features.
