@@ -93,7 +93,10 @@ def _check_display() -> None:
 
 
 def _why() -> str:
-    told = 'no window that OpenCV could open here (is it opencv-python-headless?)'
+    told = (
+        'no window that OpenCV could open here (opencv-python-headless has none: pip '
+        'install opencv-python in its place)'
+    )
     if os.environ.get('DISPLAY'):
         told += f', DISPLAY is {os.environ["DISPLAY"]!r}'
     return told

@@ -1,17 +1,23 @@
 """Window, on a screen that is made for it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 
+import cv2
 import numpy as np
 import pytest
 
 from memvit_mm.apis.window import Window, check_display
 
 pytestmark = pytest.mark.skipif(shutil.which('Xvfb') is None, reason='needs Xvfb')
+
+
+# opencv-python-headless has none, and is what tools/setup_env.sh installs.
+HAS_WINDOWS = not re.search(r'GUI: +NONE', cv2.getBuildInformation())
 
 
 @pytest.fixture(scope='module')
@@ -31,6 +37,14 @@ def screen():
     server.wait()
 
 
+@pytest.mark.skipif(HAS_WINDOWS, reason='is about OpenCV without windows')
+def test_opencv_without_windows(screen, monkeypatch):
+    monkeypatch.setenv('DISPLAY', screen)
+    with pytest.raises(ValueError, match='pip install opencv-python in its place'):
+        check_display()
+
+
+@pytest.mark.skipif(not HAS_WINDOWS, reason='needs opencv-python, not -headless')
 def test_frames_are_shown_in_their_time(screen, monkeypatch):
     monkeypatch.setenv('DISPLAY', screen)
     check_display()
