@@ -120,7 +120,7 @@ class ProposalBoxes:
         limit: int = 1000,
     ) -> None:
         if isinstance(proposals, Mapping):
-            self.table = {_keyframe(k): _as_array(v) for k, v in proposals.items()}
+            self.table = {parse_keyframe(k): _as_array(v) for k, v in proposals.items()}
         else:
             self.table = read_proposals(str(proposals))
         self.timestamp_start = timestamp_start
@@ -211,6 +211,12 @@ def _with_scores(found: PersonBoxes, time: float) -> tuple[np.ndarray, np.ndarra
     return np.column_stack([boxes, read[0]]), read[1] if read[1:] else None
 
 
-def _keyframe(key: str) -> tuple[str, int]:
-    video, second = str(key).rsplit(',', 1)
+def parse_keyframe(key: Any) -> tuple[str, int]:
+    """Video and AVA second of a key of proposals, such as ``'1j20qq1JyX4,0902'``."""
+    video, _, second = str(key).rpartition(',')
+    if not video or not second.strip().isdigit():
+        raise ValueError(
+            f"boxes has the key {key!r}, expected 'video,second' such as "
+            "'1j20qq1JyX4,0902'."
+        )
     return video, int(second)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from ..datasets.ava_files import read_proposals
-from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes
+from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes, parse_keyframe
 from .persons import PersonDetector
 
 # boxes=...: by second, AVA's by 'video,second', or a file of these.
@@ -88,7 +88,9 @@ def people_of(
         )
     named = [isinstance(key, str) for key in boxes]
     if named and all(named):
-        table = {_keyframe(key): _boxes(key, value) for key, value in boxes.items()}
+        table = {
+            parse_keyframe(key): _boxes(key, value) for key, value in boxes.items()
+        }
         return _proposed(video, table, threshold, timestamp_start, limit)
     return _timed(boxes)
 
@@ -173,13 +175,3 @@ def _boxes(key: Any, value: Any) -> np.ndarray:
     full = np.ones((len(boxes), 5), dtype=np.float32)
     full[:, : boxes.shape[1]] = boxes
     return full
-
-
-def _keyframe(key: str) -> tuple[str, int]:
-    video, _, second = key.rpartition(',')
-    if not video or not second.strip().isdigit():
-        raise ValueError(
-            f"boxes has the key {key!r}, expected 'video,second' such as "
-            "'1j20qq1JyX4,0902', or a number of seconds."
-        )
-    return video, int(second)

@@ -392,3 +392,14 @@ class TestModels:
         model = init_recognizer('memvit_demo_epic_cls.py', device='cpu')
         with refuses('An array of float32 is no video: expected frames of uint8'):
             inference_recognizer(model, np.zeros((60, 48, 48, 3), np.float32))
+
+
+@pytest.mark.parametrize('key', ['street', 'street,', 'street,one', ',0902', 902])
+def test_proposals_with_other_keys(key):
+    from memvit_mm.apis.boxes import ProposalBoxes
+
+    sentence = (
+        f"has the key {key!r}, expected 'video,second' such as '1j20qq1JyX4,0902'"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        ProposalBoxes({key: [[0, 0, 1, 1, 1]]})
