@@ -1,10 +1,4 @@
-"""Packaging: the package, with configs/ and tools/ inside it as `.mim`.
-
-Neither torch nor mmcv is imported here, and neither mmcv nor the rest of the
-OpenMMLab stack is a hard requirement: pip would build mmcv from source without
-its compiled ops and nobody would notice until much later. `tools/setup_env.sh`
-installs the stack and checks it; `pip install .[mim]` asks pip for it.
-"""
+"""Packaging: the package, with configs/ and tools/ inside it as `.mim`."""
 
 import os
 import re
@@ -19,6 +13,25 @@ PACKAGE = 'memvit_mm'
 # What is copied, and what makes sense in a checkout only.
 MIM_FOLDERS = {'configs': ('.py', '.md', '.yml'), 'tools': ('.py', '.sh')}
 CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'run_tests.sh')
+# All of mmcv's Python code without its compiled operators, which no wheel has;
+# memvit_mm/mmcv_ops.py has those that are needed. A full mmcv of the same version goes on
+# working below it: the wheels differ in the compiled file alone.
+REQUIRES = [
+    'torch>=2.4',
+    'mmengine>=0.10.3,<1.0.0',
+    'mmcv-lite>=2.1.0,<2.2.0',
+    'mmdet>=3.1.0,<3.4.0',
+    'mmaction2>=1.2.0,<1.3.0',
+    'decord',
+    'numpy',
+    'scipy',
+    # What MMAction2 imports and does not declare.
+    'importlib_metadata',
+    # mmengine and MMAction2 ask for OpenCV with windows, which needs libGL. pip installs
+    # what is asked for here after what is asked for further down, so this one stays.
+    'opencv-python-headless',
+]
+TESTS = ['pytest', 'pytest-xdist', 'playwright']
 
 
 class BuildWithMim(build_py):
@@ -79,16 +92,8 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: ['apis/report_page/*']},
     python_requires='>=3.9',
-    install_requires=['numpy', 'torch>=2.1'],
-    extras_require={
-        'mim': [
-            'mmengine>=0.10.3,<1.0.0',
-            'mmcv>=2.0.0,<2.2.0',
-            'mmdet>=3.1.0,<3.4.0',
-            'mmaction2>=1.2.0,<1.3.0',
-        ],
-        'tests': ['pytest'],
-    },
+    install_requires=REQUIRES,
+    extras_require={'tests': TESTS},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

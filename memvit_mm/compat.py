@@ -17,6 +17,8 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from . import mmcv_ops
+
 logger = logging.getLogger(__name__)
 _applied: list = []
 
@@ -51,20 +53,14 @@ def applied() -> tuple:
 
 def check_stack() -> None:
     """Say what is missing before some import fails in the middle of MMAction2."""
-    setup = 'run `bash tools/setup_env.sh` in a checkout of memvit_mm'
-    for package in ('mmengine', 'mmcv', 'mmdet', 'mmaction'):
+    names = dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet')
+    for package, pip_name in dict(names, mmaction='mmaction2').items():
         if importlib.util.find_spec(package) is None:
-            pip_name = 'mmaction2' if package == 'mmaction' else package
             raise ImportError(
-                f'memvit_mm needs {pip_name}, which is not installed: {setup}, or '
-                'install the OpenMMLab stack yourself.'
+                f'memvit_mm needs {pip_name}, which is not installed: install memvit_mm '
+                'with its dependencies (`pip install memvit_mm`, or `pip install .` in a '
+                'checkout).'
             )
-    if importlib.util.find_spec('mmcv._ext') is None:
-        raise ImportError(
-            'mmcv is installed without its compiled ops, which mmdet and MMAction2 '
-            f'need: {setup}, or `pip uninstall mmcv` and `MMCV_WITH_OPS=1 pip install '
-            '--no-build-isolation mmcv==2.1.0` with torch installed before.'
-        )
 
 
 # --- mmengine without pkg_resources ------------------------------------------------
@@ -118,26 +114,6 @@ def get_installed_path(package: str) -> str:
         if spec is not None and spec.origin is not None:
             return os.path.dirname(spec.origin)
     raise importlib.metadata.PackageNotFoundError(package)
-
-
-# --- MMAction2's undeclared importlib_metadata -------------------------------------
-
-
-def needs_importlib_metadata() -> bool:
-    """Whether the backport that ``mmaction.utils.dependency`` imports is missing."""
-    return importlib.util.find_spec('importlib_metadata') is None
-
-
-def lend_importlib_metadata() -> None:
-    """Import that one module with Python's own.
-
-    Not reported upstream: MMAction2 1.2.0 does not declare what it imports there.
-    """
-    sys.modules['importlib_metadata'] = importlib.metadata
-    try:
-        importlib.import_module('mmaction.utils.dependency')
-    finally:
-        del sys.modules['importlib_metadata']
 
 
 # --- MMAction2's missing folder ----------------------------------------------------
@@ -327,8 +303,8 @@ def whole_video_pipeline(transforms: list) -> Callable:
 
 
 FIXES = (
+    Fix('mmcv_ops', mmcv_ops.needed, mmcv_ops.install),
     Fix('pkg_resources', needs_pkg_resources, replace_pkg_resources),
-    Fix('importlib_metadata', needs_importlib_metadata, lend_importlib_metadata),
     Fix('drn', needs_drn, add_drn),
     Fix('numpy_names', needs_numpy_names, lend_numpy_names),
     Fix('safe_load', needs_safe_load, install_safe_load),

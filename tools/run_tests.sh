@@ -8,31 +8,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
 setup_env --copy "$@"
 cd "$REPO"
-# Two files at a time where pytest-xdist can be had; with -n 0 one after the other.
-PARALLEL=()
-if "$PY" -c 'import xdist' 2>/dev/null ||
-    "$PY" -m pip install --quiet pytest-xdist >/dev/null 2>&1; then
-    PARALLEL=(-n 2 --dist loadfile --no-loadscope-reorder)
+if ! command -v chromium chromium-browser google-chrome >/dev/null; then
+    echo 'Installing Chromium (tests that open reports are skipped without it)'
+    # Unlike Playwright's own, Debian's comes with the libraries that it needs.
+    { apt-get update && apt-get install -y --no-install-recommends chromium; } \
+        >/dev/null 2>&1 </dev/null || echo 'It cannot be installed here.'
 fi
-# What opens reports in a browser; those tests are skipped where it cannot be had.
-if ! "$PY" -c 'import playwright' 2>/dev/null &&
-    ! "$PY" -m pip install --quiet playwright >/dev/null 2>&1; then
-    echo '      playwright cannot be had: reports are not opened in a browser'
-fi
-has_browser() {
-    command -v chromium || command -v chromium-browser || command -v google-chrome
-} >/dev/null
-install_browser() { # unlike Playwright's own, Debian's comes with the libraries it needs
-    [ "$(id -u)" = 0 ] && command -v apt-get && echo '      Installing Chromium' >&3 &&
-        timeout 300 apt-get update &&
-        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y \
-            --no-install-recommends chromium
-} 3>&1 >/dev/null 2>&1 </dev/null
-has_browser || install_browser ||
-    echo '      Chromium cannot be had: reports are not opened in a browser'
 # Not `python -m pytest`, which would put the checkout first in sys.path; the tests
 # check that memvit_mm is the installed one (tests/conftest.py).
 export MEMVIT_TEST_INSTALLED=1
+# Two files at a time; with -n 0 one after the other.
 PATH="$(dirname "$PY"):$PATH" exec "$PY" -c '
 import sys
 
@@ -40,4 +25,4 @@ sys.path = [path for path in sys.path if path]
 import pytest
 
 sys.exit(pytest.main(sys.argv[1:]))
-' -q --durations=15 "${PARALLEL[@]+"${PARALLEL[@]}"}" "${REST[@]+"${REST[@]}"}"
+' -q --durations=15 -n 2 --dist loadfile --no-loadscope-reorder "${REST[@]+"${REST[@]}"}"
