@@ -27,9 +27,6 @@ REQUIRES = [
     'scipy',
     # What MMAction2 imports and does not declare.
     'importlib_metadata',
-    # mmengine and MMAction2 ask for OpenCV with windows, which needs libGL. pip installs
-    # what is asked for here after what is asked for further down, so this one stays.
-    'opencv-python-headless',
 ]
 TESTS = ['pytest', 'pytest-xdist', 'playwright']
 

@@ -61,6 +61,14 @@ def check_stack() -> None:
                 'with its dependencies (`pip install memvit_mm`, or `pip install .` in a '
                 'checkout).'
             )
+    try:
+        importlib.import_module('cv2')
+    except ImportError as error:
+        raise ImportError(
+            f'OpenCV cannot be loaded ({error}): on a machine without a screen, `pip '
+            'install --force-reinstall --no-deps opencv-python-headless` puts the build '
+            'in its place that needs no libGL.'
+        ) from None
 
 
 # --- mmengine without pkg_resources ------------------------------------------------

@@ -40,6 +40,7 @@ GATHERED = 2**26
 
 def needed() -> bool:
     """Whether mmcv has no compiled operators, or none that load with this torch."""
+    importlib.import_module('mmcv')
     try:
         importlib.import_module(NAME)
     except ModuleNotFoundError:

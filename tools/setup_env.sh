@@ -55,7 +55,7 @@ setup_env() { # leaves the interpreter in $PY, and arguments that it does not kn
     echo "Installing memvit_mm and what it needs with $PY (a minute or two)"
     pip_install ${torch:+"$torch"} ${link:+"$link"} '.[tests]' ||
         die 'pip cannot install memvit_mm: it says above what it lacks.'
-    # Bare servers have no libGL, which the OpenCV with windows needs.
+    # mmengine and MMAction2 ask for OpenCV with windows, which needs libGL.
     "$PY" -c 'import cv2' 2>/dev/null ||
         pip_install --force-reinstall --no-deps opencv-python-headless
     [ "$compile" = no ] || compile_ops
