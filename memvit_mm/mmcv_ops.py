@@ -177,10 +177,14 @@ def roi_align_forward(
             )
         )
     else:
-        for number, row, place, rows, columns in _crops(
-            boxes, bins, maps.shape, *options
-        ):
-            output[number] = rows @ (maps[row][place] @ columns.mT)
+        # Channels last: what a box covers is a matrix [height, width * C] as it lies.
+        maps = maps.permute(0, 2, 3, 1).contiguous()
+        for number, place, rows, columns in _crops(boxes, bins, input.shape, *options):
+            cells = maps[place]
+            # (bins, height) @ (height, width * C) -> (bins, width, C)
+            part = (rows @ cells.flatten(1)).view(len(rows), *cells.shape[1:])
+            # (bins, width) @ (bins, width, C) -> (bins, bins, C)
+            output[number] = (columns @ part).permute(2, 0, 1)
 
 
 def roi_align_backward(
@@ -227,10 +231,12 @@ def roi_align_backward(
             aligned,
         )
     else:
-        total = grad.new_zeros(shape)
-        for number, row, place, rows, columns in _crops(boxes, bins, shape, *options):
-            total[row][place] += rows.mT @ grad[number] @ columns
-        grad_input += total
+        total = grad.new_zeros(shape).permute(0, 2, 3, 1).contiguous()
+        for number, place, rows, columns in _crops(boxes, bins, shape, *options):
+            # (width, bins) @ (bins, bins, C) -> (bins, width, C) -> (height, width, C)
+            part = columns.mT @ grad[number].permute(1, 2, 0)
+            total[place] += (rows.mT @ part.flatten(1)).view_as(total[place])
+        grad_input += total.permute(0, 3, 1, 2)
 
 
 def _is_small(shape: torch.Size) -> bool:
@@ -252,7 +258,7 @@ def _parts(boxes: int, elements: int) -> list:
 
 
 def _crops(boxes, bins, shape, *options):
-    """Of each box: number, row of the batch, the cells it covers, both matrices."""
+    """Of each box: number, the cells it covers, ``[B, H, W]``, and both matrices."""
     step = 256
     for first in range(0, len(boxes), step):
         part = boxes[first : first + step]
@@ -261,8 +267,7 @@ def _crops(boxes, bins, shape, *options):
         for number, (row, (top, bottom), (left, right)) in enumerate(covered):
             yield (
                 first + number,
-                row,
-                (slice(None), slice(top, bottom), slice(left, right)),
+                (row, slice(top, bottom), slice(left, right)),
                 rows[number, :, top:bottom],
                 columns[number, :, left:right],
             )
@@ -317,10 +322,17 @@ def _axis_weights(start, length, bins: int, size: int, sampling_ratio: int) -> T
     place = place + (number - of_bin * per_bin + 0.5) * step / per_bin
     counts = (place >= -1) & (place <= size) & (of_bin < bins) & (samples > 0)
     place = place.clamp(0, size - 1)
+    share = counts / per_bin
+    if size**2 > SMALL_MAP:
+        cell = place.floor().clamp(max=max(size - 2, 0))
+        index = (of_bin.clamp(max=bins - 1) * size + cell).long()
+        weights = torch.zeros(len(start), bins * size, device=start.device)
+        weights.scatter_add_(1, index, share * (1 - place + cell))
+        weights.scatter_add_(1, index + 1, share * (place - cell))
+        return weights.view(-1, bins, size)
     cells = torch.arange(size, device=start.device)
     # [N, samples, size]: bilinear
-    share = (1 - (place[..., None] - cells).abs()).clamp(min=0)
-    share = share * (counts / per_bin)[..., None]
+    share = (1 - (place[..., None] - cells).abs()).clamp(min=0) * share[..., None]
     which = torch.arange(bins, device=start.device)[:, None]
     # (N, bins, samples) @ (N, samples, size) -> (N, bins, size)
     return (of_bin[:, None] == which).to(share) @ share
