@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = 'memvit_mm'
 # What is copied, and what makes sense in a checkout only.
 MIM_FOLDERS = {'configs': ('.py', '.md', '.yml'), 'tools': ('.py', '.sh')}
-CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'run_tests.sh')
+CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'quickstart.py', 'run_tests.sh')
 # All of mmcv's Python code without its compiled operators, which no wheel has;
 # memvit_mm/mmcv_ops.py has those that are needed. A full mmcv of the same version goes on
 # working below it: the wheels differ in the compiled file alone.

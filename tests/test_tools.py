@@ -14,6 +14,7 @@ sys.path.insert(0, str(TOOLS))
 
 import _common  # noqa: E402
 import plot_demo  # noqa: E402
+import quickstart  # noqa: E402
 import test as test_tool  # noqa: E402
 import train as train_tool  # noqa: E402
 
@@ -403,3 +404,37 @@ class TestPlotDemo:
         log.write_text(log.read_text() + '{"mAP/over')
         with pytest.raises(ValueError, match='scalars.json, line 5 is no JSON'):
             self.main(monkeypatch, runs)
+
+
+class TestQuickstart:
+    """Its steps, with trainings of a second in place of the demo's."""
+
+    def start(self, toy, name, *options):
+        config = toy / f'{name}.py'
+        config.write_text(
+            CONFIG.replace("'WARNING'", "'INFO'").replace('max_epochs=1', 'max_epochs=3')
+            + 'val_dataloader = test_dataloader\nval_cfg = test_cfg\n'
+            'val_evaluator = test_evaluator\n'
+            'default_hooks = dict(logger=dict(type="LoggerHook", interval=2))\n'
+        )
+        command = (TOOLS / 'train.py', config, '--work-dir', toy / name, *options)
+        return quickstart.Step(toy / f'{name}.log', *command, name=name)
+
+    def test_a_line_for_each_validation(self, toy, monkeypatch, capsys):
+        text = (toy / 'toy.py').read_text()
+        (toy / 'toy.py').write_text(text.replace('count=', "**{'mAP/overall': 0.5},n="))
+        monkeypatch.setenv('PYTHONPATH', str(toy))
+        steps = [self.start(toy, name) for name in ('with memory', 'without')]
+        quickstart.wait(*steps, show=True)
+        lines = capsys.readouterr().out.splitlines()
+        for step in steps:
+            last = [line for line in lines if line.startswith(f'  {step.name} ')][-1]
+            assert last.split('epoch ')[1] == '3  mAP 0.500  done'
+            assert step.seconds > 0.5 and 'Epoch(train)' in step.log.read_text()
+        assert max(map(len, lines)) < 80 and len(lines) < 10
+
+    def test_a_step_that_fails(self, toy, monkeypatch):
+        monkeypatch.setenv('PYTHONPATH', str(toy))
+        step = self.start(toy, 'wrong', '--cfg-options', 'model.type=Nothing')
+        with pytest.raises(SystemExit, match=r'Error: .*Nothing.*\n.*see .*wrong\.log'):
+            quickstart.wait(step)
