@@ -4,7 +4,7 @@ from .bad_clips import BadClipError
 from .epic_kitchens import EpicKitchensDataset
 from .epic_transforms import EpicFrameLabels, SampleEpicFrames
 from .lane_loader import LaneDataLoader
-from .picture_transforms import ClipColors, KeepWholeBoxes, ResizeShortSide
+from .picture_transforms import ClipColors, ResizeShortSide
 from .sampler import ClipIndex, SequentialClipSampler
 from .sequential_reader import SequentialReader
 from .transforms import SampleClipFrames, StreamConsistent
@@ -17,7 +17,6 @@ __all__ = [
     'ClipIndex',
     'EpicFrameLabels',
     'EpicKitchensDataset',
-    'KeepWholeBoxes',
     'LaneDataLoader',
     'MemoryAVADataset',
     'ResizeShortSide',

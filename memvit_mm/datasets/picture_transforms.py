@@ -1,4 +1,4 @@
-"""What MMAction2 lacks of the published augmentation for AVA, and of its test."""
+"""What MMAction2 lacks of the published augmentation for AVA."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Union
@@ -178,27 +178,3 @@ class ClipColors(BaseTransform):
     def __repr__(self) -> str:
         strengths = ', '.join(f'{n}={value}' for n, value in self.strengths.items())
         return f'{type(self).__name__}({strengths}, lighting={self.lighting})'
-
-
-@TRANSFORMS.register_module()
-class KeepWholeBoxes(BaseTransform):
-    """Remember the proposals as they are before frames are cropped.
-
-    A crop cuts boxes off at its edge, and the evaluation compares whole ones: with
-    ``whole_boxes`` among the ``meta_keys`` of ``PackActionInputs``,
-    :class:`MemoryAVARoIHead` reports people by these, as the published validation on
-    centre crops does.
-
-    Required keys: ``img_shape``, and ``proposals`` (pixels). Added key:
-    ``whole_boxes``, float32 ``[people, 4]`` in fractions of the frame.
-    """
-
-    def transform(self, results: dict) -> dict:
-        """Add ``whole_boxes``."""
-        if results.get('proposals') is not None:
-            size = np.tile(results['img_shape'][::-1], 2)
-            results['whole_boxes'] = np.float32(results['proposals'] / size)
-        return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'

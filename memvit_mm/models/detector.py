@@ -131,9 +131,9 @@ class MemoryAVARoIHead(AVARoIHead):
         Args:
             x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
             rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
-            data_samples (list[ActionDataSample]): One per row. Boxes that a crop cut
-                off are reported whole from ``whole_boxes`` in the metainfo, see
-                :class:`KeepWholeBoxes`.
+            data_samples (list[ActionDataSample]): One per row. With
+                ``whole_frame_boxes`` in the metainfo (:class:`MemoryAVADataset`),
+                people are reported by these, not by what a crop left of them.
             memory (MemoryStep, optional): The memory step of this batch.
 
         Returns:
@@ -152,8 +152,9 @@ class MemoryAVARoIHead(AVARoIHead):
             rcnn_test_cfg=self.test_cfg,
         )
         for result, meta in zip(results, metas):
-            if 'whole_boxes' in meta:
-                result.bboxes = result.bboxes.new_tensor(meta['whole_boxes'])
+            whole = meta.get('whole_frame_boxes')
+            if whole is not None:
+                result.bboxes = torch.as_tensor(whole['proposals']).to(result.bboxes)
         return results
 
 

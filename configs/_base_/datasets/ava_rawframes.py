@@ -40,9 +40,21 @@ augmentation = [
         ],
     ),
 ]
-meta_keys = ('img_shape', 'img_key', 'video_id', 'timestamp', 'sample_idx')
-formatting = dict(type='FormatShape', input_format='NCTHW', collapse=True)
-packing = [formatting, dict(type='PackActionInputs', meta_keys=meta_keys)]
+packing = [
+    dict(type='FormatShape', input_format='NCTHW', collapse=True),
+    dict(
+        type='PackActionInputs',
+        meta_keys=(
+            'img_shape',
+            'img_key',
+            'video_id',
+            'timestamp',
+            'sample_idx',
+            # Detections are matched with ground truth before the crop.
+            'whole_frame_boxes',
+        ),
+    ),
+]
 train_pipeline = [
     dict(type='SampleClipFrames', clip_len=16, frame_interval=4),
     dict(type='RawFrameDecode'),
@@ -56,13 +68,8 @@ test_pipeline = [
     *packing,
 ]
 # While training, a centre crop is validated, as published; boxes are evaluated whole.
-cropping = [
-    dict(type='KeepWholeBoxes'),
-    dict(type='CenterCrop', crop_size=224),
-    formatting,
-    dict(type='PackActionInputs', meta_keys=(*meta_keys, 'whole_boxes')),
-]
-val_pipeline = [*test_pipeline[:-2], *cropping]
+center_crop = dict(type='CenterCrop', crop_size=224)
+val_pipeline = [*test_pipeline[:-2], center_crop, *packing]
 
 train_dataloader = dict(
     batch_size=2,

@@ -22,7 +22,7 @@ test_pipeline = [
     dict(type='ResizeShortSide', short_side=224),
     *_base_.packing,
 ]
-val_pipeline = [*test_pipeline[:-2], *_base_.cropping]
+val_pipeline = [*test_pipeline[:-2], _base_.center_crop, *_base_.packing]
 
 train_dataloader = dict(
     dataset=dict(use_frames=False, data_prefix=data_prefix, pipeline=train_pipeline)
