@@ -1,6 +1,8 @@
 """The AVA recipe: a clip, the schedule and the start, by the published formulas."""
 
 import math
+import re
+from argparse import ArgumentParser
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 import torch.nn as nn
 from mmaction.registry import MODELS, TRANSFORMS
 from mmaction.structures import ActionDataSample
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -150,6 +152,29 @@ def test_scope_of_the_draws():
 
     assert len(drawn('memvit_ava')) == 1
     assert len(drawn('memvit_ava_published')) == 3
+
+
+def test_published_choices_by_options(checkout):
+    """What the page says for MeMViT-24 is what the leaf of MeMViT-16 does."""
+    page = (checkout / 'docs' / 'recipe.md').read_text()
+    (command,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+    command = command.replace('\\\n', ' ').split()
+    at = command.index('--cfg-options')
+    cfg = config('memvit_24_ava')
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    cfg.merge_from_dict(parser.parse_args(command[at:]).cfg_options)
+    leaf = config('memvit_ava_published')
+    assert cfg.train_dataloader.dataset.pipeline[2:] == (
+        leaf.train_dataloader.dataset.pipeline[2:]
+    )
+    assert cfg.optim_wrapper.paramwise_cfg == leaf.optim_wrapper.paramwise_cfg
+    # Nothing else differs.
+    usual = config('memvit_ava')
+    usual.train_dataloader.dataset.pipeline[2].per = 'clip'
+    usual.optim_wrapper.paramwise_cfg = leaf.optim_wrapper.paramwise_cfg
+    for key in {*usual.keys(), *leaf.keys()} - {'train_pipeline'}:
+        assert usual[key] == leaf[key], key
 
 
 @pytest.mark.parametrize('split', ['test', 'val'])
@@ -384,6 +409,16 @@ def test_what_kinetics_does_not_bring_starts_as_published(tmp_path):
     # 8 layers with memory, one of people with q, k, v, proj and two of the MLP, the
     # classifier.
     assert seen == dict(conv=16, norm=36, bias=7, linear=7, position=24)
+
+
+def test_drop_path_grows_over_the_layers_from_nothing():
+    cfg = config('memvit_ava').model.roi_head.shared_head
+    (layer,) = MODELS.build(cfg).blocks
+    assert isinstance(layer.drop_path, nn.Identity) and cfg.drop_path_rate == 0.1
+    cfg.num_layers = 3
+    first, *others = (block.drop_path for block in MODELS.build(cfg).blocks)
+    assert isinstance(first, nn.Identity)
+    assert [layer.drop_prob for layer in others] == pytest.approx([0.05, 0.1])
 
 
 def test_the_demo_keeps_its_own_start():
