@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,7 +167,10 @@ def test_ava_at_its_real_size_trains_and_tests_a_step(demo, tmp_path):
     cfg = ava_layout(demo, 'memvit_ava.py')
     cfg.work_dir = str(tmp_path)
     cfg.auto_scale_lr.enable = True
+    # In one step it would leave out some layers altogether.
+    cfg.model.backbone.drop_path_rate = 0.0
     runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
     before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
     runner.train()
     assert runner.iter == 1
@@ -177,10 +181,9 @@ def test_ava_at_its_real_size_trains_and_tests_a_step(demo, tmp_path):
         for parameter in group['params']:
             assert group['weight_decay'] == (1e-8 if parameter.ndim > 1 else 0.0)
     with torch.no_grad():
-        changed = [
-            n for n, p in runner.model.named_parameters() if not p.equal(before[n])
-        ]
-    assert len(changed) > 0.9 * len(before)
+        same = [n for n, p in runner.model.named_parameters() if p.equal(before[n])]
+    # Nothing is remembered yet.
+    assert [n for n in same if not re.search('compress|rel_pos_mem', n)] == []
     metrics = runner.test()
     assert 0 <= metrics['mAP/overall'] <= 1
 

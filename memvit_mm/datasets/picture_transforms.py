@@ -69,7 +69,7 @@ class ColorDraw(NamedTuple):
     """What :class:`ClipColors` drew for a clip."""
 
     steps: list[tuple[str, float]]
-    """'brightness', 'contrast' and 'saturation' in their order, each with its factor."""
+    """'brightness', 'contrast' and 'saturation' as they follow, with their factors."""
     lighting: np.ndarray
     """The share of each principal component, ``[3]``."""
 
@@ -83,15 +83,16 @@ class ClipColors(BaseTransform):
     and the same for the whole clip: with black (brightness), with the mean of each
     frame's grey image (contrast), and with each frame's grey image (saturation). Then
     ``eigvec @ (alpha * eigval)`` is added to R, G and B, ``alpha`` normal around 0 with
-    deviation ``lighting`` (PCA lighting, AlexNet, sec. 4.1). MMAction2's ``ColorJitter``
-    draws the order once for a whole run and cuts values off at 0 and 255; nothing is
-    cut off here, so frames become float32. Normalization stays the data preprocessor's.
+    deviation ``lighting`` (PCA lighting, AlexNet, sec. 4.1). MMAction2's
+    ``ColorJitter`` draws the order once for a whole run and cuts values off at 0 and
+    255; nothing is cut off here, so frames become float32. Normalization stays the data
+    preprocessor's.
 
     All steps together are one affine map of a pixel's colour, which differs between
     frames by the grey means only, so pixels are gone over once.
 
-    Required key: ``imgs``, RGB from 0 to 255. It becomes a list of float32 frames of the
-    same range.
+    Required key: ``imgs``, RGB from 0 to 255. They become float32 frames of the same
+    scale.
 
     Args:
         brightness (float): Strength, from 0 to 1.
@@ -145,9 +146,7 @@ class ClipColors(BaseTransform):
         steps = []
         for number in np.random.permutation(len(names)):
             strength = self.strengths[names[number]]
-            steps.append(
-                (names[number], np.random.uniform(1 - strength, 1 + strength))
-            )
+            steps.append((names[number], np.random.uniform(1 - strength, 1 + strength)))
         return ColorDraw(steps, np.random.normal(0, self.lighting, len(self.eigval)))
 
     def transform(self, results: dict) -> dict:
@@ -168,9 +167,7 @@ class ClipColors(BaseTransform):
                 shift += (1 - factor) * grey[:, None]
         shift += 255 * (self.eigvec @ (drawn.lighting * self.eigval))
         results['imgs'] = [
-            cv2.transform(
-                frame.astype(np.float32), np.column_stack([scale, of_frame])
-            )
+            cv2.transform(frame.astype(np.float32), np.column_stack([scale, of_frame]))
             for frame, of_frame in zip(frames, shift)
         ]
         return results

@@ -446,9 +446,7 @@ def test_config_delivers_batches(files, tmp_path, source):
     np.testing.assert_allclose(
         sample.proposals.bboxes, [cropped.clip(0, 223)], rtol=0.01
     )
-    np.testing.assert_allclose(
-        sample.whole_frame_boxes['proposals'], [BOX], rtol=1e-6
-    )
+    np.testing.assert_allclose(sample.whole_frame_boxes['proposals'], [BOX], rtol=1e-6)
 
 
 def test_reads_ava_fast_enough(tmp_path):

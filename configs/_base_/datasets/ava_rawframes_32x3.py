@@ -6,9 +6,7 @@ train_pipeline = [
     dict(type='SampleClipFrames', clip_len=32, frame_interval=3),
     *_base_.train_pipeline[1:],
 ]
-sampling = dict(
-    type='SampleClipFrames', clip_len=32, frame_interval=3, test_mode=True
-)
+sampling = dict(type='SampleClipFrames', clip_len=32, frame_interval=3, test_mode=True)
 test_pipeline = [sampling, *_base_.test_pipeline[1:]]
 val_pipeline = [sampling, *_base_.val_pipeline[1:]]
 
