@@ -14,8 +14,8 @@ optim_wrapper = dict(
     optimizer=dict(
         type='SGD', lr=0.075, momentum=0.9, nesterov=True, weight_decay=1e-8
     ),
-    # No weight decay on 1-D parameters and biases. The compression of memory is trained,
-    # since it decides what is remembered; in the published code no gradient reaches it:
+    # No weight decay on 1-D parameters and biases. The compression is trained, since it
+    # decides what is remembered; in the published code no gradient reaches it:
     # custom_keys=dict(compress=dict(lr_mult=0.0)), as in memvit_ava_published.py.
     paramwise_cfg=dict(flat_decay_mult=0.0, bias_decay_mult=0.0),
 )
