@@ -74,10 +74,10 @@ class StreamConsistent(BaseTransform):
 
     Args:
         transforms (Sequence[dict or callable]): The transforms, in order.
-        per (str): What draws are the same for: 'video' or 'clip'. Defaults to 'video'.
         seed (int): Tells apart two ``StreamConsistent`` in a pipeline, which would
             draw the same numbers otherwise. Defaults to 0.
         video_key (str): Key of the video in ``results``.
+        per (str): What draws are the same for: 'video' or 'clip'. Defaults to 'video'.
 
     Raises:
         ValueError: If the sample has no video, or no ``timestamp`` for ``per='clip'``.
