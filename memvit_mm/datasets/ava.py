@@ -67,7 +67,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
     (int, seconds), ``img_key`` (``'video,0902'``) and ``sample_idx``. Boxes are
-    fractions of the frame until it is decoded, then pixels.
+    fractions of the frame until it is decoded, then pixels. With proposals it has
+    ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of the
+    frame, which no transform changes. With these among the ``meta_keys`` of
+    ``PackActionInputs``, :class:`MemoryAVARoIHead` reports people as they were
+    detected, whatever a crop left of them.
 
     Raises:
         ValueError, FileNotFoundError: In one sentence that names the file and line, for
@@ -187,6 +191,10 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         info['timestamp_start'] = self.timestamp_start
         info['timestamp_end'] = self.timestamp_end
         info.update(info.pop('ann'))
+        if 'proposals' in info:
+            info['whole_frame_boxes'] = {
+                key: info[key].copy() for key in ('gt_bboxes', 'proposals')
+            }
         return info
 
     def _check_keys(self, annotations: dict, proposals: dict) -> None:

@@ -69,14 +69,18 @@ class StreamConsistent(BaseTransform):
     size does. Imgaug and Albumentations have generators of their own and are not
     covered. What must differ from clip to clip (frame jitter) stays outside.
 
+    ``per='clip'`` draws for each clip anew, as the published AVA recipe does; the draws
+    are reproducible all the same.
+
     Args:
         transforms (Sequence[dict or callable]): The transforms, in order.
         seed (int): Tells apart two ``StreamConsistent`` in a pipeline, which would
             draw the same numbers otherwise. Defaults to 0.
         video_key (str): Key of the video in ``results``.
+        per (str): What draws are the same for: 'video' or 'clip'. Defaults to 'video'.
 
     Raises:
-        ValueError: If the sample has no video.
+        ValueError: If the sample has no video, or no ``timestamp`` for ``per='clip'``.
 
     Examples:
         >>> import numpy as np
@@ -96,13 +100,17 @@ class StreamConsistent(BaseTransform):
         transforms: Sequence[Union[dict, Callable[[dict], Optional[dict]]]],
         seed: int = 0,
         video_key: str = 'video_id',
+        per: str = 'video',
     ) -> None:
+        if per not in ('video', 'clip'):
+            raise ValueError(f"per must be 'video' or 'clip', got {per!r}.")
         if isinstance(transforms, dict) or callable(transforms):
             raise ValueError(
                 'StreamConsistent takes a list of transforms, got one: put it in [].'
             )
         self.seed = seed
         self.video_key = video_key
+        self.per = per
         # ColorJitter draws the order of its steps when it is built: make that the
         # same on every rank and after a restart.
         with seeded(stable_seed('build', seed)):
@@ -115,15 +123,17 @@ class StreamConsistent(BaseTransform):
 
     def transform(self, results: dict) -> Optional[dict]:
         """Apply the transforms with this stream's draws."""
-        if self.video_key not in results:
-            raise ValueError(
-                f'StreamConsistent found no {self.video_key!r} in the sample (its '
-                f'keys: {", ".join(sorted(map(str, results)))}): add it in the '
-                'dataset, or name the right key with video_key=....'
-            )
+        keys = [self.video_key, 'timestamp'][: 1 + (self.per == 'clip')]
+        for key in keys:
+            if key not in results:
+                raise ValueError(
+                    f'StreamConsistent found no {key!r} in the sample (its keys: '
+                    f'{", ".join(sorted(map(str, results)))}): add it in the dataset, '
+                    'or name the right key of the video with video_key=....'
+                )
         epoch, seed = draw_of(results)
-        video = str(results[self.video_key])
-        with seeded(stable_seed(self.seed, seed, video, epoch)):
+        video, *clip = (str(results[key]) for key in keys)
+        with seeded(stable_seed(self.seed, seed, video, epoch, *clip)):
             for transform in self.transforms:
                 results = transform(results)
                 if results is None:
@@ -132,7 +142,10 @@ class StreamConsistent(BaseTransform):
 
     def __repr__(self) -> str:
         inside = ', '.join(map(repr, self.transforms))
-        return f'{type(self).__name__}(transforms=[{inside}], seed={self.seed})'
+        return (
+            f'{type(self).__name__}(transforms=[{inside}], seed={self.seed}, '
+            f'per={self.per!r})'
+        )
 
 
 @TRANSFORMS.register_module()
@@ -164,7 +177,11 @@ class SampleClipFrames(SampleAVAFrames):
         clip_len (int): Frames in a clip.
         frame_interval (int): Frames from one frame of the clip to the next.
         test_mode (bool): No jitter.
-        jitter (bool): In training, move each frame at random within the interval.
+        jitter (bool): In training, move each frame by ``-interval // 2`` to
+            ``interval // 2 - 1`` frames at random (interval 4: -2 to 1; 3: -2 to 0; 1:
+            not at all), the first one only forward and the last one only backward, so
+            that no clip begins before or ends after one without jitter. As in the
+            published AVA code.
 
     Raises:
         ValueError: If the clip is longer than the video or has no frame in it.
@@ -218,14 +235,18 @@ class SampleClipFrames(SampleAVAFrames):
         return results
 
     def _offsets(self, results: dict) -> np.ndarray:
-        """Jitter of each frame, in frames, within half an interval."""
+        """Jitter of each frame, in frames."""
         random = np.random
         if hasattr(results.get('sample_idx'), 'epoch'):
             key = (str(results.get('video_id')), int(results['timestamp']))
             random = np.random.RandomState(stable_seed(*draw_of(results), *key))
-        return random.randint(
-            -(self.frame_interval // 2), (self.frame_interval + 1) // 2, self.clip_len
-        )
+        low, high = -self.frame_interval // 2, self.frame_interval // 2
+        if high == 0:
+            return np.zeros(self.clip_len, dtype=np.int64)
+        # randint leaves the upper end out.
+        lows, highs = np.full(self.clip_len, low), np.full(self.clip_len, high)
+        highs[-1], lows[0] = 0, 0
+        return random.randint(lows, np.maximum(highs, lows + 1))
 
     def _check(
         self, results: dict, inds: np.ndarray, center: int, first: int, total: int

@@ -127,7 +127,8 @@ class ActorMemoryHead(BaseModule):
         max_actors (int): Positions per clip. Defaults to 100.
         memory_length (int): Earlier clips attended; 0 for none. Defaults to 2.
         memory_gap (int): Steps between them. Defaults to 2.
-        drop_path_rate (float): Stochastic depth of the last block.
+        drop_path_rate (float): Stochastic depth of the last block, growing linearly
+            from 0 at the first: one block alone has none.
         attn_drop_rate (float): Dropout on attention weights.
         qkv_drop_rate (float): Dropout on queries, keys and values.
         drop_rate (float): Dropout after projections.
@@ -181,8 +182,6 @@ class ActorMemoryHead(BaseModule):
         self.memory_gap = memory_gap
         self.in_channels = in_channels
         rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
-        if num_layers == 1:
-            rates = [drop_path_rate]
         self.blocks = ModuleList(
             ActorMemoryBlock(
                 in_channels,

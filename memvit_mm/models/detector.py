@@ -24,8 +24,15 @@ class MemoryAVARoIHead(AVARoIHead):
     """MMAction2's ``AVARoIHead`` for any batch size, and for memory over people.
 
     Frames without a box are no exception: they give an empty result, and an actor
-    memory without people. Takes the configs that ``AVARoIHead`` takes.
+    memory without people. Takes the configs that ``AVARoIHead`` takes. ``init_cfg``
+    holds for the box head, too, which takes none in MMAction2.
     """
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says; without, the box head in its own way."""
+        if self.init_cfg and self.with_bbox:
+            self.bbox_head.is_init = True
+        super().init_weights()
 
     def loss(
         self,
@@ -124,7 +131,9 @@ class MemoryAVARoIHead(AVARoIHead):
         Args:
             x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
             rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
-            data_samples (list[ActionDataSample]): One per row.
+            data_samples (list[ActionDataSample]): One per row. With
+                ``whole_frame_boxes`` in the metainfo (:class:`MemoryAVADataset`),
+                people are reported by these, not by what a crop left of them.
             memory (MemoryStep, optional): The memory step of this batch.
 
         Returns:
@@ -136,12 +145,17 @@ class MemoryAVARoIHead(AVARoIHead):
         rois = bbox2roi(boxes)
         scores = self._bbox_forward(x, rois, metas, memory)['cls_score']
         counts = [len(b) for b in boxes]
-        return self.bbox_head.predict_by_feat(
+        results = self.bbox_head.predict_by_feat(
             rois=rois.split(counts),
             cls_scores=scores.split(counts),
             batch_img_metas=metas,
             rcnn_test_cfg=self.test_cfg,
         )
+        for result, meta in zip(results, metas):
+            whole = meta.get('whole_frame_boxes')
+            if whole is not None:
+                result.bboxes = torch.as_tensor(whole['proposals']).to(result.bboxes)
+        return results
 
 
 @MMDET_MODELS.register_module()

@@ -97,6 +97,7 @@ def test_equals_mmaction_on_annotated_keyframes(files):
                 assert found.pop('proposals').shape == (0, 4)
                 expected.pop('scores'), found.pop('scores')
             assert found.pop('total_frames') == 27000
+            found.pop('whole_frame_boxes')
             assert found.keys() == expected.keys()
             for key, value in expected.items():
                 if isinstance(value, np.ndarray):
@@ -387,7 +388,7 @@ def test_config_delivers_batches(files, tmp_path, source):
     own = dict(files, timestamp_start=901, data_prefix=dict(img=str(tmp_path / 'data')))
     own['fps'] = 20
     del own['pipeline']
-    for name in ('train', 'val'):
+    for name in ('train', 'val', 'test'):
         cfg[f'{name}_dataloader'].dataset.update(own)
         cfg[f'{name}_dataloader'].num_workers = 2
         assert cfg[f'{name}_dataloader'].batch_size == 2
@@ -400,10 +401,12 @@ def test_config_delivers_batches(files, tmp_path, source):
         loader.batch_sampler.sampler.set_epoch(epoch)
         for batch in loader:
             for inputs, sample in zip(batch['inputs'], batch['data_samples']):
-                assert inputs.shape == (3, 16, 224, 224) and inputs.dtype == torch.uint8
+                assert inputs.shape == (3, 16, 224, 224)
+                assert inputs.dtype == torch.float32
                 meta = sample.metainfo
                 assert set(meta) == {
                     'img_shape', 'img_key', 'video_id', 'timestamp', 'sample_idx',
+                    'whole_frame_boxes',
                 }  # fmt: skip
                 assert meta['sample_idx'].epoch == epoch
                 proposals = sample.proposals.bboxes
@@ -418,22 +421,32 @@ def test_config_delivers_batches(files, tmp_path, source):
     assert [len(boxes) for boxes in seen.values()] == [1, 1]
     assert seen[0] != seen[1]
 
-    loader = Runner.build_dataloader(cfg.val_dataloader, seed=0)
+    loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
     batches = list(loader)
     order = [[sample.img_key for sample in batch['data_samples']] for batch in batches]
     assert order == [['b,0902', 'a,0901'], ['b,0903', 'a,0902']]
     inputs, sample = batches[1]['inputs'][0], batches[1]['data_samples'][0]
-    assert inputs.shape == (3, 16, 224, 298)
-    assert sample.img_shape == (224, 298)
+    assert inputs.shape == (3, 16, 224, 297)
+    assert sample.img_shape == (224, 297)
     assert type(sample.sample_idx) is int
     assert sample.gt_instances.bboxes.shape == (0, 4)
     assert sample.gt_instances.labels.shape == (0, 5)
     np.testing.assert_allclose(
-        sample.proposals.bboxes, [np.multiply(BOX, [298, 224, 298, 224])], rtol=0.01
+        sample.proposals.bboxes, [np.multiply(BOX, [297, 224, 297, 224])], rtol=0.01
     )
     # second 903 is frame 40; of a clip of 16, 4 apart, the ninth
     assert inputs[:, 8].float().mean() == pytest.approx(80, abs=4)
     assert inputs[:, 9].float().mean() == pytest.approx(88, abs=4)
+
+    # While training, the middle; the people in it are evaluated as they were found.
+    batches = list(Runner.build_dataloader(cfg.val_dataloader, seed=0))
+    inputs, sample = batches[1]['inputs'][0], batches[1]['data_samples'][0]
+    assert inputs.shape == (3, 16, 224, 224)
+    cropped = np.multiply(BOX, [297, 224, 297, 224]) - [36, 0, 36, 0]
+    np.testing.assert_allclose(
+        sample.proposals.bboxes, [cropped.clip(0, 223)], rtol=0.01
+    )
+    np.testing.assert_allclose(sample.whole_frame_boxes['proposals'], [BOX], rtol=1e-6)
 
 
 def test_reads_ava_fast_enough(tmp_path):

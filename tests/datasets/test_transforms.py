@@ -77,6 +77,22 @@ def test_usual_transforms_draw_once_per_video_and_epoch():
     assert draws(other(sample('a', 0))) not in streams['a', 0, 0]
 
 
+def test_usual_transforms_draw_for_each_clip_where_that_is_wanted():
+    usual = StreamConsistent(USUAL, per='clip')
+    found = [
+        [draws(usual(sample(video, second, epoch))) for second in range(4)]
+        for video in 'ab'
+        for epoch in (0, 1)
+    ]
+    assert len({draw for clips in found for draw in clips}) == 16
+    again = [draws(usual(sample('b', second, 1))) for second in range(4)]
+    assert again == found[-1]
+    with pytest.raises(ValueError, match=r"no 'timestamp' in the sample \(its keys"):
+        usual(dict(video_id='a'))
+    with pytest.raises(ValueError, match="per must be 'video' or 'clip', got 'frame'"):
+        StreamConsistent([], per='frame')
+
+
 def test_builds_transforms_alike_everywhere():
     # ColorJitter draws the order of its steps when built
     orders = set()
@@ -227,12 +243,41 @@ def test_agrees_with_mmaction_but_for_its_start_index(clip_len, interval):
     np.testing.assert_array_equal(found + 1, expected)
 
 
-def test_jitter_stays_within_the_stride():
+@pytest.mark.parametrize(
+    'interval, inner, first, last',
+    [
+        (4, [-2, -1, 0, 1], [0, 1], [-2, -1]),
+        (3, [-2, -1, 0], [0], [-2, -1]),
+        (2, [-1, 0], [0], [-1]),
+        (1, [0], [0], [0]),
+    ],
+)
+def test_jitter_moves_each_frame_within_its_interval(interval, inner, first, last):
+    sampler = SampleClipFrames(clip_len=6, frame_interval=interval)
+    plain = frames_of(SampleClipFrames(6, interval, jitter=False))
+    assert plain == [150 + i * interval for i in range(-3, 3)]
+    with seeded(0):
+        offsets = np.array([frames_of(sampler) for _ in range(2000)]) - plain
+    for column, moves in zip(offsets.T, [first, *[inner] * 4, last]):
+        values, counts = np.unique(column, return_counts=True)
+        assert values.tolist() == moves
+        share = len(offsets) / len(moves)
+        assert abs(counts - share).max() < 4 * share**0.5
+    if interval > 1:
+        # each frame by itself
+        together = np.corrcoef(offsets[:, 1:-1].T)
+        assert abs(together - np.eye(4)).max() < 0.1
+
+
+def test_jitter_at_the_ends_and_when_it_is_drawn_anew():
     sampler = SampleClipFrames(clip_len=4, frame_interval=4)
-    draws = np.array([frames_of(sampler) for _ in range(200)])
-    offsets = draws - [142, 146, 150, 154]
-    assert offsets.min() == -2 and offsets.max() == 1
-    assert len(np.unique(draws, axis=0)) > 100
+    for second, kept in ((900, slice(0, 2)), (930, slice(3, 4))):
+        with seeded(0):
+            draws = np.array([frames_of(sampler, second) for _ in range(50)])
+        # frames before the first repeat it, and after the last
+        edge = 0 if second == 900 else 899
+        assert (draws[:, kept] == edge).all() and len(np.unique(draws)) > 3
+        assert draws.min() >= 0 and draws.max() <= 899
 
     def one(video='a', second=905, epoch=0):
         index = ClipIndex(0, epoch=epoch)
@@ -241,8 +286,6 @@ def test_jitter_stays_within_the_stride():
     assert one() == one()
     assert one() != one(video='b') and one() != one(epoch=1)
     assert one() != [i - 30 for i in one(second=906)]
-    plain = SampleClipFrames(clip_len=4, frame_interval=4, jitter=False)
-    assert frames_of(plain) == [142, 146, 150, 154]
 
 
 def test_frame_errors():
@@ -395,7 +438,8 @@ def test_video_errors(tmp_path):
 
 def test_reprs():
     text = repr(StreamConsistent([dict(type='RandomCrop', size=8)]))
-    assert (
-        text == 'StreamConsistent(transforms=[RandomCrop(size=8, lazy=False)], seed=0)'
+    assert text == (
+        'StreamConsistent(transforms=[RandomCrop(size=8, lazy=False)], seed=0, '
+        "per='video')"
     )
     assert 'jitter=True' in repr(SampleClipFrames())

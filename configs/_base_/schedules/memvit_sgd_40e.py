@@ -1,8 +1,8 @@
 """The schedule of MeMViT-24: 40 epochs, 6 of them warm-up, gradients clipped at 5.
 
 The learning rate is for 256 clips a step (128 GPUs x 2); `--auto-scale-lr` scales it.
-Epochs, warm-up, clipping and GPUs are as published; the rate is that of
-`memvit_sgd_30e.py`, 0.075 for 16 clips, times 256 / 16.
+All is as published, the rate 0.075 for each 16 clips, and where it starts and ends
+1e-6 for each 16.
 """
 
 _base_ = './memvit_sgd_30e.py'
@@ -17,7 +17,7 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='LinearLR',
-        start_factor=1e-6 / 1.2,
+        start_factor=1e-6 / 0.075,
         by_epoch=True,
         begin=0,
         end=6,
@@ -26,7 +26,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         T_max=34,
-        eta_min=1e-6,
+        eta_min_ratio=1e-6 / 0.075,
         by_epoch=True,
         begin=6,
         end=40,
