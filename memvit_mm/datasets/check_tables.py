@@ -180,7 +180,9 @@ def _parse(
         )
     if not numbers:
         if not bad:
-            report.error(f'{path}: has no line: expected {_COLUMNS}, such as {_EXAMPLE}')
+            report.error(
+                f'{path}: has no line: expected {_COLUMNS}, such as {_EXAMPLE}'
+            )
         return None
     try:
         columns = np.array(integers, np.int64)
