@@ -50,8 +50,11 @@ def pairs():
 
 PAIRS = list(pairs())
 
-# Ours takes label files and more in the place of one label file.
-OTHER_NAMES = {('MemViTInferencer', 'label_file'): 'labels'}
+# As MMAction2Inferencer names it; and ours takes more than a label file.
+OTHER_NAMES = {
+    ('MemViTInferencer', 'model'): 'rec',
+    ('MemViTInferencer', 'label_file'): 'labels',
+}
 
 
 def same_order(ours, theirs, name):

@@ -141,8 +141,8 @@ class MemViTInferencer(ActionRecogInferencer):
     """MMAction2's ``ActionRecogInferencer``, with names of what is done and when.
 
     Args:
-        model (str | Path | Config): A file, one of this package's configs by name, or
-            a config.
+        rec (str | Path | Config): A file, one of this package's configs by name, or a
+            config.
         weights (str, optional): Path or address of the weights. Random without.
         device (str, optional): By default a GPU if there is one.
         labels (optional): Names of the classes: a file (``.txt`` with one a line,
@@ -176,7 +176,7 @@ class MemViTInferencer(ActionRecogInferencer):
 
     def __init__(
         self,
-        model: ConfigLike,
+        rec: ConfigLike,
         weights: Optional[str] = None,
         device: Optional[str] = None,
         labels: Labels = None,
@@ -193,7 +193,7 @@ class MemViTInferencer(ActionRecogInferencer):
             )
         self.top_k = top_k
         super().__init__(
-            load_config(model),
+            load_config(rec),
             weights,
             device,
             input_format=input_format,
