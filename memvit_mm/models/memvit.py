@@ -254,10 +254,10 @@ class MeMViT(MViT):
     ) -> None:
         if pretrained:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-        if pretrained_type and (pretrained_type != 'maskfeat' or not pretrained):
+        if pretrained_type not in (None, 'maskfeat'):
             raise ValueError(
-                f'pretrained_type={pretrained_type!r} with pretrained={pretrained!r} '
-                "loads nothing: use 'maskfeat' with a checkpoint, or None."
+                f'pretrained_type={pretrained_type!r} loads nothing: use None for a '
+                "checkpoint of the same architecture, or 'maskfeat'."
             )
         # MViT's own would build the blocks of MViT first.
         super(MViT, self).__init__(init_cfg=init_cfg)
@@ -448,10 +448,15 @@ class MeMViT(MViT):
 
     def init_weights(self, pretrained: Optional[str] = None) -> None:
         """Initialize as ``MViT`` does; the class token as in the paper's code."""
-        super().init_weights(pretrained)
         loaded = isinstance(self.init_cfg, dict) and 'Pretrained' in str(
             self.init_cfg['type']
         )
+        if self.pretrained_type and not loaded:
+            raise ValueError(
+                f'pretrained_type={self.pretrained_type!r} needs pretrained: name the '
+                'checkpoint, or leave both out.'
+            )
+        super().init_weights(pretrained)
         if self.with_cls_token and not loaded:
             trunc_normal_(self.cls_token, std=0.02)
 

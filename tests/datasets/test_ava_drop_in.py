@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmaction.datasets import AVADataset
+from mmaction.evaluation import AVAMetric
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import DefaultScope
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from memvit_mm.datasets import MemoryAVADataset, SequentialClipSampler
 from memvit_mm.datasets.check import check_config
+from memvit_mm.evaluation import MemoryAVAMetric
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'models'))
 
@@ -151,6 +153,36 @@ def test_a_run_without_any_media_is_refused(ava):
     dataset = MemoryAVADataset(*files(ava, False), **options(ava))
     with pytest.raises(FileNotFoundError, match='2 of 2 frames do not exist'):
         SequentialClipSampler(DefaultSampler(dataset), 1, shuffle=False)
+
+
+@pytest.mark.parametrize('metric', [AVAMetric, MemoryAVAMetric])
+@BOTH
+def test_evaluation(ava, kind, metric, monkeypatch, tmp_path):
+    """What is annotated, as predictions: everything there is to find, and one miss."""
+    monkeypatch.chdir(tmp_path)  # AVAMetric writes a file there
+    dataset = kind(*files(ava, False), **options(ava))
+    (ava / 'excluded.csv').write_text('')
+    paths = [str(ava / name) for name in ('ann.csv', 'excluded.csv', 'labels.pbtxt')]
+    found = metric(*paths, ('mAP',), 0.5, 81, None, 'cpu', 'ava')
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        scores = 0.9 * torch.from_numpy(info['gt_labels'])
+        if info['img_key'] == 'one,0902':
+            scores[:, 17] = 0.4  # below action_thr
+        pred = dict(bboxes=torch.from_numpy(info['gt_bboxes']).float(), scores=scores)
+        sample = {key: info[key] for key in ('video_id', 'timestamp')}
+        found.process({}, [dict(sample, pred_instances=pred)])
+    results = found.evaluate(len(dataset))
+    assert results['ava/person_movement'] == results['ava/person_interaction'] == 1
+    # AVAMetric's mean is over what was detected.
+    missed = results['ava/object_manipulation']
+    assert np.isnan(missed) if metric is AVAMetric else missed == 0
+
+
+def test_options_of_the_metric(ava):
+    paths = [str(ava / name) for name in ('ann.csv', 'excluded.csv', 'labels.pbtxt')]
+    with pytest.raises(ValueError, match=r"options=\('AR',\) must be \('mAP',\)"):
+        MemoryAVAMetric(*paths, ('AR',))
 
 
 # --------------------------------------------------------------------- MultiSports
