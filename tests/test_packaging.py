@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from memvit_mm import paths
 from memvit_mm.paths import get_config_path, get_tool_path
 
 IGNORED = shutil.ignore_patterns(
-    '.git', '.venv', 'data', 'work_dirs', 'build', '*.egg-info', '__pycache__', '.mim'
+    '.git', '.venv', 'work_dirs', 'build', '*.egg-info', '__pycache__', '.mim'
 )
 # Nothing from the index is needed: setuptools and wheel are installed already.
 OFFLINE = dict(os.environ, PIP_NO_INDEX='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
@@ -30,7 +31,12 @@ def pip(*arguments):
 def source(checkout, tmp_path_factory):
     """A copy of the checkout, with a leftover of an earlier build."""
     copy = tmp_path_factory.mktemp('source') / 'memvit_mm'
-    shutil.copytree(checkout, copy, ignore=IGNORED)
+
+    def ignored(folder, names):
+        here = {'data'} if Path(folder) == checkout else set()
+        return IGNORED(folder, names) | here
+
+    shutil.copytree(checkout, copy, ignore=ignored)
     leftover = copy / 'build' / 'lib' / 'memvit_mm' / 'deleted_long_ago.py'
     leftover.parent.mkdir(parents=True)
     leftover.touch()
@@ -59,6 +65,33 @@ def test_wheel_has_configs_and_tools(wheel, checkout):
     # What works in a checkout only, what was deleted, and what nobody installs.
     for unwanted in ('setup_env.sh', 'quickstart', 'deleted_long_ago.py', 'tests/', '__pycache__'):
         assert not [name for name in names if unwanted in name]
+
+
+def test_sdist_has_what_its_tests_need(source, tmp_path):
+    code = (
+        'import sys; from setuptools import build_meta as backend;'
+        'print(backend.build_sdist(sys.argv[1]))'
+    )
+    output = subprocess.run(
+        [sys.executable, '-c', code, tmp_path],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    with tarfile.open(tmp_path / output.split()[-1]) as archive:
+        members = [m.name.split('/', 1)[-1] for m in archive if m.isfile()]
+    folders = ('tests', 'configs', 'tools', 'memvit_mm')
+    needed = {
+        path.relative_to(source).as_posix()
+        for folder in folders
+        for path in (source / folder).rglob('*')
+        if path.is_file() and not {'__pycache__', '.mim'} & set(path.parts)
+    }
+    assert 'tests/data/h264_open_gop.mp4' in needed
+    top = {'LICENSE', 'README.md', 'pyproject.toml', 'setup.py', '.gitignore'}
+    assert (needed | top) - set(members) == set()
+    assert not [name for name in members if name.endswith('.pyc')]
 
 
 def test_building_leaves_the_checkout_clean(wheel, source):

@@ -149,8 +149,9 @@ class MemViTInferencer(ActionRecogInferencer):
             ``.pbtxt``, ``.csv``), a list, or ``dict(verbs=..., nouns=...)`` of these.
             By default those that the checkpoint or the config's files have.
         input_format (str): 'video', 'rawframes' or 'array', as in MMAction2.
+        pack_cfg (dict), scope (str): As ``ActionRecogInferencer``, whose order the
+            arguments up to here have.
         top_k (int): Classes to name. Defaults to 5.
-        **kwargs: As ``ActionRecogInferencer``: ``pack_cfg``.
 
     A call takes and returns what MMAction2's does. Each of ``predictions`` has, besides
     ``pred_labels`` and ``pred_scores``: ``top``, the best classes, ``[name, score]``
@@ -180,8 +181,10 @@ class MemViTInferencer(ActionRecogInferencer):
         device: Optional[str] = None,
         labels: Labels = None,
         input_format: str = 'video',
+        pack_cfg: dict = dict(),
+        scope: Optional[str] = 'mmaction',
+        *,
         top_k: int = 5,
-        **kwargs: Any,
     ) -> None:
         formats = ('video', 'rawframes', 'array')
         if input_format not in formats:
@@ -190,7 +193,12 @@ class MemViTInferencer(ActionRecogInferencer):
             )
         self.top_k = top_k
         super().__init__(
-            load_config(rec), weights, device, input_format=input_format, **kwargs
+            load_config(rec),
+            weights,
+            device,
+            input_format=input_format,
+            pack_cfg=pack_cfg,
+            scope=scope,
         )
         self.names = find_names(labels, self.cfg, self.model.dataset_meta)
 
@@ -198,7 +206,9 @@ class MemViTInferencer(ActionRecogInferencer):
         # Strict about the weights, and what runs is what init_recognizer returns.
         return init_recognizer(cfg, weights, device)
 
-    def __call__(self, inputs: Any, progress: bool = True, **kwargs: Any) -> dict:
+    def __call__(
+        self, inputs: Any, *args: Any, progress: bool = True, **kwargs: Any
+    ) -> dict:
         """Recognize videos; see ``ActionRecogInferencer`` for the other arguments.
 
         Args:
@@ -209,7 +219,7 @@ class MemViTInferencer(ActionRecogInferencer):
         if not isinstance(inputs, (list, tuple)):
             inputs = [inputs]
         inputs = [str(one) if isinstance(one, Path) else one for one in inputs]
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def pred2dict(self, data_sample: ActionDataSample) -> dict:
         """A result as plain values."""

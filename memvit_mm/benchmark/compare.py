@@ -19,10 +19,11 @@ NAMES = {
 }
 # Arguments of MeMViT that MMAction2's MViT has, too.
 SHARED = (
-    'arch spatial_size temporal_size in_channels out_scales drop_path_rate pool_kernel '
-    'dim_mul head_mul adaptive_kv_stride rel_pos_embed residual_pooling '
-    'dim_mul_in_attention with_cls_token output_cls_token rel_pos_zero_init mlp_ratio '
-    'qkv_bias norm_cfg patch_cfg'
+    'arch spatial_size temporal_size in_channels out_scales drop_path_rate '
+    'use_abs_pos_embed interpolate_mode pool_kernel dim_mul head_mul '
+    'adaptive_kv_stride rel_pos_embed residual_pooling dim_mul_in_attention '
+    'with_cls_token output_cls_token rel_pos_zero_init mlp_ratio qkv_bias norm_cfg '
+    'patch_cfg'
 ).split()
 
 

@@ -10,7 +10,13 @@ from mmaction.datasets.base import BaseActionDataset
 from mmaction.registry import DATASETS
 from mmengine.logging import MMLogger
 
-from .ava_files import Keyframe, read_annotations, read_exclusions, read_proposals
+from .ava_files import (
+    Keyframe,
+    first_label,
+    read_annotations,
+    read_exclusions,
+    read_proposals,
+)
 from .bad_clip_mixin import BadClipMixin
 from .stream_keys import StreamKeysMixin
 
@@ -42,28 +48,34 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         ann_file (str): AVA's CSV file, lines ``video,second,x1,y1,x2,y2,label,person``.
         pipeline (list): The transforms.
         exclude_file (str, optional): CSV file of keyframes to leave out.
+        label_file, filename_tmpl, num_classes, custom_classes, data_prefix, modality,
+            test_mode, num_max_proposals, multilabel: As ``AVADataset``, whose order the
+            arguments up to ``multilabel`` have.
+        start_index (int, optional): Number in the name of the first frame. Defaults to
+            1 for frames and 0 for videos.
         proposal_file (str, optional): Pickle of person boxes per keyframe. Samples have
             no ``proposals`` without one.
         person_det_score_thr (float): Least score of a box.
+        timestamp_start, timestamp_end (int): Seconds, of frame 0 and after the last.
+        use_frames (bool): Folders of frames ``<img>/<video>/img_00001.jpg``, or videos
+            ``<img>/<video>`` or ``<img>/<video><video_ext>``, where ``<img>`` is
+            ``data_prefix['img']``.
+        fps (int): Frames per second of the frames. 1 means that timestamps count
+            frames, as in MultiSports, where labels count from 0, too.
         keyframes (str, optional): ``'annotated'``, those in ``ann_file`` as in
             MMAction2, or ``'detected'``, those of the same videos with a person box in
             ``proposal_file`` that reaches the threshold. Defaults to ``'detected'`` in
             ``test_mode`` if there is a ``proposal_file``, else ``'annotated'``.
-        use_frames (bool): Folders of frames ``<img>/<video>/img_00001.jpg``, or videos
-            ``<img>/<video><video_ext>``, where ``<img>`` is ``data_prefix['img']``.
-        start_index (int, optional): Number in the name of the first frame. Defaults to
-            1 for frames and 0 for videos.
         video_ext (str): Extension of the videos; where there is no such file, the
             others that are usual are tried.
         keep_best_proposal (bool): Keep the best box where none reaches the threshold.
         check_files (bool): Look up videos and frames at the start, for local paths.
+            Where some are missing, that is an error; where all are, one that
+            ``SequentialClipSampler`` raises, so that annotations can be looked at.
         on_bad_clip (str): ``'stop'`` the run at a clip that cannot be read, or
             ``'skip'`` it: its stream goes on as if it had not been there. See
             :class:`BadClipMixin`. Videos that are missing at the start are told.
-        **kwargs: As ``AVADataset``: ``label_file``, ``custom_classes``,
-            ``num_classes``, ``data_prefix``, ``test_mode``, ``num_max_proposals``,
-            ``timestamp_start`` and ``timestamp_end`` (seconds, of frame 0 and after the
-            last), ``fps`` (of the frames), ``filename_tmpl``, ``multilabel``, ...
+        **kwargs: As mmengine's ``BaseDataset``.
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
     (int, seconds), ``img_key`` (``'video,0902'``) and ``sample_idx``. Boxes are
@@ -78,16 +90,31 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             what is missing, unreadable or of another format.
     """
 
+    _no_media: Optional[str] = None
+
     def __init__(
         self,
         ann_file: str,
         pipeline: list,
         exclude_file: Optional[str] = None,
+        label_file: Optional[str] = None,
+        filename_tmpl: str = 'img_{:05}.jpg',
+        start_index: Optional[int] = None,
         proposal_file: Optional[str] = None,
         person_det_score_thr: float = 0.9,
-        keyframes: Optional[str] = None,
+        num_classes: int = 81,
+        custom_classes: Optional[list[int]] = None,
+        data_prefix: dict = dict(img=''),
+        modality: str = 'RGB',
+        test_mode: bool = False,
+        num_max_proposals: int = 1000,
+        timestamp_start: int = 900,
+        timestamp_end: int = 1800,
         use_frames: bool = True,
-        start_index: Optional[int] = None,
+        fps: int = 30,
+        multilabel: bool = True,
+        *,
+        keyframes: Optional[str] = None,
         video_ext: str = '.mp4',
         keep_best_proposal: bool = False,
         check_files: bool = True,
@@ -108,12 +135,12 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 'person_det_score_thr must be between 0 and 1, got '
                 f'{person_det_score_thr}.'
             )
-        if kwargs.get('custom_classes') is not None and not kwargs.get('label_file'):
+        if custom_classes is not None and not label_file:
             raise ValueError(
                 'custom_classes needs the label_file that they are chosen from.'
             )
         if keyframes is None:
-            detected = kwargs.get('test_mode', False) and proposal_file is not None
+            detected = test_mode and proposal_file is not None
             keyframes = 'detected' if detected else 'annotated'
         self.keyframes = keyframes
         self.video_ext = video_ext
@@ -127,10 +154,22 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             ann_file,
             pipeline,
             exclude_file=exclude_file,
+            label_file=label_file,
+            filename_tmpl=filename_tmpl,
+            start_index=start_index,
             proposal_file=None,
             person_det_score_thr=person_det_score_thr,
+            num_classes=num_classes,
+            custom_classes=custom_classes,
+            data_prefix=data_prefix,
+            modality=modality,
+            test_mode=test_mode,
+            num_max_proposals=num_max_proposals,
+            timestamp_start=timestamp_start,
+            timestamp_end=timestamp_end,
             use_frames=use_frames,
-            start_index=start_index,
+            fps=fps,
+            multilabel=multilabel,
             on_bad_clip=on_bad_clip,
             **kwargs,
         )
@@ -139,11 +178,14 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     def load_data_list(self) -> list[dict]:
         """Merge annotations and proposals into one record per keyframe."""
         videos, annotations = read_annotations(
-            self.ann_file, self.num_classes, self.custom_classes
+            self.ann_file,
+            self.num_classes,
+            self.custom_classes,
+            first_label(self._FPS, self.multilabel),
         )
         proposals = None
         if self._proposals_path is not None:
-            proposals = read_proposals(self._proposals_path)
+            proposals = read_proposals(self._proposals_path, dtype=None)
             self._check_keys(annotations, proposals)
             proposals = {
                 keyframe: self._above_threshold(boxes)
@@ -179,6 +221,13 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             for keyframe in kept
         ]
 
+    def stream_keys(self) -> tuple[list[str], np.ndarray]:
+        """As :class:`StreamKeysMixin`'s; a run that could read nothing ends here."""
+        keys = super().stream_keys()
+        if self._no_media is not None:
+            raise FileNotFoundError(self._no_media)
+        return keys
+
     def filter_data(self) -> list[dict]:
         """Nothing is left to filter: ``load_data_list`` knows the excluded ones."""
         return self.data_list
@@ -210,7 +259,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
 
     def _above_threshold(self, boxes: np.ndarray) -> np.ndarray:
         """The boxes ``[n, 5]`` to be used."""
-        threshold = np.float32(self.person_det_score_thr)
+        # A plain number, which numpy compares in the precision of the scores.
+        threshold = float(self.person_det_score_thr)
         if self.keep_best_proposal and len(boxes):
             threshold = min(threshold, boxes[:, 4].max())
         return boxes[boxes[:, 4] >= threshold][: self.num_max_proposals]
@@ -269,7 +319,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 if total == 0:
                     missing.append(self._frame(osp.join(prefix, video), 0))
             else:
-                name = self._video_file(path) if check else path + self.video_ext
+                name = video_file(path, self.video_ext, check)
                 found[video] = dict(filename=name, shot_info=None)
                 if check and not osp.isfile(name):
                     missing.append(name)
@@ -281,7 +331,15 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 f'{missing[0]}: check data_prefix, {option} and use_frames='
                 f'{self.use_frames}, or take the videos out of {self.ann_file}.'
             )
-            if self.on_bad_clip == 'stop' or len(missing) == len(videos):
+            if len(missing) < len(videos):
+                refuse = self.on_bad_clip == 'stop'
+            else:
+                refuse = self.on_bad_clip == 'skip'
+                self._no_media = sentence
+                if self.use_frames:
+                    frames = dict(shot_info=(0, self._span), total_frames=self._span)
+                    found = {video: {**found[video], **frames} for video in videos}
+            if refuse:
                 raise FileNotFoundError(sentence)
             MMLogger.get_current_instance().warning(sentence)
         return found
@@ -311,9 +369,19 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 high = middle
         return low
 
-    def _video_file(self, path: str) -> str:
-        """The video's file; under the usual extension if there is none."""
-        for ext in (self.video_ext, *VIDEO_EXTS):
+
+def video_file(path: str, video_ext: str = '.mp4', check: bool = True) -> str:
+    """The file of a video: the one named so, or under an extension that is usual.
+
+    Args:
+        path (str): Folder and video id, which may end in the extension.
+        video_ext (str): The extension that is tried first.
+        check (bool): Look for the file. Without, or where there is none, the name that
+            is expected.
+    """
+    if check:
+        for ext in ('', video_ext, *VIDEO_EXTS):
             if osp.isfile(path + ext):
                 return path + ext
-        return path + self.video_ext
+    named = osp.splitext(path)[1].lower() in VIDEO_EXTS
+    return path if named else path + video_ext

@@ -7,7 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from mmengine.fileio import get
@@ -55,10 +55,58 @@ def _read(path: str, what: str, option: str) -> bytes:
         ) from error
 
 
+class Row(NamedTuple):
+    """A line of an annotation file."""
+
+    video: str
+    second: int
+    box: tuple[float, float, float, float]
+    label: int
+    person: int
+
+
+def parse_annotation(line: str) -> Optional[Row]:
+    """A line ``video,second,x1,y1,x2,y2,label,person``; None if there is nothing in it.
+
+    Columns after these are left out, as in MMAction2.
+
+    Raises:
+        ValueError: If it is another line.
+    """
+    if not line.strip():
+        return None
+    video, second, x1, y1, x2, y2, label, person, *_ = line.split(',')
+    box = (float(x1), float(y1), float(x2), float(y2))
+    return Row(video, int(second), box, int(label), int(person))
+
+
+def parse_exclusion(line: str) -> Optional[Keyframe]:
+    """A line ``video,second``; None if there is nothing in it.
+
+    Raises:
+        ValueError: If it is another line.
+    """
+    if not line.strip():
+        return None
+    video, second = line.strip().split(',')
+    return video, int(second)
+
+
+def first_label(fps: float, multilabel: bool) -> int:
+    """The least label: AVA reserves 0 for no action, MultiSports has a label 0.
+
+    Args:
+        fps (float): 1 where timestamps count frames, as in MultiSports.
+        multilabel (bool): Whether a box may have several labels.
+    """
+    return 0 if fps == 1 or not multilabel else 1
+
+
 def read_annotations(
     path: str,
     num_classes: Optional[int] = None,
     classes: Optional[Sequence[int]] = None,
+    first_label: int = 1,
 ) -> tuple[list[str], dict[Keyframe, dict[tuple, tuple[int, list[int]]]]]:
     """Read an AVA annotation file, merging the lines of one box.
 
@@ -69,6 +117,7 @@ def read_annotations(
             are an error. Not checked by default.
         classes (Sequence[int], optional): The labels in the file that are learned as
             labels 0, 1, ...; lines with others are left out. By default all.
+        first_label (int): The least label, as :func:`first_label` tells.
 
     Returns:
         The videos in the file, in order, and for each keyframe its boxes
@@ -84,29 +133,28 @@ def read_annotations(
     if classes is not None:
         learned = {label: place for place, label in enumerate(classes)}
     for number, line in enumerate(read_lines(path, 'Annotation file', 'ann_file'), 1):
-        if not line.strip():
-            continue
         try:
-            video, second, x1, y1, x2, y2, label, person, *_ = line.split(',')
-            box = (float(x1), float(y1), float(x2), float(y2))
-            keyframe = (video, int(second))
-            label_id, person_id = int(label), int(person)
+            row = parse_annotation(line)
         except ValueError as error:
             raise ValueError(
                 f'{path}:{number}: {line.strip()!r} is not a line of an AVA annotation '
                 'file: expected video,second,x1,y1,x2,y2,label,person, such as '
                 '1j20qq1JyX4,0902,0.002,0.118,0.714,0.977,12,1.'
             ) from error
+        if row is None:
+            continue
+        video, second, box, label_id, person_id = row
         if not (low <= box[0] <= box[2] <= high and low <= box[1] <= box[3] <= high):
             raise ValueError(
-                f'{path}:{number}: box {", ".join((x1, y1, x2, y2))} is not '
+                f'{path}:{number}: box {", ".join(line.split(",")[2:6])} is not '
                 'x1, y1, x2, y2 with x1 <= x2 and y1 <= y2 as fractions of the frame: '
                 'divide pixels by its width and height.'
             )
-        if label_id < 1:
+        if label_id < first_label:
+            why = ', since 0 means no action' if first_label else ''
             raise ValueError(
                 f'{path}:{number}: label {label_id} is not possible: labels count '
-                'from 1, since 0 means no action.'
+                f'from {first_label}{why}.'
             )
         if learned is None and num_classes is not None and label_id >= num_classes:
             raise ValueError(
@@ -115,9 +163,9 @@ def read_annotations(
             )
         videos[video] = None
         if learned is not None:
-            label_id = learned.get(label_id, 0)
-        if label_id:
-            boxes = keyframes.setdefault(keyframe, {})
+            label_id = learned.get(label_id)
+        if label_id is not None:
+            boxes = keyframes.setdefault((video, second), {})
             boxes.setdefault(box, (person_id, []))[1].append(label_id)
     return list(videos), keyframes
 
@@ -128,20 +176,21 @@ def read_exclusions(path: Optional[str]) -> set[Keyframe]:
         return set()
     excluded = set()
     for number, line in enumerate(read_lines(path, 'File', 'exclude_file'), 1):
-        if not line.strip():
-            continue
         try:
-            video, second = line.strip().split(',')
-            excluded.add((video, int(second)))
+            keyframe = parse_exclusion(line)
         except ValueError as error:
             raise ValueError(
                 f'{path}:{number}: {line.strip()!r} does not name a keyframe to '
                 'exclude: expected video,second.'
             ) from error
+        if keyframe is not None:
+            excluded.add(keyframe)
     return excluded
 
 
-def read_proposals(path: str) -> dict[Keyframe, np.ndarray]:
+def read_proposals(
+    path: str, dtype: Optional[type] = np.float32
+) -> dict[Keyframe, np.ndarray]:
     """Read the person proposals of every keyframe.
 
     Args:
@@ -149,9 +198,10 @@ def read_proposals(path: str) -> dict[Keyframe, np.ndarray]:
             boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as fractions of the frame,
             and a score. The pickle may hold numpy arrays, strings and numbers,
             nothing that runs code.
+        dtype (type, optional): Of the boxes. None: as in the file.
 
     Returns:
-        dict[(str, int), np.ndarray]: float32 ``[n, 5]`` for each keyframe, coordinates
+        dict[(str, int), np.ndarray]: ``[n, 5]`` for each keyframe, coordinates
         clipped to [0, 1]; score 1 where the file has none.
 
     Raises:
@@ -174,10 +224,12 @@ def read_proposals(path: str) -> dict[Keyframe, np.ndarray]:
             "{'video,second': array [n, 5]}, such as MMAction2's "
             'ava_dense_proposals_val.FAIR.recall_93.9.pkl.'
         )
-    return dict(_proposals(path, table))
+    return dict(_proposals(path, table, dtype))
 
 
-def _proposals(path: str, table: dict) -> Iterator[tuple[Keyframe, np.ndarray]]:
+def _proposals(
+    path: str, table: dict, dtype: Optional[type]
+) -> Iterator[tuple[Keyframe, np.ndarray]]:
     for key, value in table.items():
         try:
             video, second = key.rsplit(',', 1)
@@ -188,11 +240,13 @@ def _proposals(path: str, table: dict) -> Iterator[tuple[Keyframe, np.ndarray]]:
                 "such as '1j20qq1JyX4,0902'."
             ) from error
         try:
-            boxes = np.asarray(value, dtype=np.float32)
+            boxes = np.asarray(value, dtype=dtype)
+            if boxes.dtype.kind != 'f':
+                boxes = boxes.astype(np.float64)
         except (TypeError, ValueError):
             boxes = np.empty((1, 0))
         if boxes.size == 0 and boxes.ndim and boxes.shape[0] == 0:
-            boxes = np.zeros((0, 5), dtype=np.float32)
+            boxes = np.zeros((0, 5), dtype=dtype or np.float32)
         if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
             raise ValueError(
                 f'Proposal file {path} has {_describe(value)} for {key!r}, expected '
@@ -205,7 +259,7 @@ def _proposals(path: str, table: dict) -> Iterator[tuple[Keyframe, np.ndarray]]:
                 f'{corners.min():g} to {corners.max():g} for {key!r}, expected '
                 'fractions of the frame: divide pixels by its width and height.'
             )
-        full = np.ones((len(boxes), 5), dtype=np.float32)
+        full = np.ones((len(boxes), 5), dtype=boxes.dtype)
         full[:, : boxes.shape[1]] = boxes
         np.clip(full[:, :4], 0, 1, out=full[:, :4])
         yield keyframe, full

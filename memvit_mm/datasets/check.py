@@ -107,6 +107,7 @@ class AvaFields:
     video_ext: Optional[str] = None
     num_classes: int = 81
     custom_classes: Optional[Sequence[int]] = None
+    multilabel: bool = True
     person_det_score_thr: float = 0.9
     keyframes: str = 'annotated'
     data_root: Optional[str] = None
@@ -128,6 +129,7 @@ _TAKEN_OVER = (
     'video_ext',
     'num_classes',
     'custom_classes',
+    'multilabel',
     'person_det_score_thr',
     'keyframes',
     'data_root',

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
+from .ava import video_file
+
 if TYPE_CHECKING:
     from .check import AvaFields, Report
     from .check_tables import Annotations
 
-_EXTENSIONS = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg')
 # A frame rate may differ from the one in the config by this share.
 _FPS_TOLERANCE = 0.01
 
@@ -77,23 +78,18 @@ def check_media(
 
 
 def _find(fields: 'AvaFields', video: str) -> Optional[str]:
-    path = osp.join(fields.prefix, video)
-    if fields.use_frames:
-        return path if osp.isdir(path) else None
-    if fields.strict:
-        names = [path + ext for ext in (fields.video_ext or '', *_EXTENSIONS)]
-    elif osp.splitext(path)[1]:
-        names = [path]  # MMAction2's DecordInit adds .mp4 only if there is no dot
-    else:
-        names = [path + '.mp4']
-    return next((name for name in names if osp.isfile(name)), None)
+    path = _expected(fields, video)
+    return path if (osp.isdir if fields.use_frames else osp.isfile)(path) else None
 
 
 def _expected(fields: 'AvaFields', video: str) -> str:
     path = osp.join(fields.prefix, video)
-    if fields.use_frames or (not fields.strict and osp.splitext(path)[1]):
+    if fields.use_frames:
         return path
-    return path + (fields.video_ext or '.mp4')
+    if fields.strict:
+        return video_file(path, fields.video_ext or '.mp4')
+    # MMAction2's DecordInit adds .mp4 only if there is no dot.
+    return path if osp.splitext(path)[1] else path + '.mp4'
 
 
 def _check_video(

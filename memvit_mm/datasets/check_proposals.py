@@ -1,13 +1,12 @@
 """What can be wrong in AVA's proposals, the boxes that a person detector found."""
 
-import io
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from .ava_files import MARGIN, _DataUnpickler
+from .ava_files import MARGIN, unpickle_data
 from .check_tables import PIXELS, Annotations
 from .check_words import a_few, and_more, read_content
 
@@ -38,7 +37,7 @@ def check_proposals(
         if path.endswith('.json'):
             table = json.loads(content)
         else:
-            table = _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
+            table = unpickle_data(content)
     except Exception as error:  # broken pickles raise nearly anything
         report.error(
             f'{path}: cannot be read ({error}): expected a pickle of '
@@ -100,8 +99,10 @@ def _check_values(report, fields, table) -> None:
     shapes, lists, kinds, empty = [], [], [], []
     keys, arrays = [], []
     for key, value in table.items():
-        if not isinstance(value, np.ndarray):
+        is_array = isinstance(value, np.ndarray)
+        if not is_array:
             lists.append(key)
+        if not is_array or (strict and value.dtype.kind not in 'fiu'):
             try:
                 value = np.asarray(value, dtype=np.float64)
             except (TypeError, ValueError):

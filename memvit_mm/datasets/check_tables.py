@@ -7,9 +7,10 @@ from os import path as osp
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
+from mmaction.evaluation import read_labelmap
 
-from .ava_files import MARGIN
-from .check_words import a_few, and_more, read_content
+from .ava_files import MARGIN, first_label, parse_annotation, parse_exclusion
+from .check_words import a_few, and_more, read_lines
 
 if TYPE_CHECKING:
     from .check import AvaFields, Report
@@ -67,29 +68,27 @@ def check_label_map(report: 'Report', fields: 'AvaFields') -> Optional[dict[int,
     path = fields.label_file
     if path is None:
         return None
-    content = read_content(report, path, 'label_file', fields)
-    if content is None:
+    lines = read_lines(report, path, 'label_file', fields)
+    if lines is None:
         return None
-    labels: dict[int, str] = {}
-    name = ''
-    # The same rules as mmaction.evaluation.read_labelmap, which skips other lines.
-    for line in content.decode('utf-8', 'replace').splitlines():
-        if line.startswith('  name:'):
-            name = line.split('"')[1] if line.count('"') >= 2 else line[7:].strip()
-        elif line.startswith(('  id:', '  label_id:')):
-            number = line.split(':', 1)[1].strip()
-            if number.isdigit():
-                labels[int(number)] = name
+    try:
+        labels = {label['id']: label['name'] for label in read_labelmap(lines)[0]}
+    except (IndexError, ValueError) as error:
+        report.error(
+            f'{path}: MMAction2 cannot read it ({error}): write names in double quotes '
+            "and ids as numbers, '  name: \"walk\"' and then '  id: 12'"
+        )
+        return None
     if not labels:
         report.error(
             f'{path}: no label is read from it: MMAction2 takes lines that begin with '
             "exactly two blanks, '  name: \"walk\"' and then '  id: 12'; write it so"
         )
         return None
-    if 0 in labels:
+    if min(labels) < first_label(fields.fps, fields.multilabel):
         report.error(
-            f'{path}: label 0 ({labels[0]!r}) is in it, but labels count from 1: add '
-            'one to all of them, here and in the annotations'
+            f'{path}: label {min(labels)} ({labels[min(labels)]!r}) is in it, but '
+            'labels count from 1: add one to all of them, here and in the annotations'
         )
     largest = max(labels)
     if fields.custom_classes is None and largest >= fields.num_classes:
@@ -123,11 +122,11 @@ def check_annotations(
         Annotations | None: Its rows; None if there is none that can be read.
     """
     path = fields.ann_file
-    content = read_content(report, path, 'ann_file', fields)
-    if content is None:
+    lines = read_lines(report, path, 'ann_file', fields)
+    if lines is None:
         return None
     before = report.count('ERROR') + report.count('WARNING')
-    rows = _parse(report, path, content, fields.strict)
+    rows = _parse(report, path, lines, fields.strict)
     if rows is None:
         return None
     _check_labels(report, fields, rows, label_map)
@@ -146,12 +145,11 @@ def check_annotations(
 
 
 def _parse(
-    report: 'Report', path: str, content: bytes, strict: bool
+    report: 'Report', path: str, lines: list[str], strict: bool
 ) -> Optional[Annotations]:
-    if content.startswith(b'\xef\xbb\xbf'):
-        content = content[3:]
-        say = report.warning if strict else report.error
-        say(
+    if lines and lines[0].startswith('\ufeff'):
+        lines[0] = lines[0][1:]
+        report.error(
             f'{path}:1: begins with a byte order mark, which becomes part of the first '
             'video id: save it as UTF-8 without one'
         )
@@ -160,17 +158,19 @@ def _parse(
     integers: list[tuple[int, int, int, int]] = []
     boxes: list[tuple[float, float, float, float]] = []
     bad: list[int] = []
-    lines = content.decode('utf-8', 'replace').splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            video, second, x1, y1, x2, y2, label, person = line.split(',')
-            box = float(x1), float(y1), float(x2), float(y2)
-            row = int(second), int(label), int(person)
+            row = parse_annotation(line)
         except ValueError:
             bad.append(number)
             continue
-        boxes.append(box)
-        integers.append((places.setdefault(video, len(places)), *row))
+        if row is None:
+            if not strict:  # AVADataset stops there
+                bad.append(number)
+            continue
+        boxes.append(row.box)
+        video = places.setdefault(row.video, len(places))
+        integers.append((video, row.second, row.label, row.person))
         numbers.append(number)
     if bad:
         first = lines[bad[0] - 1].strip()
@@ -179,6 +179,10 @@ def _parse(
             f'{_COLUMNS}, such as {_EXAMPLE}'
         )
     if not numbers:
+        if not bad:
+            report.error(
+                f'{path}: has no line: expected {_COLUMNS}, such as {_EXAMPLE}'
+            )
         return None
     try:
         columns = np.array(integers, np.int64)
@@ -200,7 +204,7 @@ def _reason(line: str) -> str:
     if not line:
         return 'an empty line'
     parts = line.split(',')
-    if len(parts) != 8:
+    if len(parts) < 8:
         return f'{len(parts)} columns instead of 8 in {line!r}'
     if all(not part.strip().lstrip('-').replace('.', '').isdigit() for part in parts):
         return f'a line of headings, {line!r}, which must go'
@@ -215,13 +219,15 @@ def _reason(line: str) -> str:
 
 def _check_labels(report, fields, rows, label_map) -> None:
     path, labels = fields.ann_file, rows.label
+    first = first_label(fields.fps, fields.multilabel)
+    remedy = 'add one to all of them, in the label map too (0 stands for no action)'
     _rows(
         report.error,
         rows,
         path,
-        labels < 1,
-        lambda i: f'label {labels[i]}, but labels count from 1',
-        'add one to all of them, in the label map too (0 stands for no action)',
+        labels < first,
+        lambda i: f'label {labels[i]}, but labels count from {first}',
+        remedy if first else 'take the row out',
     )
     if fields.custom_classes is not None:
         learned = np.isin(labels, list(fields.custom_classes))
@@ -244,7 +250,7 @@ def _check_labels(report, fields, rows, label_map) -> None:
             'dataset, bbox_head and evaluator',
         )
     if label_map is not None:
-        known = np.isin(labels, list(label_map)) | (labels < 1)
+        known = np.isin(labels, list(label_map)) | (labels < first)
         missing = np.unique(labels[~known]).tolist()
         if fields.custom_classes is None and missing:
             # AVA's own files hold 20 rare labels that the evaluated map leaves out.
@@ -303,23 +309,27 @@ def _check_boxes(report, fields, rows) -> None:
         lambda i: f'box {text(i)} is slightly outside [0, 1]',
         'clip it',
     )
-    turned = finite & ((box[:, 2] <= box[:, 0]) | (box[:, 3] <= box[:, 1]))
+    turned = finite & ((box[:, 2] < box[:, 0]) | (box[:, 3] < box[:, 1]))
+    flat = finite & ~turned & ((box[:, 2] == box[:, 0]) | (box[:, 3] == box[:, 1]))
     remedy = 'the order is x1, y1, x2, y2'
     if turned.mean() > 0.1:
         remedy += '; are these x, y, width, height?'
-    _rows(
-        report.error,
-        rows,
-        path,
-        turned,
-        lambda i: f'box {text(i)} has x2 <= x1 or y2 <= y1',
-        remedy,
-    )
+    for say, mask in ((report.error, turned), (report.warning, flat)):
+        _rows(
+            say,
+            rows,
+            path,
+            mask,
+            lambda i: f'box {text(i)} has x2 <= x1 or y2 <= y1',
+            remedy,
+        )
 
 
 def _check_seconds(report, fields, rows) -> None:
     path, start, end = fields.ann_file, fields.timestamp_start, fields.timestamp_end
     early, late = rows.second < start, rows.second >= end
+    if fields.fps == 1 and not fields.use_frames:
+        late = np.zeros_like(late)  # frames, which end where the video does
     remedy = f'set timestamp_start of {fields.where} to the time of the first frame'
     if early.mean() > 0.5:
         remedy = (
@@ -405,15 +415,19 @@ def check_exclusions(
         return
     if '://' not in path and osp.isfile(path) and osp.getsize(path) == 0:
         return  # nothing is excluded
-    content = read_content(report, path, 'exclude_file', fields)
-    if content is None:
+    lines = read_lines(report, path, 'exclude_file', fields)
+    if lines is None:
         return
     excluded, bad = set(), []
-    for number, line in enumerate(content.decode('utf-8', 'replace').splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
-            video, second = line.split(',')
-            excluded.add((video, int(second)))
+            keyframe = parse_exclusion(line)
         except ValueError:
+            bad.append((number, line))
+            continue
+        if keyframe is not None:
+            excluded.add(keyframe)
+        elif not fields.strict:  # AVADataset stops there
             bad.append((number, line))
     if bad:
         report.error(

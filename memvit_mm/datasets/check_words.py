@@ -32,6 +32,24 @@ def read_content(
     return content
 
 
+def read_lines(
+    report: 'Report', path: str, option: str, fields: 'AvaFields'
+) -> Optional[list[str]]:
+    """The lines of a text file as the dataset reads them; None if it cannot."""
+    content = read_content(report, path, option, fields)
+    if content is None:
+        return None
+    try:
+        # AVADataset takes a byte order mark for part of the first line.
+        return content.decode('utf-8-sig' if fields.strict else 'utf-8').splitlines()
+    except UnicodeDecodeError as error:
+        report.error(
+            f'{path}: is not a text file ({error.reason} at byte {error.start}): '
+            f'check {option} of {fields.where}'
+        )
+        return None
+
+
 def and_more(count: int, noun: str, plural: Optional[str] = None) -> str:
     """How many there are besides the one that is shown.
 

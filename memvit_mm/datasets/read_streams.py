@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -13,15 +13,24 @@ VIDEO_KEY = 'video_id'
 ORDER_KEY = 'timestamp'
 
 
-def read_streams(
-    dataset: Any, video_key: Key, order_key: Key
-) -> list[tuple[Hashable, np.ndarray]]:
-    """Every stream of a dataset: its video and its clips' indices in time order.
+class Clips(NamedTuple):
+    """A stream of a dataset."""
+
+    video: Hashable
+    indices: np.ndarray
+    """Its clips in the dataset, in time order."""
+    copy: int
+    """How often the video began again before, in another part of the dataset."""
+
+
+def read_streams(dataset: Any, video_key: Key, order_key: Key) -> list[Clips]:
+    """Every stream of a dataset.
 
     Streams come in the order of their first sample, clips of equal order as in the
     dataset.
     """
-    streams: list[tuple[Hashable, np.ndarray]] = []
+    streams: list[Clips] = []
+    last: dict[Hashable, tuple[Any, int]] = {}
     for offset, videos, orders in _read_parts(dataset, 0, video_key, order_key):
         # mmengine's num_batch_per_epoch hides the end of a dataset
         visible = max(len(dataset) - offset, 0)
@@ -33,8 +42,11 @@ def read_streams(
         )
         clips = np.lexsort((_sortable(orders), of_stream))
         sizes = np.bincount(of_stream, minlength=len(numbers))
-        parts = np.split(clips + offset, np.cumsum(sizes)[:-1])
-        streams.extend(zip(numbers, parts))
+        for video, part in zip(numbers, np.split(clips, np.cumsum(sizes)[:-1])):
+            before, copy = last.get(video, (None, 0))
+            copy += video in last and not orders[part[0]] > before
+            last[video] = orders[part[-1]], copy
+            streams.append(Clips(video, part + offset, copy))
     return streams
 
 

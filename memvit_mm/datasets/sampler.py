@@ -33,7 +33,8 @@ class ClipIndex(int):
     Args:
         value: Index of the clip in the dataset.
         run: Number of the run, and lane, the clip belongs to. A video that is cut
-            between two lanes is two streams to a memory, which the run tells apart.
+            between two lanes is two streams to a memory, which the run tells apart; so
+            are two copies of a video in one lane.
         epoch: Epoch the clip was drawn for. What follows in the next epoch is no
             continuation, even if it is the next clip of that video in that lane.
         seed: The sampler's seed.
@@ -123,7 +124,8 @@ class SequentialClipSampler(Sampler):
     **Testing** (``shuffle=False``). The longest video not yet placed goes to the lane
     with the least to do, so that the ranks finish at about the same time. Nothing is
     padded or dropped: batches get smaller as lanes run dry, and a rank without a video
-    has no batch. Indices are plain ``int``.
+    has no batch. Indices are plain ``int``, and :class:`ClipIndex` for what is a second
+    time in the dataset.
 
     **Resuming.** :meth:`position` says what is left of a training epoch after some
     batches, and :meth:`start_from` goes on there, on as many lanes as before clip for
@@ -149,8 +151,9 @@ class SequentialClipSampler(Sampler):
     ``stream_keys()`` that returns the videos and the orders of all samples (ours
     have that), any mmengine ``BaseDataset``, any dataset with ``get_data_info``,
     and ``ConcatDataset``, ``RepeatDataset`` or ``Subset`` of these, nested as you like.
-    A video that occurs in two of the concatenated datasets is laid out as two; give the
-    copies video ids of their own if they should not share a memory.
+    A video that occurs in two parts of these is laid out as two. Where it begins again,
+    as in the copies of ``RepeatDataset``, these are two streams; where it goes on, they
+    share a memory in testing, unless you give them video ids of their own.
 
     Raises:
         ValueError: If the dataset is empty, a sample has no video or no order, or there
@@ -201,12 +204,16 @@ class SequentialClipSampler(Sampler):
         self._start: Optional[Start] = None
 
         self._streams = read_streams(dataset, video_key, order_key)
-        self.num_clips = sum(len(clips) for _, clips in self._streams)
+        self.num_clips = sum(len(stream.indices) for stream in self._streams)
         if self.num_clips == 0:
             raise ValueError(
                 f'{type(dataset).__name__} has no samples: check its ann_file, '
                 'exclude_file and filters.'
             )
+        self._copies = 1 + max(stream.copy for stream in self._streams)
+        self._copy_of = np.zeros(len(dataset), dtype=np.int32)
+        for stream in self._streams:
+            self._copy_of[stream.indices] = stream.copy
         if self.shuffle:
             self._steps = self.num_clips // self.lanes
             if self._steps == 0:
@@ -248,7 +255,7 @@ class SequentialClipSampler(Sampler):
         if not self.shuffle:
             for step in range(self._steps):
                 yield [
-                    (number, int(row[step]))
+                    (number, self._test_index(int(row[step])))
                     for number, row in enumerate(self._rows)
                     if step < len(row)
                 ]
@@ -265,7 +272,7 @@ class SequentialClipSampler(Sampler):
                     row,
                     ClipIndex(
                         clips[lane, step],
-                        lane + self.lanes * int(pieces[lane, step]),
+                        self._run(lane, int(pieces[lane, step]), int(clips[lane, step])),
                         epoch,
                         self.seed,
                     ),
@@ -274,6 +281,15 @@ class SequentialClipSampler(Sampler):
             ]
         if not hasattr(self.sampler, 'epoch'):  # InfiniteSampler, for one
             self._epoch = epoch + 1
+
+    def _test_index(self, clip: int) -> int:
+        copy = self._copy_of[clip]
+        return ClipIndex(clip, run=copy) if copy else clip
+
+    def _run(self, lane: int, piece: int, clip: int) -> int:
+        """A number for each lane, piece of the epoch and copy of a video."""
+        copy = int(self._copy_of[clip])
+        return lane + self.lanes * (piece * self._copies + copy)
 
     def lane_clips(self, epoch: int) -> np.ndarray:
         """The clips of all lanes of all ranks in a training epoch.
@@ -351,7 +367,7 @@ class SequentialClipSampler(Sampler):
         # RandomState, since its numbers never change with numpy's version
         random = np.random.RandomState([self.seed % 2**32, epoch])
         order = random.permutation(len(self._streams))
-        clips = np.concatenate([self._streams[stream][1] for stream in order])
+        clips = np.concatenate([self._streams[stream].indices for stream in order])
         pieces = np.zeros_like(clips)
         for lanes, steps in played:
             row = np.repeat(np.arange(lanes), len(clips) // lanes)
@@ -372,8 +388,8 @@ class SequentialClipSampler(Sampler):
         """This rank's lanes when every lane plays whole videos."""
         # Equal ids are never on two lanes: the model could not tell them apart.
         videos: dict[Hashable, list[np.ndarray]] = {}
-        for video, clips in self._streams:
-            videos.setdefault(video, []).append(clips)
+        for stream in self._streams:
+            videos.setdefault(stream.video, []).append(stream.indices)
         blocks = [np.concatenate(parts) for parts in videos.values()]
         # Among equally busy lanes the first row of every rank comes first, so that few
         # videos spread over the ranks.

@@ -238,7 +238,9 @@ class SampleClipFrames(SampleAVAFrames):
         """Jitter of each frame, in frames."""
         random = np.random
         if hasattr(results.get('sample_idx'), 'epoch'):
-            key = (str(results.get('video_id')), int(results['timestamp']))
+            # Equal times draw alike, whatever type they have.
+            time = float(results['timestamp'])
+            key = str(results.get('video_id')), int(time) if time == int(time) else time
             random = np.random.RandomState(stable_seed(*draw_of(results), *key))
         low, high = -self.frame_interval // 2, self.frame_interval // 2
         if high == 0:

@@ -21,6 +21,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
             options of torch's ``GradScaler``. bfloat16 has the range of float32 and
             needs none. Defaults to 'dynamic'.
         dtype (str | torch.dtype, optional): 'bfloat16' (the default) or 'float16'.
+        use_fsdp (bool): False, since FSDP's scaler needs a GPU.
         **kwargs: As ``OptimWrapper``.
 
     Raises:
@@ -32,8 +33,13 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         self,
         loss_scale: Union[str, float, dict] = 'dynamic',
         dtype: Union[str, torch.dtype, None] = None,
+        use_fsdp: bool = False,
         **kwargs: Any,
     ) -> None:
+        if use_fsdp:
+            raise ValueError(
+                'optim_wrapper.use_fsdp=True needs a GPU: leave it out on a CPU.'
+            )
         # AmpOptimWrapper's refuses to be without a GPU.
         OptimWrapper.__init__(self, **kwargs)
         dtype = dtype or torch.bfloat16

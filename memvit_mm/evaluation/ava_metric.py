@@ -163,8 +163,8 @@ class MemoryAVAMetric(AVAMetric):
         class_groups (dict[str, list[int]], optional): Labels (as in ``ann_file``) by
             the name of a group; adds the mean of each as ``mAP/<name>``.
         ignore_empty_frames (bool): See above.
-        action_thr, num_classes, custom_classes, collect_device, prefix: As
-            ``AVAMetric``.
+        options, action_thr, num_classes, custom_classes, collect_device, prefix: As
+            ``AVAMetric``, whose order the arguments up to ``prefix`` have.
 
     Results: ``mAP/overall``, AVA's own three groups ``mAP/person_movement`` (labels to
     14), ``mAP/object_manipulation`` (to 63) and ``mAP/person_interaction`` (from 64)
@@ -181,29 +181,32 @@ class MemoryAVAMetric(AVAMetric):
         ann_file: str,
         exclude_file: Optional[str] = None,
         label_file: Optional[str] = None,
+        options: Sequence[str] = ('mAP',),
         action_thr: float = 0.002,
         num_classes: int = 81,
         custom_classes: Optional[list[int]] = None,
-        class_groups: Optional[Mapping[str, Sequence[int]]] = None,
-        ignore_empty_frames: bool = False,
         collect_device: str = 'cpu',
         prefix: Optional[str] = None,
-        **kwargs: Any,
+        *,
+        class_groups: Optional[Mapping[str, Sequence[int]]] = None,
+        ignore_empty_frames: bool = False,
     ) -> None:
         if label_file is None:
             raise ValueError(
                 'MemoryAVAMetric needs label_file, the pbtxt file of the labels.'
             )
+        if tuple(options) != ('mAP',):
+            raise ValueError(f"options={options!r} must be ('mAP',), as in AVAMetric.")
         super().__init__(
             ann_file,
             exclude_file,
             label_file,
+            options,
             action_thr=action_thr,
             num_classes=num_classes,
             custom_classes=custom_classes,
             collect_device=collect_device,
             prefix=prefix,
-            **kwargs,
         )
         self.ignore_empty_frames = ignore_empty_frames
         self.names = _label_names(label_file)

@@ -95,6 +95,8 @@ class MemoryAttention(BaseModule):
         stride_kv (sequence[int]): Stride of the keys' and values' pooling.
         rel_pos_embed (bool): Decomposed relative positions.
         rel_pos_zero_init (bool): Start them at zero.
+        table_size (sequence[int], optional): The size instead of ``input_size`` that
+            the tables of the clip itself are as long for as in MMAction2's ``MViT``.
         residual_pooling (bool): Add the pooled queries to the output.
         with_cls_token (bool): The first token is a class token.
         pool_first (bool): See above.
@@ -120,6 +122,7 @@ class MemoryAttention(BaseModule):
         stride_kv: Sequence[int] = (1, 1, 1),
         rel_pos_embed: bool = True,
         rel_pos_zero_init: bool = False,
+        table_size: Optional[Sequence[int]] = None,
         residual_pooling: bool = True,
         with_cls_token: bool = True,
         pool_first: bool = True,
@@ -132,6 +135,7 @@ class MemoryAttention(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.num_heads = num_heads
+        self.in_dims = in_dims
         self.out_dims = out_dims
         self.residual_pooling = residual_pooling
         self.rel_pos_embed = rel_pos_embed
@@ -175,7 +179,7 @@ class MemoryAttention(BaseModule):
         self._check_size(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
         if rel_pos_embed:
-            self._build_relative_positions(input_size, out_dims // num_heads)
+            self._build_relative_positions(input_size, out_dims // num_heads, table_size)
 
     def _check_size(self, input_size: Size) -> None:
         """No layer may be left without a token."""
@@ -192,16 +196,26 @@ class MemoryAttention(BaseModule):
                     'compress_stride, or larger clips.'
                 )
 
-    def _build_relative_positions(self, input_size: Size, head_dims: int) -> None:
+    def _build_relative_positions(
+        self, input_size: Size, head_dims: int, table_size: Optional[Sequence[int]]
+    ) -> None:
         q_size = pooled_size(input_size, self.pool_q)
         k_size = pooled_size(input_size, self.pool_k)
 
         def table(length: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(length, head_dims))
 
-        self.rel_pos_h = table(2 * max(q_size[1], k_size[1]) - 1)
-        self.rel_pos_w = table(2 * max(q_size[2], k_size[2]) - 1)
-        self.rel_pos_t = table(2 * max(q_size[0], k_size[0]) - 1)
+        lengths = [max(n) for n in zip(q_size, k_size)]
+        if table_size is not None:
+            q_stride, k_stride = self.pool_q.stride, self.pool_k.stride
+            lengths = [
+                max(n // q, n // k, 1)
+                for n, q, k in zip(table_size, q_stride, k_stride)
+            ]
+        # In this order, since init_weights draws them as they are registered.
+        self.rel_pos_h = table(2 * lengths[1] - 1)
+        self.rel_pos_w = table(2 * lengths[2] - 1)
+        self.rel_pos_t = table(2 * lengths[0] - 1)
         if self.memory_length > 0:
             m_size = pooled_size(k_size, self.compress_k)
             self.rel_pos_mem_h = table(2 * max(q_size[1], m_size[1]) - 1)

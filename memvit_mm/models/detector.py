@@ -11,6 +11,7 @@ from mmdet.models.detectors import FastRCNN
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures.bbox import bbox2roi
+from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
 from .actor_memory import ActorMemoryHead
@@ -40,6 +41,7 @@ class MemoryAVARoIHead(AVARoIHead):
         rpn_results_list: InstanceList,
         data_samples: SampleList,
         memory: Optional[MemoryStep] = None,
+        **kwargs,
     ) -> dict:
         """Losses of a batch.
 
@@ -72,6 +74,7 @@ class MemoryAVARoIHead(AVARoIHead):
         sampling_results: list[SamplingResult],
         batch_img_metas: list[dict],
         memory: Optional[MemoryStep] = None,
+        **kwargs,
     ) -> dict:
         """Scores and losses of the sampled boxes."""
         rois = bbox2roi([result.priors for result in sampling_results])
@@ -174,13 +177,28 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
     Source: MeMViT (arXiv 2201.08383), sec. 5.1.
 
     Args:
+        backbone, roi_head, train_cfg, neck, data_preprocessor, init_cfg (dict): As
+            mmdet's ``FastRCNN``.
+        test_cfg (dict): As there, and ``one_by_one`` (bool): run each sample of a test
+            batch by itself.
         memory (dict): Config of the :class:`ClipMemory`.
-        **kwargs: As mmdet's ``FastRCNN``. ``test_cfg`` also takes ``one_by_one``
-            (bool): run each sample of a test batch by itself.
     """
 
-    def __init__(self, *args, memory: dict = dict(type='ClipMemory'), **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        backbone: ConfigType,
+        roi_head: ConfigType,
+        train_cfg: ConfigType,
+        test_cfg: ConfigType,
+        neck: OptConfigType = None,
+        data_preprocessor: OptConfigType = None,
+        init_cfg: OptMultiConfig = None,
+        *,
+        memory: dict = dict(type='ClipMemory'),
+    ) -> None:
+        super().__init__(
+            backbone, roi_head, train_cfg, test_cfg, neck, data_preprocessor, init_cfg
+        )
         self.memory = MODELS.build(memory)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:

@@ -7,7 +7,7 @@ from typing import Optional, Union
 import numpy as np
 import torch
 import torch.nn as nn
-from mmaction.models.backbones.mvit import MViT
+from mmaction.models.backbones.mvit import MViT, resize_pos_embed
 from mmaction.models.utils.embed import PatchEmbed3D
 from mmaction.registry import MODELS
 from mmcv.cnn import build_norm_layer
@@ -65,6 +65,8 @@ class MemoryBlock(BaseModule):
         **attention,
     ) -> None:
         super().__init__()
+        self.in_dims = in_dims
+        self.out_dims = out_dims
         self.with_cls_token = with_cls_token
         self.dim_mul_in_attention = dim_mul_in_attention
         attn_dims = out_dims if dim_mul_in_attention else in_dims
@@ -124,7 +126,7 @@ class MemoryBlock(BaseModule):
 
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
-class MeMViT(BaseModule):
+class MeMViT(MViT):
     """Memory-augmented multiscale vision transformer.
 
     `MeMViT: Memory-Augmented Multiscale Vision Transformer for Efficient Long-Term
@@ -133,7 +135,8 @@ class MeMViT(BaseModule):
     The backbone is a function: it owns no state between calls. Given ``memory``, its
     memory layers attend to earlier clips too and it returns what is to be remembered
     of this one; :class:`MemoryRecognizer3D` and :class:`MemoryFastRCNN` do that
-    bookkeeping. Without, it is a plain MViT that any MMAction2 recognizer can use.
+    bookkeeping. Without, it is a plain MViT that any MMAction2 recognizer can use, with
+    the arguments of MMAction2's in the same order; ours are keywords.
 
     MeMViT-16 is ``arch='small'``, MeMViT-24 is ``arch='base'`` with
     ``temporal_size=32`` and ``memory_gap=3``.
@@ -147,8 +150,13 @@ class MeMViT(BaseModule):
         temporal_size (int): Frames of a clip that the model is made for.
         in_channels (int): Channels of the input.
         pretrained (str, optional): Checkpoint to start from, a path.
+        pretrained_type (str, optional): 'maskfeat' for one of MaskFeat, whose relative
+            positions are interpolated. None for one of the same architecture.
         out_scales (int | sequence[int]): Scales to return. Defaults to -1, the last.
         drop_path_rate (float): Stochastic depth of the last layer, growing linearly.
+        use_abs_pos_embed (bool): Add a learned position to each token of the patch
+            embedding.
+        interpolate_mode (str): How these are interpolated for clips of another size.
         pool_kernel (tuple[int, int, int]): Kernel of the pooling convolutions.
         dim_mul (int): Factor of the width in ``dim_mul_indices``.
         head_mul (int): Factor of the heads there.
@@ -164,6 +172,7 @@ class MeMViT(BaseModule):
         qkv_bias (bool): Bias of the q, k and v projections.
         norm_cfg (dict): Normalization layers.
         patch_cfg (dict): Patch embedding: kernel_size, stride, padding.
+        init_cfg (dict | list[dict], optional): As everywhere in mmengine.
         pool_first (bool): True: MeMViT's attention. False: exactly the attention of
             MMAction2's ``MViT``, so that its zoo weights load and, with no memory,
             give its numbers.
@@ -178,7 +187,6 @@ class MeMViT(BaseModule):
             ``output_cls_token=False``, since a class token sees the whole clip.
         with_cp (bool): Activation checkpointing: recompute the blocks in the backward
             pass.
-        init_cfg (dict | list[dict], optional): As everywhere in mmengine.
 
     Raises:
         ValueError: If an argument contradicts another; the message says which.
@@ -199,7 +207,6 @@ class MeMViT(BaseModule):
         (1, 33, 96)
     """
 
-    arch_zoo = MViT.arch_zoo
     _arch_keys = ('embed_dims', 'num_layers', 'num_heads', 'downscale_indices')
 
     def __init__(
@@ -209,8 +216,11 @@ class MeMViT(BaseModule):
         temporal_size: int = 16,
         in_channels: int = 3,
         pretrained: Optional[str] = None,
+        pretrained_type: Optional[str] = None,
         out_scales: Union[int, Sequence[int]] = -1,
         drop_path_rate: float = 0.0,
+        use_abs_pos_embed: bool = False,
+        interpolate_mode: str = 'trilinear',
         pool_kernel: Sequence[int] = (3, 3, 3),
         dim_mul: int = 2,
         head_mul: int = 2,
@@ -227,6 +237,12 @@ class MeMViT(BaseModule):
         patch_cfg: dict = dict(
             kernel_size=(3, 7, 7), stride=(2, 4, 4), padding=(1, 3, 3)
         ),
+        init_cfg: Optional[Union[dict, list[dict]]] = [
+            dict(type='TruncNormal', layer=['Conv2d', 'Conv3d'], std=0.02),
+            dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.02),
+            dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
+        ],
+        *,
         pool_first: bool = True,
         memory_length: int = 2,
         memory_gap: int = 2,
@@ -235,15 +251,17 @@ class MeMViT(BaseModule):
         compress_stride: Sequence[int] = (4, 2, 2),
         causal: bool = False,
         with_cp: bool = False,
-        init_cfg: Optional[Union[dict, list[dict]]] = [
-            dict(type='TruncNormal', layer=['Conv2d', 'Conv3d'], std=0.02),
-            dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.02),
-            dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
-        ],
     ) -> None:
         if pretrained:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-        super().__init__(init_cfg=init_cfg)
+        if pretrained_type not in (None, 'maskfeat'):
+            raise ValueError(
+                f'pretrained_type={pretrained_type!r} loads nothing: use None for a '
+                "checkpoint of the same architecture, or 'maskfeat'."
+            )
+        # MViT's own would build the blocks of MViT first.
+        super(MViT, self).__init__(init_cfg=init_cfg)
+        self.pretrained_type = pretrained_type
         self.arch_settings = self._check_arch(arch)
         self.embed_dims = self.arch_settings['embed_dims']
         self.num_layers = self.arch_settings['num_layers']
@@ -260,8 +278,9 @@ class MeMViT(BaseModule):
         self.out_scales = self._check_out_scales(out_scales)
         if output_cls_token and not with_cls_token:
             raise ValueError(
-                'output_cls_token=True needs with_cls_token=True: there is no class '
-                'token to return; set output_cls_token=False.'
+                'output_cls_token=True needs with_cls_token=True: with_cls_token must '
+                'be True, or there is no class token to return; set '
+                'output_cls_token=False.'
             )
         if causal and output_cls_token:
             raise ValueError(
@@ -287,6 +306,13 @@ class MeMViT(BaseModule):
         )
         if with_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
+        self.patch_resolution = self.patch_embed.init_out_size
+        self.use_abs_pos_embed = use_abs_pos_embed
+        self.interpolate_mode = interpolate_mode
+        if use_abs_pos_embed:
+            # With a place for the class token, used or not, as in MMAction2's weights.
+            count = self.num_extra_tokens + int(np.prod(self.patch_resolution))
+            self.pos_embed = nn.Parameter(torch.zeros(1, count, self.embed_dims))
 
         drop_path = np.linspace(0, drop_path_rate, self.num_layers)
         size, dims, heads = (
@@ -294,6 +320,8 @@ class MeMViT(BaseModule):
             self.embed_dims,
             self.num_heads,
         )
+        # As MViT counts: it rounds sizes down, where its convolutions round up.
+        table_size = size
         stride_kv = list(adaptive_kv_stride)
         self.blocks = ModuleList()
         for i in range(self.num_layers):
@@ -322,6 +350,7 @@ class MeMViT(BaseModule):
                 stride_kv=stride_kv,
                 rel_pos_embed=rel_pos_embed,
                 rel_pos_zero_init=rel_pos_zero_init,
+                table_size=None if pool_first else table_size,
                 residual_pooling=residual_pooling,
                 pool_first=pool_first,
                 causal=causal,
@@ -336,6 +365,7 @@ class MeMViT(BaseModule):
                 raise ValueError(f'Layer {i}: {error}') from None
             self.blocks.append(block)
             size, dims = block.init_out_size, out_dims
+            table_size = [n // s for n, s in zip(table_size, stride_q)]
             stage = self.stage_indices.get(i)
             if stage in self.out_scales:
                 self.add_module(f'norm{stage}', build_norm_layer(norm_cfg, dims)[1])
@@ -347,26 +377,38 @@ class MeMViT(BaseModule):
             if arch.lower() not in self.arch_zoo:
                 raise ValueError(
                     f'arch={arch!r} is not known: use one of {sorted(self.arch_zoo)} '
-                    f'or a dict with the keys {list(self._arch_keys)}.'
+                    f'or a dict with the keys {list(self._arch_keys)} (Arch {arch} is '
+                    'not in default archs).'
                 )
             return self.arch_zoo[arch.lower()]
+        if not isinstance(arch, dict):
+            raise ValueError(
+                f'Custom arch needs a dict with the keys {list(self._arch_keys)}, get '
+                f'{type(arch)}.'
+            )
         missing = [key for key in self._arch_keys if key not in arch]
         unknown = set(arch) - {*self._arch_keys, 'dim_mul_indices'}
         if missing or unknown:
             raise ValueError(
-                f'arch as a dict lacks {missing} or has unknown {sorted(unknown)}: it '
-                f'takes {list(self._arch_keys)} and, if it differs, dim_mul_indices.'
+                f'arch as a dict lacks {missing} or has unknown {sorted(unknown)}. '
+                f'Custom arch needs the keys {list(self._arch_keys)} and, if it '
+                'differs, dim_mul_indices.'
             )
         return arch
 
     def _check_out_scales(self, out_scales: Union[int, Sequence[int]]) -> list[int]:
+        if not isinstance(out_scales, (int, Sequence)):
+            raise ValueError(
+                f'out_scales must be a sequence or int, get {type(out_scales)}.'
+            )
         scales = [out_scales] if isinstance(out_scales, int) else list(out_scales)
         result = [s + self.num_scales if s < 0 else s for s in scales]
         for given, scale in zip(scales, result):
             if not 0 <= scale < self.num_scales:
                 raise ValueError(
-                    f'out_scales has {given}, but there are {self.num_scales} scales: '
-                    f'use 0 to {self.num_scales - 1}, or -1 for the last.'
+                    f'Invalid out_scales {given}: out_scales has {given}, but there are '
+                    f'{self.num_scales} scales: use 0 to {self.num_scales - 1}, or -1 '
+                    'for the last.'
                 )
         return sorted(result)
 
@@ -404,13 +446,18 @@ class MeMViT(BaseModule):
             )
         return layers
 
-    def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says; the class token as in the paper's code."""
-        super().init_weights()
-        pretrained = isinstance(self.init_cfg, dict) and 'Pretrained' in str(
+    def init_weights(self, pretrained: Optional[str] = None) -> None:
+        """Initialize as ``MViT`` does; the class token as in the paper's code."""
+        loaded = isinstance(self.init_cfg, dict) and 'Pretrained' in str(
             self.init_cfg['type']
         )
-        if self.with_cls_token and not pretrained:
+        if self.pretrained_type and not loaded:
+            raise ValueError(
+                f'pretrained_type={self.pretrained_type!r} needs pretrained: name the '
+                'checkpoint, or leave both out.'
+            )
+        super().init_weights(pretrained)
+        if self.with_cls_token and not loaded:
             trunc_normal_(self.cls_token, std=0.02)
 
     # ------------------------------------------------------------------- forward
@@ -460,6 +507,15 @@ class MeMViT(BaseModule):
         x, size = self.patch_embed(x)
         if self.with_cls_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x), x], dim=1)
+        if self.use_abs_pos_embed:
+            positions = resize_pos_embed(
+                self.pos_embed,
+                self.patch_resolution,
+                size,
+                self.interpolate_mode,
+                self.num_extra_tokens,
+            )
+            x = x + positions[:, -x.shape[1] :].to(x)
         outs, written = [], {}
         for i, block in enumerate(self.blocks):
             name = f'layer{i}'

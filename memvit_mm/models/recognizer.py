@@ -8,7 +8,13 @@ from typing import Any, Optional
 import torch
 from mmaction.models.recognizers import Recognizer3D
 from mmaction.registry import MODELS
-from mmaction.utils import ForwardResults, OptSampleList, SampleList
+from mmaction.utils import (
+    ConfigType,
+    ForwardResults,
+    OptConfigType,
+    OptSampleList,
+    SampleList,
+)
 from mmengine.model import merge_dict
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -36,10 +42,12 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
     (``img_shape``) run apart, so that padding reaches no result.
 
     Args:
+        backbone, cls_head, neck, train_cfg, data_preprocessor (dict): As MMAction2's
+            ``Recognizer3D``.
+        test_cfg (dict, optional): As there, and ``one_by_one`` (bool): run each sample
+            of a test batch by itself, which is the default on a CPU;
+            :class:`MemoryOwner` says why.
         memory (dict): Config of the :class:`ClipMemory`.
-        **kwargs: As MMAction2's ``Recognizer3D``. ``test_cfg`` also takes
-            ``one_by_one`` (bool): run each sample of a test batch by itself, which is
-            the default on a CPU; :class:`MemoryOwner` says why.
 
     Examples:
         >>> import torch
@@ -58,8 +66,20 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         0
     """
 
-    def __init__(self, *args, memory: dict = dict(type='ClipMemory'), **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        backbone: ConfigType,
+        cls_head: OptConfigType = None,
+        neck: OptConfigType = None,
+        train_cfg: OptConfigType = None,
+        test_cfg: OptConfigType = None,
+        data_preprocessor: OptConfigType = None,
+        *,
+        memory: dict = dict(type='ClipMemory'),
+    ) -> None:
+        super().__init__(
+            backbone, cls_head, neck, train_cfg, test_cfg, data_preprocessor
+        )
         self.memory = MODELS.build(memory)
 
     def forward(

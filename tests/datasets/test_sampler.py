@@ -191,6 +191,19 @@ def test_concat_repeat_and_subset():
     repeat = RepeatDataset(Clips('aab'), times=2)
     assert ranks(repeat, 1, 2, shuffle=False) == [[[0, 2], [1, 5], [3], [4]]]
     assert repeat.get_data_info(ClipIndex(4, run=1))['sample_idx'].run == 1
+    # A copy is a stream of its own, on whichever lane it is.
+    runs = [[getattr(i, 'run', 0) for i in batch] for batch in build(repeat, 2, False)]
+    assert runs == [[0, 0], [0, 1], [1], [1]]
+    ours = {
+        (repeat.get_data_info(index)['video_id'], index // 3, index.run)
+        for batch in build(repeat, 1, True)
+        for index in batch
+    }
+    assert ours == {('a', 0, 0), ('b', 0, 0), ('a', 1, 1), ('b', 1, 1)}
+    # What goes on in another dataset is no copy.
+    parts = ConcatDataset([Clips('aa'), Clips('aa', orders=[2, 3])])
+    assert ranks(parts, 1, 1, shuffle=False) == [[[0], [1], [2], [3]]]
+    assert not any(hasattr(i, 'run') for batch in build(parts, 1, False) for i in batch)
     subset = Subset(Clips('abab'), [3, 0, 2])
     assert ranks(subset, 1, 2, shuffle=False) == [[[1, 0], [2]]]
 

@@ -93,6 +93,28 @@ def test_usual_transforms_draw_for_each_clip_where_that_is_wanted():
         StreamConsistent([], per='frame')
 
 
+@pytest.mark.parametrize('stride', [0.5, 1, 1.25])
+def test_strides_make_no_difference(stride):
+    """Draws of a stream are its own; frame jitter is each clip's own."""
+    usual = StreamConsistent(USUAL)
+    frames = SampleClipFrames(clip_len=8, frame_interval=8)
+    colours, jitters = set(), set()
+    for number in range(8):
+        second = 10 + number * stride
+        index = ClipIndex(number, epoch=1, seed=2)
+        colours.add(draws(usual(dict(sample('a', second), sample_idx=index))))
+        options = dict(video_id='a', sample_idx=index)
+        inds = frames_of(frames, second + 900, **options)
+        begin = round(second * 30) - 32
+        jitters.add(tuple(np.array(inds) - begin - 8 * np.arange(8)))
+    assert len(colours) == 1 and len(jitters) == 8
+    same = [
+        frames_of(frames, time, video_id='a', sample_idx=ClipIndex(0))
+        for time in (905, 905.0, np.int64(905), np.float32(905))
+    ]
+    assert all(inds == same[0] for inds in same)
+
+
 def test_builds_transforms_alike_everywhere():
     # ColorJitter draws the order of its steps when built
     orders = set()

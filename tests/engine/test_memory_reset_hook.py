@@ -1,10 +1,12 @@
 """MemoryResetHook inside real runners: training memory survives validation."""
 
+import warnings
+
 import pytest
 from mmaction.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from small_runs import runner_of
+from small_runs import SECONDS, VIDEOS, runner_of
 
 from memvit_mm.engine import MemoryResetHook
 
@@ -117,3 +119,40 @@ def test_a_model_without_memory_is_named(tmp_path):
     )
     with pytest.raises(TypeError, match='no memory in Forgetful: use Memory'):
         MemoryResetHook().before_run(runner)
+
+
+def test_copies_of_a_video_are_streams_of_their_own(tmp_path):
+    """RepeatDataset: a copy that begins again is no clip out of order."""
+    repeated = dict(type='RepeatDataset', times=3, dataset=dict(type='RandomClips'))
+
+    def loader(shuffle):
+        return dict(
+            batch_size=2,
+            num_workers=2,
+            sampler=dict(type='DefaultSampler', shuffle=shuffle),
+            batch_sampler=dict(type='SequentialClipSampler', shuffle=shuffle),
+            dataset=repeated,
+        )
+
+    runner = runner_of(
+        tmp_path,
+        dict(type='EpochBasedTrainLoop', max_epochs=2, val_begin=9),
+        train_dataloader=loader(True),
+        test_dataloader=loader(False),
+    )
+    seen = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*not later than the one before')
+        runner.train()
+        runner.test_loop.evaluator.metrics[0].compute_metrics = (
+            lambda results: seen.extend(results) or {}
+        )
+        runner.test()
+    scores = {}
+    for video, score in seen:
+        scores.setdefault(video, []).append(score)
+    assert len(scores) == VIDEOS
+    for of_video in scores.values():
+        assert len(of_video) == 3 * SECONDS
+        first, second, third = zip(*[iter(of_video)] * SECONDS)
+        assert first == second == third and len(set(map(tuple, first))) == SECONDS
