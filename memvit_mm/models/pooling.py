@@ -53,19 +53,16 @@ def depthwise_pool(
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
         padding = (0, *padding[1:])
     weight = conv.weight
-    if x.device.type == 'cpu':
-        # Autocast does not reach into a function of ours.
-        dtype = autocast_dtype(x)
-        x, weight = x.to(dtype), weight.to(dtype)
-    own = torch.is_grad_enabled() and not (
-        torch.jit.is_tracing() or is_transforming()
-    )
-    if x.device.type == 'cpu' and own:
-        out = _ChannelsLast.apply(x, weight, heads, tuple(conv.stride), padding)
-    elif x.device.type == 'cpu':
-        out = _convolve(x, _tiled(weight, heads), conv.stride, padding)
-    else:
+    if x.device.type != 'cpu' or is_transforming():
         out = _by_head(x, weight, heads, conv.stride, padding)
+        return out.flatten(1, 3), tuple(out.shape[1:4])
+    # Autocast does not reach into a function of ours.
+    dtype = autocast_dtype(x)
+    x, weight = x.to(dtype), weight.to(dtype)
+    if torch.is_grad_enabled() and not torch.jit.is_tracing():
+        out = _ChannelsLast.apply(x, weight, heads, tuple(conv.stride), padding)
+    else:
+        out = _convolve(x, _tiled(weight, heads), conv.stride, padding)
     return out.flatten(1, 3), tuple(out.shape[1:4])
 
 
@@ -110,7 +107,8 @@ def _by_head(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> Tensor:
-    """Where depthwise kernels want [B, C, T, H, W]: on GPUs."""
+    """Where depthwise kernels want [B, C, T, H, W]: on GPUs; and in torch.func, whose
+    vmap knows no weights in channels-last order."""
     return _heads_apart(
         x,
         heads,
@@ -164,6 +162,9 @@ def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:
     if in_time[:3] == (1, 1, 0) and is_plain(pool, nn.MaxPool3d):
         # (B, T, H, W, C) -> (B*T, C, H, W), a view: channels last
         frames = x.flatten(0, 1).permute(0, 3, 1, 2)
+        if is_transforming():
+            # vmap does not have all gradients in channels-last order.
+            frames = frames.contiguous()
         out = F.max_pool2d(frames, *in_space, pool.ceil_mode)
         # (B*T, C, H', W') -> (B, T*H'*W', C)
         return out.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).flatten(1, 3)
