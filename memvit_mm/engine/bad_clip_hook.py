@@ -6,11 +6,11 @@ from typing import Any, Optional
 from mmaction.registry import HOOKS
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..datasets.bad_clips import is_skipped, samples_of
 from ..models.streams import MemoryOwner
+from .memory_reset_hook import refuse_blending, unwrapped
 
 
 @HOOKS.register_module()
@@ -38,7 +38,7 @@ class BadClipHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Check that model and data preprocessor can do without rows."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         if not any(map(_skips, _datasets(runner))):
             return
         if not isinstance(model, MemoryOwner):
@@ -47,12 +47,7 @@ class BadClipHook(Hook):
                 'MemoryFastRCNN, which leave such clips out; '
                 f"{type(model).__name__} does not: set on_bad_clip='stop'."
             )
-        if getattr(model.data_preprocessor, 'blending', None) is not None:
-            raise ValueError(
-                'The data_preprocessor blends the clips of a batch before those that '
-                'could not be read are left out: remove its blending or on_bad_clip='
-                "'skip' of the dataset."
-            )
+        refuse_blending(model, 'those that could not be read are left out only then')
 
     def after_iter(
         self,

@@ -1,10 +1,16 @@
 """MemoryResetHook: empty the memory where a pass over the data starts."""
 
+from typing import Any
+
 from mmaction.registry import HOOKS
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.utils.data import BatchSampler, DistributedSampler
 
+from ..datasets import SequentialClipSampler
 from ..models import ClipMemory
 
 
@@ -16,6 +22,13 @@ class MemoryResetHook(Hook):
     same module in the middle of training, gets an empty memory of its own; afterwards
     training goes on with what it remembered.
 
+    Before the run it looks at what would fill the memory with the wrong clips and show
+    in nothing but the results. On several processes each needs the whole of its videos,
+    which :class:`SequentialClipSampler` deals out; mmengine's and torch's own samplers
+    deal every n-th clip to a process and are refused. A sampler of another class may
+    well keep videos whole, and is warned of. Blending mixes clips of two videos in one
+    row, and is refused.
+
     Args:
         every_clip (bool): Forget before every step of validation and test, to measure
             what memory is worth: `tools/test.py ... --cfg-options
@@ -23,6 +36,7 @@ class MemoryResetHook(Hook):
 
     Raises:
         TypeError: Before the run, if the model has no memory to reset.
+        ValueError: Before the run, if its memory would hold the wrong clips.
     """
 
     def __init__(self, every_clip: bool = False) -> None:
@@ -30,7 +44,7 @@ class MemoryResetHook(Hook):
 
     @staticmethod
     def _memory(runner: Runner) -> ClipMemory:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         memory = getattr(model, 'memory', None)
         if not isinstance(memory, ClipMemory):
             raise TypeError(
@@ -40,8 +54,19 @@ class MemoryResetHook(Hook):
         return memory
 
     def before_run(self, runner: Runner) -> None:
-        """Check that there is a memory."""
+        """Check that there is a memory, and that it will get the clips it needs."""
         self._memory(runner)
+        model = unwrapped(runner)
+        if not getattr(model, 'remembers', True):
+            return
+        for name in ('train', 'val', 'test'):
+            loader = getattr(getattr(runner, f'_{name}_loop'), 'dataloader', None)
+            if loader is not None and get_world_size() > 1:
+                _check_sampler(runner, f'{name}_dataloader', loader)
+            if loader is not None and name == 'train':
+                refuse_blending(
+                    model, 'a row of the memory would hold the clips of two videos'
+                )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin an epoch with nothing remembered."""
@@ -69,3 +94,51 @@ class MemoryResetHook(Hook):
     def after_test(self, runner: Runner) -> None:
         """Free the memory."""
         self._memory(runner).reset()
+
+
+def unwrapped(runner: Runner) -> Any:
+    """The model of a runner, without what distributes it."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def refuse_blending(model: Any, why: str) -> None:
+    """Refuse a model whose data preprocessor mixes the clips of a batch.
+
+    Args:
+        model (BaseModel): Any.
+        why (str): What would go wrong.
+
+    Raises:
+        ValueError: If it has MixupBlending, CutmixBlending or the like.
+    """
+    blending = getattr(model.data_preprocessor, 'blending', None)
+    if blending is not None:
+        raise ValueError(
+            f'{type(blending).__name__} blends the clips of a batch, and {why}: remove '
+            'its blending from model.data_preprocessor.'
+        )
+
+
+def _check_sampler(runner: Runner, key: str, loader: Any) -> None:
+    """Refuse samplers that tear videos apart; warn of those that are not known."""
+    batch_sampler = loader.batch_sampler
+    if isinstance(batch_sampler, SequentialClipSampler):
+        return
+    sampler = getattr(batch_sampler, 'sampler', loader.sampler)
+    shuffle = key.startswith('train')
+    remedy = (
+        f"set {key}.batch_sampler=dict(type='SequentialClipSampler', "
+        f'shuffle={shuffle}).'
+    )
+    plain = batch_sampler is None or type(batch_sampler) is BatchSampler
+    if plain and type(sampler) in (DefaultSampler, InfiniteSampler, DistributedSampler):
+        raise ValueError(
+            f'{key}: {type(sampler).__name__} deals every clip of a video to another '
+            f'of the {get_world_size()} processes, so that memory would hold the wrong '
+            f'clips: {remedy}'
+        )
+    runner.logger.warning(
+        f'{key}: whether {type(batch_sampler).__name__} gives all clips of a video to '
+        f'one of the {get_world_size()} processes, in time order, as memory needs '
+        f'them, is not known; if it does not, {remedy}'
+    )

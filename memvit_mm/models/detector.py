@@ -54,7 +54,15 @@ class MemoryAVARoIHead(AVARoIHead):
         Returns:
             dict[str, Tensor]: Losses, precision and recall.
         """
-        sampling_results = []
+        sampled = self.sample(rpn_results_list, data_samples)
+        metas = [sample.metainfo for sample in data_samples]
+        return self.bbox_loss(x, sampled, metas, memory)['loss_bbox']
+
+    def sample(
+        self, rpn_results_list: InstanceList, data_samples: SampleList
+    ) -> list[SamplingResult]:
+        """The boxes to train on, of each row."""
+        sampled = []
         for proposals, sample in zip(rpn_results_list, data_samples):
             proposals.priors = proposals.pop('bboxes')
             assigned = self.bbox_assigner.assign(proposals, sample.gt_instances, None)
@@ -62,11 +70,10 @@ class MemoryAVARoIHead(AVARoIHead):
                 # MMAction2's assigner, where there is no box or nobody annotated.
                 classes = sample.gt_instances.labels.shape[1]
                 assigned.labels = assigned.labels.new_zeros(len(proposals), classes)
-            sampling_results.append(
+            sampled.append(
                 self.bbox_sampler.sample(assigned, proposals, sample.gt_instances)
             )
-        metas = [sample.metainfo for sample in data_samples]
-        return self.bbox_loss(x, sampling_results, metas, memory)['loss_bbox']
+        return sampled
 
     def bbox_loss(
         self,
@@ -79,22 +86,25 @@ class MemoryAVARoIHead(AVARoIHead):
         """Scores and losses of the sampled boxes."""
         rois = bbox2roi([result.priors for result in sampling_results])
         results = self._bbox_forward(x, rois, batch_img_metas, memory)
+        losses = self.loss_of(results['cls_score'], sampling_results)
+        return {**results, 'loss_bbox': losses}
+
+    def loss_of(self, scores: Tensor, sampling_results: list[SamplingResult]) -> dict:
+        """Losses, precision and recall of the sampled boxes.
+
+        Args:
+            scores (Tensor): [people, classes], row by row.
+            sampling_results (list[SamplingResult]): Of :meth:`sample`.
+        """
         if not any(len(result.pos_priors) for result in sampling_results):
-            return {**results, 'loss_bbox': self._no_loss(results)}
-        losses = self.bbox_head.loss_and_target(
-            cls_score=results['cls_score'],
-            rois=rois,
+            # Nobody is annotated: zero, for every weight.
+            return dict(loss_action_cls=0 * scores.sum())
+        return self.bbox_head.loss_and_target(
+            cls_score=scores,
+            rois=bbox2roi([result.priors for result in sampling_results]),
             sampling_results=sampling_results,
             rcnn_train_cfg=self.train_cfg,
-        )
-        return {**results, 'loss_bbox': losses['loss_bbox']}
-
-    def _no_loss(self, results: dict) -> dict:
-        """The loss of a batch in which nobody is annotated: zero, for every weight."""
-        features, scores = results['bbox_feats'], results['cls_score']
-        if len(features) == 0:
-            scores = self.bbox_head(features.new_zeros(1, *features.shape[1:]))
-        return dict(loss_action_cls=0 * (features.sum() + scores.sum()))
+        )['loss_bbox']
 
     def _bbox_forward(
         self,
@@ -103,22 +113,26 @@ class MemoryAVARoIHead(AVARoIHead):
         batch_img_metas: list[dict],
         memory: Optional[MemoryStep] = None,
     ) -> dict:
-        """Scores of boxes: [people, classes] for rois [people, 5]."""
-        remembers = self.with_shared_head and isinstance(
-            self.shared_head, ActorMemoryHead
+        """Scores of boxes: [people, classes] for rois [people, 5].
+
+        Where there is no box, one is made up and left out of the results: RoIAlign of
+        none is an invalid launch on a GPU, and in training a gradient of zero still
+        has to reach every parameter.
+        """
+        remembers = memory is not None and self.with_shared_head
+        remembers = remembers and isinstance(self.shared_head, ActorMemoryHead)
+        people = len(rois)
+        some = rois if people else rois.new_tensor([[0, 0, 0, 1, 1]])
+        if not remembers:
+            results = super()._bbox_forward(x, some, batch_img_metas)
+            return {name: value[:people] for name, value in results.items()}
+        features, _ = self.bbox_roi_extractor(x, some)
+        # Also when there is nobody: the clip takes its place in the memory.
+        features = self.shared_head(
+            features[:people], rois=rois, img_metas=batch_img_metas, memory=memory
         )
-        if len(rois) > 0 and not (remembers and memory is not None):
-            return super()._bbox_forward(x, rois, batch_img_metas)
-        features, _ = self.bbox_roi_extractor(x, rois)
-        if remembers:
-            # Also when there is nobody: the clip takes its place in the memory.
-            features = self.shared_head(
-                features, rois=rois, img_metas=batch_img_metas, memory=memory
-            )
-        if len(rois) == 0:
-            scores = features.new_zeros(0, self.bbox_head.num_classes)
-        else:
-            scores = self.bbox_head(features)
+        spare = features.new_zeros(len(some) - people, *features.shape[1:])
+        scores = self.bbox_head(torch.cat([features, spare]))[:people]
         return dict(cls_score=scores, bbox_feats=features)
 
     def predict(
@@ -170,9 +184,9 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
     time are read from its metainfo (``video_id``, ``timestamp``). Any MMAction2
     backbone works, one that takes no memory just gets none.
 
-    At test a batch may hold anything: several clips of one video run one after the
-    other, frames of different size (``img_shape``) run apart, so that padding reaches
-    no result, and on a CPU every sample does (:class:`MemoryOwner` says why).
+    A batch may hold anything: several clips of one video run one after the other. At
+    test, frames of different size (``img_shape``) run apart, so that padding reaches no
+    result, and on a CPU every sample does (:class:`MemoryOwner` says why).
 
     Source: MeMViT (arXiv 2201.08383), sec. 5.1.
 
@@ -201,15 +215,25 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         )
         self.memory = MODELS.build(memory)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier clips change a result: by the backbone or the actor head."""
+        ours = isinstance(self.roi_head, MemoryAVARoIHead)
+        actors = getattr(self.roi_head, 'shared_head', None) if ours else None
+        actors = isinstance(actors, ActorMemoryHead) and actors.memory_specs()
+        return self.backbone_remembers or bool(actors)
+
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Losses of a batch of clips, [B, C, T, H, W]."""
         self._check(batch_data_samples)
-        step = self.memory.step(*rows_of(batch_data_samples))
-        x = self._features(batch_inputs, step)
         proposals = [sample.proposals for sample in batch_data_samples]
-        losses = self._call_roi_head('loss', x, proposals, batch_data_samples, step)
-        step.commit()
-        return losses
+        if not isinstance(self.roi_head, MemoryAVARoIHead):
+            x, _ = self._play(batch_inputs, batch_data_samples)
+            return self.roi_head.loss(x, proposals, batch_data_samples)
+        sampled = self.roi_head.sample(proposals, batch_data_samples)
+        boxes = [result.priors for result in sampled]
+        _, scores = self._play(batch_inputs, batch_data_samples, boxes)
+        return self.roi_head.loss_of(scores, sampled)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
@@ -226,7 +250,10 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
             clips = take_rows(batch_inputs, group, shapes[group[0]])
             x = self._features(clips, step)
             proposals = [sample.proposals for sample in samples]
-            outputs = self._call_roi_head('predict', x, proposals, samples, step)
+            # Other RoI heads than ours take no memory.
+            ours = isinstance(self.roi_head, MemoryAVARoIHead)
+            kwargs = dict(memory=step) if ours else {}
+            outputs = self.roi_head.predict(x, proposals, samples, **kwargs)
             step.commit()
             for row, output in zip(group, outputs):
                 results[row] = output
@@ -244,22 +271,46 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         if batch_data_samples is None:
             return (self._features(batch_inputs, None),)
         self._check(batch_data_samples)
-        rows = rows_of(batch_data_samples)
+        boxes = [sample.proposals.bboxes for sample in batch_data_samples]
+        return self._play(batch_inputs, batch_data_samples, boxes)
+
+    def _play(
+        self,
+        inputs: Tensor,
+        samples: SampleList,
+        boxes: Optional[Sequence[Tensor]] = None,
+    ) -> tuple[Any, Optional[Tensor]]:
+        """Run clips and remember them; those of one stream one after the other.
+
+        Args:
+            inputs (Tensor): [B, C, T, H, W].
+            samples (list[ActionDataSample]): One per row.
+            boxes (sequence[Tensor], optional): [people, 4] per row; None leaves the
+                RoI head out.
+
+        Returns:
+            tuple: The backbone's features over all rows, and the scores [people,
+            classes] of the boxes, row by row.
+        """
+        rows = rows_of(samples)
         groups = waves(rows)
-        features, scores = [], [None] * len(batch_data_samples)
+        features, scores = [], {}
         for group in groups:
             step = self._step(rows, group)
-            x = self._features(take_rows(batch_inputs, group), step)
-            samples = [batch_data_samples[i] for i in group]
-            boxes = [sample.proposals.bboxes for sample in samples]
-            out = self.roi_head._bbox_forward(
-                x, bbox2roi(boxes), [sample.metainfo for sample in samples], step
-            )['cls_score']
-            step.commit()
+            x = self._features(take_rows(inputs, group), step)
             features.append(x)
-            for row, part in zip(group, out.split([len(b) for b in boxes])):
-                scores[row] = part
-        return in_row_order(features, groups), torch.cat(scores)
+            if boxes is not None:
+                parts = [boxes[i] for i in group]
+                metas = [samples[i].metainfo for i in group]
+                out = self.roi_head._bbox_forward(
+                    x, bbox2roi(parts), metas, memory=step
+                )['cls_score']
+                scores.update(zip(group, out.split([len(part) for part in parts])))
+            step.commit()
+        found = None
+        if boxes is not None:
+            found = torch.cat([scores[i] for i in range(len(samples))])
+        return in_row_order(features, groups), found
 
     @staticmethod
     def _check(samples: SampleList, *meta_keys: str) -> None:
@@ -287,17 +338,3 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         """[B, C, T, H, W] -> the backbone's features, through the neck if there is."""
         x = self.run_backbone(inputs, step)
         return self.neck(x) if self.with_neck else x
-
-    def _call_roi_head(
-        self,
-        method: str,
-        x: Any,
-        proposals: InstanceList,
-        samples: SampleList,
-        step: MemoryStep,
-    ) -> Any:
-        """Other RoI heads than ours take no memory."""
-        kwargs = {}
-        if isinstance(self.roi_head, MemoryAVARoIHead):
-            kwargs = dict(memory=step)
-        return getattr(self.roi_head, method)(x, proposals, samples, **kwargs)

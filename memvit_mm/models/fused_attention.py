@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 # Without a fused kernel, scores are computed for so many at a time.
@@ -45,6 +46,9 @@ def attend(
         Tensor: [B, heads, Q, C].
     """
     # With dropout, torch's own: the few people of a clip, whose scores are few.
+    if dropout == 0 and is_transforming():
+        # Fused kernels have no forward-mode and no second derivatives.
+        return in_parts(q, k, v, scale)
     if dropout == 0 and not is_fused(q, k, v, scale):
         said_once(q.device.type, str(q.dtype), q.shape[-1])
         return in_parts(q, k, v, scale)
@@ -72,6 +76,15 @@ def is_compiling() -> bool:
     return bool(check()) if check is not None else False
 
 
+def is_transforming() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode
+    differentiation is at work, which have rules for torch's own operators alone."""
+    if is_compiling():
+        return False
+    active = getattr(torch._C, '_are_functorch_transforms_active', None)
+    return forward_ad._current_level >= 0 or bool(active and active())
+
+
 def in_parts(
     q: Tensor, k: Tensor, v: Tensor, scale: float, scores: Optional[int] = None
 ) -> Tensor:
@@ -90,7 +103,7 @@ def in_parts(
         return _plain(q, k, v, scale)
     parts = []
     for part in q.split(rows, dim=2):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not is_transforming():
             parts.append(checkpoint(_plain, part, k, v, scale, use_reentrant=False))
         else:
             parts.append(_plain(part, k, v, scale))

@@ -16,8 +16,7 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
-@dataclass
-class PastClips:
+class PastClips(NamedTuple):
     """What one layer may attend to of earlier clips, one row per row of the batch.
 
     Slots are fixed in number and hidden where empty, so shapes never depend on how

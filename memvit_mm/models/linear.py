@@ -18,7 +18,7 @@ from mmaction.models.backbones.mvit import MLP
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .fused_attention import is_compiling
+from .fused_attention import is_compiling, is_transforming
 
 # Below so many numbers, what it costs to call it is all that counts.
 SMALLEST = 2**15
@@ -97,6 +97,7 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
     return (
         _onednn is not None
         and not is_compiling()
+        and not is_transforming()
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= SMALLEST
@@ -166,7 +167,7 @@ class LeanMLP(MLP):
         plain = plain and is_plain(self.act, nn.GELU) and self.act.approximate == 'none'
         plain = plain and not any(b is None for b in (self.fc1.bias, self.fc2.bias))
         plain = plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1
-        if not plain or is_compiling():
+        if not plain or is_compiling() or is_transforming():
             return super().forward(x)
         dtype = autocast_dtype(x)
         parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)

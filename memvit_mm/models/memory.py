@@ -12,6 +12,7 @@ from mmaction.registry import MODELS
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor
 
+from .fused_attention import is_transforming
 from .layer_memory import (
     KeyValue,
     LayerMemories,
@@ -425,7 +426,17 @@ class MemoryStep:
 
         Args:
             written (dict[str, Written]): By layer, rows as in this step.
+
+        Raises:
+            RuntimeError: Inside a transform of torch.func, whose tensors mean nothing
+                outside of it.
         """
+        if is_transforming():
+            raise RuntimeError(
+                'A memory cannot be written inside torch.func (grad, vmap, jvp, ...): '
+                'give the backbone the earlier clips, backbone(x, memory=...), or call '
+                'the model without data samples.'
+            )
         for name, new in written.items():
             grid = self._specs[name].grid
             for row, kept in enumerate(self._rows(new.current, False, grid)):

@@ -9,6 +9,7 @@ same layer in [B, C, T, H, W], with gradients a fifth (``tools/benchmark.py CONF
 --tables parts``).
 """
 
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,49 +18,86 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _triple
 
-from .fused_attention import is_compiling
+from .fused_attention import is_transforming
 from .linear import autocast_dtype, is_plain
 from .relative_position import Size
 
 
 def depthwise_pool(
-    x: Tensor, size: Size, conv: nn.Conv3d, heads: int, causal: bool = False
+    x: Tensor, size: Size, conv: nn.Module, heads: int, causal: bool = False
 ) -> tuple[Tensor, Size]:
     """Convolve patch tokens depthwise, with one kernel for all heads.
 
     Args:
         x (Tensor): [B, T*H*W, heads * C].
         size (tuple[int, int, int]): T, H, W.
-        conv (nn.Conv3d): Over C channels, depthwise, without bias.
+        conv (nn.Conv3d): Over C channels, depthwise, without bias. With hooks or
+            adapters, or another layer in its place, it is called as it is.
         heads (int): Heads that the channels are split into.
         causal (bool): Pad the past only, so that no output sees a later frame.
 
     Returns:
         tuple: [B, T'*H'*W', heads * C] and (T', H', W').
+
+    Raises:
+        TypeError: If ``causal``, and what is in place of the convolution does not tell
+            its padding.
     """
     # (B, T*H*W, heads*C) -> (B, T, H, W, heads*C)
     x = x.unflatten(1, size)
-    if not causal and not is_plain(conv, nn.Conv3d):
-        # Hooks, adapters and the like: called as it is.
-        out = _heads_apart(x, heads, conv)
+    if not _is_plain_conv(conv):
+        out = _causally(x, heads, conv) if causal else _heads_apart(x, heads, conv)
         return out.flatten(1, 3), tuple(out.shape[1:4])
     padding = tuple(conv.padding)
     if causal:
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
         padding = (0, *padding[1:])
     weight = conv.weight
-    if x.device.type == 'cpu':
-        # Autocast does not reach into a function of ours.
-        dtype = autocast_dtype(x)
-        x, weight = x.to(dtype), weight.to(dtype)
-    own = torch.is_grad_enabled() and not torch.jit.is_tracing()
-    if x.device.type == 'cpu' and own:
-        out = _ChannelsLast.apply(x, weight, heads, tuple(conv.stride), padding)
-    elif x.device.type == 'cpu':
-        out = _convolve(x, _tiled(weight, heads), conv.stride, padding)
-    else:
+    if x.device.type != 'cpu' or is_transforming():
         out = _by_head(x, weight, heads, conv.stride, padding)
+        return out.flatten(1, 3), tuple(out.shape[1:4])
+    # Autocast does not reach into a function of ours.
+    dtype = autocast_dtype(x)
+    x, weight = x.to(dtype), weight.to(dtype)
+    if torch.is_grad_enabled() and not torch.jit.is_tracing():
+        out = _ChannelsLast.apply(x, weight, heads, tuple(conv.stride), padding)
+    else:
+        out = _convolve(x, _tiled(weight, heads), conv.stride, padding)
     return out.flatten(1, 3), tuple(out.shape[1:4])
+
+
+def _is_plain_conv(conv: nn.Module) -> bool:
+    """Whether its weight, stride and padding are all that there is to a layer."""
+    return (
+        is_plain(conv, nn.Conv3d)
+        and conv.bias is None
+        and conv.groups == conv.in_channels == conv.out_channels
+        and conv.dilation == (1, 1, 1)
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+    )
+
+
+def _causally(x: Tensor, heads: int, conv: nn.Module) -> Tensor:
+    """Call a layer that pads both ends of time on (B, T, H, W, heads*C).
+
+    With as many zeros before the clip as it pads itself, its first T' outputs are those
+    that see no later frame; those beyond see what it pads after the clip.
+    """
+    try:
+        kernel, stride, padding = (
+            operator.index(getattr(conv, name)[0])
+            for name in ('kernel_size', 'stride', 'padding')
+        )
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f'{type(conv).__name__}, in place of a pooling convolution of a causal '
+            'model, does not tell how it pads time: give it the kernel_size, stride '
+            'and padding (three numbers each) of the layer that it replaces.'
+        ) from None
+    steps = (x.shape[1] + 2 * padding - kernel) // stride + 1
+    x = F.pad(x, (0, 0, 0, 0, 0, 0, padding, 0))
+    return _heads_apart(x, heads, conv)[:, :steps]
 
 
 def _by_head(
@@ -69,7 +107,8 @@ def _by_head(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> Tensor:
-    """Where depthwise kernels want [B, C, T, H, W]: on GPUs."""
+    """Where depthwise kernels want [B, C, T, H, W]: on GPUs; and in torch.func, whose
+    vmap knows no weights in channels-last order."""
     return _heads_apart(
         x,
         heads,
@@ -107,49 +146,30 @@ def _convolve(
 def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:
     """The largest of each window of patch tokens: [B, T*H*W, C] -> [B, T'*H'*W', C].
 
+    Windows of one frame, the model's own, are pooled in two dimensions: on a GPU the
+    gradient of three has no deterministic kernel.
+
     Args:
         x (Tensor): [B, T*H*W, C].
         size (tuple[int, int, int]): T, H, W.
         pool (nn.MaxPool3d): The windows.
     """
-    # (B, T*H*W, C) -> (B, C, T, H, W), a view: channels last
-    x = x.unflatten(1, size).permute(0, 4, 1, 2, 3)
-    window = [_triple(n) for n in (pool.kernel_size, pool.stride, pool.padding)]
-    if not is_plain(pool, nn.MaxPool3d):
-        x = pool(x)
-    elif torch.is_grad_enabled() and not is_compiling():
-        x = _MaxPool.apply(x, *window)
-    else:
-        x = F.max_pool3d(x, *window)
-    # (B, C, T', H', W') -> (B, T'*H'*W', C)
-    return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
-
-
-class _MaxPool(torch.autograd.Function):
-    """Max-pooling of [B, C, T, H, W] that keeps where maxima were, not the input."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, kernel: tuple, stride: tuple, padding: tuple) -> Tensor:
-        out, places = torch.ops.aten.max_pool3d_with_indices(x, kernel, stride, padding)
-        ctx.save_for_backward(places.to(torch.int32))
-        ctx.settings = x.shape, kernel, stride, padding
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (places,) = ctx.saved_tensors
-        shape, *window = ctx.settings
-        # Its shape and layout are all that is read of the input.
-        like = torch.empty(
-            shape,
-            dtype=grad.dtype,
-            device=grad.device,
-            memory_format=torch.channels_last_3d,
-        )
-        grad = torch.ops.aten.max_pool3d_with_indices_backward(
-            grad, like, *window, [1, 1, 1], False, places.long()
-        )
-        return grad, None, None, None
+    # (B, T*H*W, C) -> (B, T, H, W, C)
+    x = x.unflatten(1, size)
+    settings = pool.kernel_size, pool.stride, pool.padding, pool.dilation
+    settings = [_triple(setting) for setting in settings]
+    in_time, in_space = zip(*((n[0], n[1:]) for n in settings))
+    if in_time[:3] == (1, 1, 0) and is_plain(pool, nn.MaxPool3d):
+        # (B, T, H, W, C) -> (B*T, C, H, W), a view: channels last
+        frames = x.flatten(0, 1).permute(0, 3, 1, 2)
+        if is_transforming():
+            # vmap does not have all gradients in channels-last order.
+            frames = frames.contiguous()
+        out = F.max_pool2d(frames, *in_space, pool.ceil_mode)
+        # (B*T, C, H', W') -> (B, T*H'*W', C)
+        return out.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).flatten(1, 3)
+    # (B, T, H, W, C) -> (B, C, T', H', W') -> (B, T'*H'*W', C)
+    return pool(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1).flatten(1, 3)
 
 
 class _ChannelsLast(torch.autograd.Function):

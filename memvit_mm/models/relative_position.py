@@ -27,9 +27,13 @@ def _resize(table: Tensor, length: int) -> Tensor:
     """Interpolate a table of relative positions linearly: (L, C) -> (length, C)."""
     if table.shape[0] == length:
         return table
-    # (L, C) -> (1, C, L) -> (1, C, length) -> (length, C)
-    table = table.t().unsqueeze(0)
-    return F.interpolate(table, size=length, mode='linear').squeeze(0).t()
+    # As F.interpolate(mode='linear'), whose gradient on a GPU has no deterministic
+    # kernel; that of indexing has.
+    places = torch.arange(length, device=table.device) + 0.5
+    places = (places * (table.shape[0] / length) - 0.5).clamp(0, table.shape[0] - 1)
+    before, after = places.floor().long(), places.ceil().long()
+    part = (places - before).to(table.dtype)[:, None]
+    return torch.lerp(table[before], table[after], part)
 
 
 def axis_table(table: Tensor, q_size: int, k_size: int) -> Tensor:
@@ -271,41 +275,15 @@ def widened(x: Tensor, extra: Tensor, width: int) -> Tensor:
 
     Args:
         x (Tensor): [B, heads, N, C].
-        extra (Tensor): [B, heads, M, E]; M less than N leaves the first tokens without.
+        extra (Tensor): [B, heads, N, E].
         width (int): Channels of the result.
 
     Returns:
         Tensor: [B, heads, N, width].
     """
-    if torch.jit.is_tracing():
-        # It cannot look into a function of ours.
-        extra = F.pad(extra, (0, 0, x.shape[2] - extra.shape[2], 0))
-        x = torch.cat([x, extra], dim=-1)
-        return F.pad(x, (0, width - x.shape[-1]))
-    # (B, heads, N, C) -> (B, N, heads, C)
-    x, extra = x.transpose(1, 2), extra.transpose(1, 2)
-    return _Widen.apply(x, extra, width).transpose(1, 2)
-
-
-class _Widen(torch.autograd.Function):
-    """The parts are written where they belong; their gradients are read from there."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, extra: Tensor, width: int) -> Tensor:
-        channels, first = x.shape[-1], x.shape[1] - extra.shape[1]
-        end = channels + extra.shape[-1]
-        ctx.settings = channels, first, end
-        out = x.new_empty(*x.shape[:-1], width)
-        out[..., :channels] = x
-        out[:, first:, :, channels:end] = extra
-        out[:, :first, :, channels:end] = 0
-        out[..., end:] = 0
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        channels, first, end = ctx.settings
-        return grad[..., :channels], grad[:, first:, :, channels:end], None
+    extra = F.pad(extra, (0, width - x.shape[-1] - extra.shape[-1]))
+    # (B, heads, N, C) -> (B, N, heads, C): as tokens lie in memory.
+    return torch.cat([x.transpose(1, 2), extra.transpose(1, 2)], dim=-1).transpose(1, 2)
 
 
 def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tensor:

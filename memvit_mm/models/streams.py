@@ -205,6 +205,11 @@ class MemoryOwner:
         """Whether the backbone takes memory. Others just get none."""
         return bool(getattr(self.backbone, 'memory_layers', ()))
 
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier clips change a result."""
+        return self.backbone_remembers
+
     def run_backbone(self, inputs: Tensor, step: Any) -> Any:
         """Features of clips [B, C, T, H, W], with memory where the backbone has it.
 

@@ -1,13 +1,19 @@
 """MemoryResetHook inside real runners: training memory survives validation."""
 
+import copy
+import json
+import os
+import socket
 import warnings
 
 import pytest
-from mmaction.registry import HOOKS, MODELS
+import torch
+from mmaction.registry import DATA_SAMPLERS, HOOKS, MODELS
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from small_runs import SECONDS, VIDEOS, runner_of
+from small_runs import MODEL, SECONDS, VIDEOS, runner_of
 
+from memvit_mm.datasets import SequentialClipSampler
 from memvit_mm.engine import MemoryResetHook
 
 
@@ -156,3 +162,157 @@ def test_copies_of_a_video_are_streams_of_their_own(tmp_path):
         assert len(of_video) == 3 * SECONDS
         first, second, third = zip(*[iter(of_video)] * SECONDS)
         assert first == second == third and len(set(map(tuple, first))) == SECONDS
+
+
+# --------------------------------------------- loaders that give memory the wrong clips
+
+
+@DATA_SAMPLERS.register_module()
+class OneByOne:
+    """A batch sampler of one's own: every process plays the same video."""
+
+    def __init__(self, sampler, batch_size):
+        self.sampler = sampler
+
+    def __iter__(self):
+        return iter([[0], [1]])
+
+    def __len__(self):
+        return 2
+
+
+def loader(batch_sampler=None, sampler=None) -> dict:
+    sampler = sampler or dict(type='DefaultSampler', shuffle=False)
+    dataset = dict(type='RandomClips', indices=8)
+    cfg = dict(batch_size=1, sampler=sampler, dataset=dataset)
+    return dict(cfg, batch_sampler=batch_sampler) if batch_sampler else cfg
+
+
+def in_order(shuffle: bool) -> dict:
+    return loader(dict(type='SequentialClipSampler', shuffle=shuffle))
+
+
+FORGETFUL = copy.deepcopy(MODEL)
+FORGETFUL['backbone']['memory_layers'] = ()
+STEPS = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+INFINITE = dict(type='InfiniteSampler', shuffle=False)
+# What is run, with what in place of loaders that are right; and what is said of it.
+ON_TWO_PROCESSES = {
+    'train, every second clip': (dict(train_dataloader=loader()), 'refused'),
+    'train, infinite': (dict(train_dataloader=loader(sampler=INFINITE)), 'refused'),
+    'train, every second clip of val': (dict(val_dataloader=loader()), 'refused'),
+    'test, every second clip': (dict(test_dataloader=loader()), 'refused'),
+    'test, of its own': (
+        dict(test_dataloader=loader(dict(type='OneByOne'))),
+        'warned of',
+    ),
+    'test, without memory': (
+        dict(test_dataloader=loader(), model=FORGETFUL),
+        'nothing',
+    ),
+    'train': (dict(), 'nothing'),
+}
+
+
+def run_in_process(rank, port, folder):
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank),
+        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    said = {}
+    for number, (name, (parts, _)) in enumerate(ON_TWO_PROCESSES.items()):
+        parts = dict(
+            dict(
+                train_dataloader=in_order(True),
+                val_dataloader=in_order(False),
+                test_dataloader=in_order(False),
+                launcher='pytorch',
+                env_cfg=dict(dist_cfg=dict(backend='gloo')),
+                # mmengine would name GPUs
+                model_wrapper_cfg=dict(
+                    type='MMDistributedDataParallel', device_ids=None
+                ),
+            ),
+            **parts,
+        )
+        runner = runner_of(folder / f'{rank}_{number}', STEPS, **parts)
+        warned = []
+        runner.logger.warning = warned.append
+        try:
+            getattr(runner, name.split(',')[0])()
+            said[name] = warned
+        except ValueError as error:
+            said[name] = [str(error), f'at iteration {runner.iter}']
+    (folder / f'{rank}.json').write_text(json.dumps(said))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def said(tmp_path_factory):
+    """What the first of two processes said of each loader."""
+    folder = tmp_path_factory.mktemp('two')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        run_in_process,
+        args=(port, folder),
+        nprocs=2,
+        start_method='fork',  # spares the imports
+    )
+    return json.loads((folder / '0.json').read_text())
+
+
+@pytest.mark.parametrize('name', list(ON_TWO_PROCESSES))
+def test_loaders_on_two_processes(said, name):
+    parts, expected = ON_TWO_PROCESSES[name]
+    about = [text for text in said[name] if 'clip' in text]
+    key = next(iter(parts), None)
+    if expected == 'nothing':
+        assert not about
+    elif expected == 'warned of':
+        (text,) = about
+        assert text.startswith(f'{key}: whether OneByOne gives all clips of a video')
+        assert f"set {key}.batch_sampler=dict(type='SequentialClipSampler'" in text
+    else:
+        (text,) = about
+        kind = 'InfiniteSampler' if 'infinite' in name else 'DefaultSampler'
+        assert text.startswith(f'{key}: {kind} deals every clip of a video to another')
+        shuffle = key == 'train_dataloader'
+        remedy = f"dict(type='SequentialClipSampler', shuffle={shuffle})."
+        assert text.endswith(f'set {key}.batch_sampler={remedy}')
+        assert said[name][1] == 'at iteration 0'
+
+
+def test_one_process_needs_no_batch_sampler(tmp_path, recwarn):
+    """The videos one after the other; shuffled, the first clip out of order tells."""
+    results = [
+        runner_of(tmp_path / name, STEPS, test_dataloader=cfg).test()
+        for name, cfg in dict(plain=loader(), sequential=in_order(False)).items()
+    ]
+    assert results[0]['first_class'] == pytest.approx(results[1]['first_class'])
+    assert not [w for w in recwarn if 'SequentialClip' in str(w.message)]
+    shuffled = loader(sampler=dict(type='DefaultSampler', shuffle=True))
+    steps = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=99)
+    runner = runner_of(tmp_path / 'shuffled', steps, train_dataloader=shuffled)
+    with pytest.warns(UserWarning, match='not later .*SequentialClipSampler'):
+        runner.train()
+
+
+@pytest.mark.parametrize('kind', ['MixupBlending', 'CutmixBlending'])
+def test_blending(tmp_path, kind):
+    def runner(name, model):
+        blending = dict(type=kind, num_classes=VIDEOS)
+        cfg = dict(type='ActionDataPreprocessor', format_shape='NCTHW')
+        model = dict(model, data_preprocessor=dict(cfg, blending=blending))
+        return runner_of(tmp_path / name, STEPS, model=model)
+
+    with pytest.raises(
+        ValueError, match=f'^{kind} blends .* two videos: remove its blending from model'
+    ):
+        runner('memory', MODEL).train()
+    # In a test it does nothing, and without memory it does no harm.
+    runner('test', MODEL).test()
+    runner('forgetful', FORGETFUL).train()

@@ -109,16 +109,22 @@ def test_what_is_put_in_place_of_a_layer_is_called():
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('pool_first', [False, True])
-def test_hooks_of_every_layer_are_called(pool_first, training):
+@pytest.mark.parametrize('causal', [False, True])
+def test_hooks_of_every_layer_are_called(causal, pool_first, training):
     model = MeMViT(
-        arch=ARCH, spatial_size=32, temporal_size=FRAMES, pool_first=pool_first
+        arch=ARCH,
+        spatial_size=32,
+        temporal_size=FRAMES,
+        pool_first=pool_first,
+        causal=causal,
+        output_cls_token=False,
     )
     randomize(model).train(training)
     x, calls = torch.randn(1, 3, FRAMES, 32, 32), set()
 
     def run():
         with torch.set_grad_enabled(training):
-            (features, *_), _ = model(x, memory=model.empty_memory(x))
+            (features,), _ = model(x, memory=model.empty_memory(x))
         return features
 
     expected = run()
@@ -129,6 +135,80 @@ def test_hooks_of_every_layer_are_called(pool_first, training):
         layer.register_forward_hook(lambda *_, name=name: calls.add(name))
     torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-4)
     assert calls == names
+
+
+class Adapted(nn.Module):
+    """A convolution with a low-rank change, as adapters wrap one."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding = conv.padding
+        self.down = nn.Conv3d(4, 2, conv.kernel_size, conv.stride, conv.padding)
+        self.up = nn.Conv3d(2, 4, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.up(self.down(x))
+
+    def causally(self, x: torch.Tensor) -> torch.Tensor:
+        """The same on [B, C, T, H, W], of the past alone, written out."""
+        x = F.pad(x, (0, 0, 0, 0, 2 * self.padding[0], 0))
+        around = (0, *self.padding[1:])
+        out = F.conv3d(x, self.conv.weight, None, self.stride, around, groups=4)
+        low = F.conv3d(x, self.down.weight, self.down.bias, self.stride, around)
+        return out + self.up(low)
+
+
+@pytest.mark.parametrize('stride', [(1, 1, 1), (1, 2, 2), (4, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize('kernel', [(3, 3, 3), (7, 3, 3), (2, 2, 2), (1, 1, 1)])
+def test_an_adapter_in_a_causal_model(kernel, stride):
+    torch.manual_seed(0)
+    padding = [k // 2 for k in kernel]
+    conv = nn.Conv3d(4, 4, kernel, stride, padding, groups=4, bias=False)
+    x = torch.randn(2, 5 * 6 * 7, 4, requires_grad=True)
+    plain, size = depthwise_pool(x, SIZE, conv, 1, causal=True)
+    conv.register_forward_hook(lambda *_: None)
+    torch.testing.assert_close(
+        depthwise_pool(x, SIZE, conv, 1, causal=True), (plain, size)
+    )
+    adapted = Adapted(conv)
+    out, found = depthwise_pool(x, SIZE, adapted, 1, causal=True)
+    grid = x.unflatten(1, SIZE).permute(0, 4, 1, 2, 3)
+    expected = adapted.causally(grid).flatten(2).transpose(1, 2)
+    assert found == size
+    torch.testing.assert_close(out, expected)
+    along = torch.randn_like(out)
+    leaves = [x, *adapted.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(out, leaves, along),
+        torch.autograd.grad(expected, leaves, along),
+    )
+    # No output sees a later frame.
+    later = x.detach().unflatten(1, SIZE).clone()
+    later[:, -1] += 1
+    changed = depthwise_pool(later.flatten(1, 3), SIZE, adapted, 1, causal=True)[0]
+    newest = [t * stride[0] - 2 * padding[0] + kernel[0] - 1 for t in range(size[0])]
+    seen = [t for t in range(size[0]) if newest[t] >= SIZE[0] - 1]
+    same = (changed == out).unflatten(1, size).all(-1).all(-1).all(-1).all(0)
+    assert [t for t in range(size[0]) if not same[t]] == seen
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_a_convolution_that_is_more_than_its_weight(causal):
+    conv = nn.Conv3d(4, 4, 3, 1, 1, groups=4)
+    x = torch.randn(1, 5 * 6 * 7, 4)
+    out = depthwise_pool(x, SIZE, conv, 1, causal)[0]
+    bias, conv.bias = conv.bias, None
+    without = depthwise_pool(x, SIZE, conv, 1, causal)[0]
+    torch.testing.assert_close(out, without + bias)
+
+
+def test_a_layer_that_cannot_be_called_causally():
+    x = torch.randn(1, 5 * 6 * 7, 4)
+    torch.testing.assert_close(depthwise_pool(x, SIZE, nn.Identity(), 1)[0], x)
+    with pytest.raises(TypeError, match='^Identity, in place of a pooling .* padding'):
+        depthwise_pool(x, SIZE, nn.Identity(), 1, causal=True)
 
 
 def test_what_is_more_than_a_layer_is_no_plain_layer():
@@ -207,9 +287,19 @@ def test_no_clips_at_all():
 
 
 @pytest.mark.parametrize('batch', [1, 2])
-def test_max_pooling_is_torchs(batch):
+@pytest.mark.parametrize(
+    'window',
+    [
+        ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((1, 2, 3), (1, 1, 2), 0, (1, 2, 1), False, True),
+        (3, 2, 1),
+        ((1, 3, 3), (2, 2, 2), (0, 1, 1)),
+    ],
+    ids=['as in the model', 'dilated, rounded up', 'over time', 'every second frame'],
+)
+def test_max_pooling_is_torchs(batch, window):
     torch.manual_seed(0)
-    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+    pool = nn.MaxPool3d(*window)
     # Beside a class token, as in the model.
     tokens = torch.randn(batch, 1 + 5 * 6 * 7, 8, requires_grad=True)
     out = max_pool(tokens[:, 1:], SIZE, pool)

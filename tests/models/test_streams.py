@@ -70,6 +70,43 @@ def test_interleaved_streams_are_each_as_alone(kind, model):
                 close(result, expected[video][time])
 
 
+def training_step(model, *clips: tuple) -> tuple:
+    """Losses of a batch, with their gradients."""
+    inputs, samples = batch(*clips)
+    if hasattr(model, 'roi_head'):
+        inputs = inputs.squeeze(1)
+    model.zero_grad()
+    losses = model(inputs, samples, mode='loss')
+    total = sum(v for k, v in losses.items() if 'loss' in k)
+    total.backward()
+    return total.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+@BOTH
+@pytest.mark.filterwarnings('error')
+def test_two_clips_of_a_stream_in_a_training_batch(kind, model):
+    """The loss of the batch is the mean of those of its clips, one after the other."""
+    model.train()
+    together = [('b', 0), ('a', 3), ('a', 2), ('a', 4)]
+    results = []
+    for batches in ([together], [[c] for c in sorted(together, key=lambda c: c[1])]):
+        model.reset_memory()
+        for t in range(2):
+            training_step(model, ('a', t))
+        steps = [training_step(model, *clips) for clips in batches]
+        losses, gradients = zip(*steps)
+        mean = {n: sum(g[n] for g in gradients) / len(steps) for n in gradients[0]}
+        kept = {
+            (stream.video, one.time, name): (layer.key, layer.value)
+            for stream, clips in model.memory._clips.items()
+            for one in clips
+            for name, layer in one.layers.items()
+        }
+        assert {key[:2] for key in kept} == {('a', t) for t in (1, 2, 3, 4)} | {('b', 0)}
+        results.append((sum(losses) / len(steps), mean, kept))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
 @BOTH
 def test_a_new_video_in_a_batch_of_four(kind, model):
     expected = {v: alone(model, v, range(8)) for v in 'abcde'}
@@ -481,10 +518,52 @@ def test_actor_head_refuses(keys, message):
         detector(actors=keys)
 
 
+def launches(model) -> list:
+    """How many boxes each RoIAlign is for; none would be an invalid launch on a GPU."""
+    launched = []
+
+    def look(layer, inputs):
+        assert len(inputs[1]) > 0, 'RoIAlign was called without a box.'
+        launched.append(len(inputs[1]))
+
+    model.roi_head.bbox_roi_extractor.roi_layer.register_forward_pre_hook(look)
+    return launched
+
+
+ACTORS = pytest.mark.parametrize(
+    'actors',
+    [dict(), None, dict(memory_length=0)],
+    ids=['actor memory', 'no actor head', 'actors of a clip'],
+)
+
+
+@ACTORS
+@pytest.mark.parametrize('mode', ['predict', 'tensor'])
+def test_nobody_in_a_batch(actors, mode):
+    model = detector(actors=actors)
+    launched = launches(model)
+    for t in range(4):
+        inputs, samples = batch(('a', t), ('b', t))
+        for one in samples:
+            one.proposals = boxes_of(0)
+        with torch.no_grad():
+            out = model(inputs.squeeze(1), samples, mode=mode)
+        if mode == 'tensor':
+            assert out[1].shape == (0, CLASSES)
+        else:
+            sizes = [len(sample.pred_instances.scores) for sample in out]
+            assert sizes == [0, 0]
+    assert launched
+    # Somebody enters.
+    assert scores(model, ('a', 4))[0].shape == (2, CLASSES)
+
+
+@ACTORS
 @pytest.mark.parametrize('boxes', [0, 1])
 @pytest.mark.parametrize('rows', ['one', 'all'])
-def test_training_rows_in_which_nobody_is_annotated(boxes, rows):
-    model = detector().train()
+def test_training_rows_in_which_nobody_is_annotated(boxes, rows, actors):
+    model = detector(actors=actors).train()
+    launched = launches(model)
     for t in range(4):
         inputs, samples = batch(('a', t), ('b', t))
         for one in samples if rows == 'all' else samples[:1]:
@@ -498,6 +577,9 @@ def test_training_rows_in_which_nobody_is_annotated(boxes, rows):
         assert losses['loss_action_cls'].isfinite()
         assert (losses['loss_action_cls'] == 0) == (rows == 'all')
         assert not [n for n, p in model.named_parameters() if p.grad is None]
+        if rows == 'all':
+            assert not any(p.grad.any() for p in model.parameters())
+    assert launched
 
 
 def test_a_row_without_proposals_trains_on_its_ground_truth():

@@ -1,0 +1,79 @@
+"""Training uses no operator that has no deterministic kernel on GPUs.
+
+``torch.use_deterministic_algorithms`` lists them. On a CPU they all are deterministic, so
+that it would say nothing here: what runs is looked at instead.
+"""
+
+import pytest
+import torch
+from small_models import FRAMES, backbone_cfg, clip, detector, recognizer, sample
+from torch.utils._python_dispatch import TorchDispatchMode
+
+KINDS = {'recognizer': recognizer, 'detector': detector}
+WITHOUT = {
+    'max_pool3d_with_indices_backward',
+    'avg_pool3d_backward',
+    '_adaptive_avg_pool2d_backward',
+    '_adaptive_avg_pool3d_backward',
+    'adaptive_max_pool2d_backward',
+    'fractional_max_pool2d_backward',
+    'fractional_max_pool3d_backward',
+    'max_unpool2d',
+    'max_unpool3d',
+    'upsample_linear1d_backward',
+    'upsample_bilinear2d_backward',
+    'upsample_bicubic2d_backward',
+    'upsample_trilinear3d_backward',
+    'reflection_pad1d_backward',
+    'reflection_pad2d_backward',
+    'reflection_pad3d_backward',
+    'replication_pad1d_backward',
+    'replication_pad2d_backward',
+    'replication_pad3d_backward',
+    'grid_sampler_2d_backward',
+    'grid_sampler_3d_backward',
+    'nll_loss2d_forward',
+    '_ctc_loss_backward',
+    'put',
+    'put_',
+    'histc',
+    'bincount',
+    'kthvalue',
+    'median',
+    'scatter_reduce',
+    'scatter_reduce_',
+    'cumsum',
+}
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('pool_first', [True, False])
+@pytest.mark.parametrize('kind', list(KINDS))
+def test_no_operator_without_a_deterministic_kernel(kind, pool_first):
+    cfg = backbone_cfg(
+        pool_first=pool_first, output_cls_token=kind == 'recognizer', memory_gap=1
+    )
+    model = KINDS[kind](cfg).train()
+    # The second clips read memory. Larger, so that positions are interpolated, and
+    # of another length.
+    for t in range(3):
+        inputs = torch.stack([clip(v, t, (48, 64)) for v in 'ab'])
+        inputs = torch.cat([inputs, inputs], dim=2)[:, :, : FRAMES + 2]
+        inputs = inputs[:, None] if kind == 'recognizer' else inputs
+        samples = [sample(v, t, (48, 64)) for v in 'ab']
+        with Operators() as ran:
+            losses = model(inputs, samples, mode='loss')
+            sum(v for k, v in losses.items() if 'loss' in k).backward()
+    assert {'max_pool2d_with_indices_backward', 'convolution'} <= ran.names
+    assert not ran.names & WITHOUT
