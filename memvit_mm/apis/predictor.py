@@ -14,9 +14,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from .boxes import BoxSource, PersonBoxes, box_source
+from .classes import Labels, classes_of
 from .clip_buffer import Clip
 from .clip_grid import read_recipe
-from .labels import Labels, find_names
 from .load_model import load_config
 from .results import EpicPrediction, PeoplePrediction, Prediction
 
@@ -109,13 +109,12 @@ class Predictor:
         init_default_scope(cfg.get('default_scope') or 'mmaction')
         self.recipe = read_recipe(cfg, sampler)
         self.boxes = box_source(boxes, cfg)
-        meta = getattr(model, 'dataset_meta', None)
         with _shared_lock:
             shared = _shared.setdefault(model, Shared())
         self._lock, self._owners = shared.lock, shared.owners
         # MMAction2's Resize keeps what it does on itself: one for each thread.
         self._of_thread = threading.local()
-        self.names = find_names(labels, cfg, meta)
+        self.classes = classes_of(model, cfg, labels)
 
     @property
     def memory(self) -> Any:
@@ -253,7 +252,7 @@ class Predictor:
             time=clip.time,
             start=clip.start,
             end=clip.end,
-            names=self.names.actions,
+            names=self.classes.names.get('actions'),
             data_sample=sample,
         )
         if self.detects:
@@ -263,6 +262,7 @@ class Predictor:
                 boxes=clip.people.boxes,
                 box_scores=clip.people.scores,
                 track_ids=clip.people.track_ids,
+                reserved=self.classes.reserved,
             )
         scores = _array(sample.pred_score)
         # A head that averages no views has a row for each.
@@ -275,8 +275,8 @@ class Predictor:
             scores=scores,
             verb_scores=scores[:verbs],
             noun_scores=scores[verbs:],
-            verbs=self.names.verbs,
-            nouns=self.names.nouns,
+            verbs=self.classes.names.get('verbs'),
+            nouns=self.classes.names.get('nouns'),
         )
 
 

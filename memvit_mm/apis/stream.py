@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .boxes import BoxSource
+from .classes import Labels
 from .clip_buffer import ClipBuffer, ReadyClip, Snapshot
 from .clip_grid import (
     ClipGrid,
@@ -20,7 +21,6 @@ from .clip_grid import (
     check_stride,
     check_times,
 )
-from .labels import Labels
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction, StreamCounts
@@ -100,9 +100,9 @@ class VideoStream:
         timing (str): Of files, see :class:`VideoFile`.
         on_damage (str): What to do where a file is damaged, see :class:`VideoFile`.
         labels (optional): Names of the classes: a file (``.pbtxt``, ``.csv``,
-            ``.txt``), a list, a mapping, or ``dict(verbs=..., nouns=...)`` of these. By
-            default those of ``model.dataset_meta``, or of the files that the config's
-            test dataset names.
+            ``.txt``), a list, a mapping, or ``dict(verbs=..., nouns=...)`` of these, see
+            :func:`classes_of`. By default those of ``model.dataset_meta``, or of the
+            files that the config's test dataset names.
         cfg (Config | str, optional): The model's config. Defaults to ``model.cfg``.
         sampler (dict, optional): Frame sampler in place of the test pipeline's, such as
             ``dict(type='SampleEpicFrames', clip_len=16, frame_interval=4)``.
