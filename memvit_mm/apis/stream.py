@@ -99,10 +99,10 @@ class VideoStream:
             skipped and counted.
         timing (str): Of files, see :class:`VideoFile`.
         on_damage (str): What to do where a file is damaged, see :class:`VideoFile`.
-        labels (optional): Names of the classes: a file (``.pbtxt``, ``.csv``,
-            ``.txt``), a list, a mapping, or ``dict(verbs=..., nouns=...)`` of these, see
-            :func:`classes_of`. By default those of ``model.dataset_meta``, or of the
-            files that the config's test dataset names.
+        labels (optional): Names of the classes, see :func:`classes_of`: a file
+            (``.pbtxt``, ``.csv``, ``.txt``), a list, a mapping, or
+            ``dict(verbs=..., nouns=...)`` of these. By default those of
+            ``model.dataset_meta``, or of the files that the config names.
         cfg (Config | str, optional): The model's config. Defaults to ``model.cfg``.
         sampler (dict, optional): Frame sampler in place of the test pipeline's, such as
             ``dict(type='SampleEpicFrames', clip_len=16, frame_interval=4)``.
