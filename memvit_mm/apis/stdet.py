@@ -26,7 +26,7 @@ from .keyframe_people import Boxes, Detector, people_of
 from .load_model import ConfigLike, build_model, kind_of, load_config
 from .results import PeoplePrediction
 from .tracking import IoUTracker, Tracking, track_people, tracker_for
-from .whole_video import WholeVideo, WholeVideoPipeline
+from .whole_video import WholeVideo, WholeVideoPipeline, remembering
 
 DEFAULT_THRESHOLD = 0.9
 
@@ -247,7 +247,7 @@ def _play(
         if type(step).__name__.endswith('Decode')
     )
     count = model.roi_head.bbox_head.num_classes
-    try:
+    with remembering(model, [video]):
         for number in itertools.count():
             time = grid.time(number)
             if time is None or (grid.regular and _after(time, video, number, grid)):
@@ -296,9 +296,6 @@ def _play(
             )
             track_people(tracker, prediction)
             yield prediction
-    finally:
-        if hasattr(model, 'reset_memory'):
-            model.reset_memory(video.stream)
 
 
 def _after(time: float, video: WholeVideo, number: int, grid: ClipGrid) -> bool:

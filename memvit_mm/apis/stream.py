@@ -65,7 +65,10 @@ class VideoStream:
     stream repeat the last frame.
 
     **Memory** is the model's ``ClipMemory``, under the stream's ``name``: several
-    streams share a model without touching each other.
+    streams share a model without touching each other. It has room for ``max_streams``
+    streams (times views) that have begun and not ended; a clip of one more is refused
+    with a ``ValueError``. A stream ends with its source, :meth:`finish`, :meth:`reset`,
+    or when nobody holds it any more.
 
     **Frame rates.** A clip's frames are counted at the stream's rate, as the datasets
     do: a file's own, else ``fps``, and where frames come with times, 30. Frames with
