@@ -89,8 +89,9 @@ def inference_stdet(
             ``{'video,0902': [people, 5], ...}``, fractions of the frame.
         det_model (nn.Module | callable, optional): Finds the people instead: what
             ``mmdet.apis.init_detector`` returns, a :class:`PersonDetector`, or a
-            function of a frame ``[H, W, 3]`` uint8 RGB and its time that returns boxes
-            in pixels.
+            function that is called as ``det_model(image, time)``, with a frame
+            ``[H, W, 3]`` uint8 RGB and its time in seconds, and returns boxes in
+            pixels.
         stride (float): Seconds between keyframes, for ``det_model``. Defaults to 1: at
             1, 2, 3, ... seconds.
         labels (optional): Names of the classes: a file (``.pbtxt``, or ``.txt`` with

@@ -78,11 +78,12 @@ class VideoStream:
     Args:
         model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
         boxes (callable | Mapping | str, optional): For detectors (``MemoryFastRCNN``),
-            where people are: a function of a keyframe (``[H, W, 3]`` uint8 RGB) and its
-            time in seconds that returns boxes in pixels, ``[people, 4]`` or, with
-            scores, ``[people, 5]``; or AVA's proposals or their file, in which the
-            video has this stream's ``name``, or that of the file without extension; or
-            a :class:`PersonDetector`. A function is called by the thread that reads.
+            where people are: a function that is called as ``boxes(image, time)``, with
+            a keyframe (``[H, W, 3]`` uint8 RGB) and its time in seconds, by the thread
+            that reads, and returns boxes in pixels, ``[people, 4]`` or, with scores,
+            ``[people, 5]``; or AVA's proposals or their file, in which the video has
+            this stream's ``name``, or that of the file without extension; or a
+            :class:`PersonDetector`.
         track (bool | IoUTracker, optional): Whether people get numbers that stay theirs
             (``track_ids``), or the tracker whose settings to use. By default where
             ``boxes`` is a :class:`PersonDetector` that tracks.
