@@ -241,7 +241,7 @@ class ClipMemory:
         """
         if count > self.max_streams:
             raise ValueError(
-                f'There are clips of {count} streams, but the memory keeps '
+                f'Memory is needed for {count} streams, but it keeps '
                 f'max_streams={self.max_streams}: raise it in the config, '
                 "model.memory=dict(type='ClipMemory', max_streams=...), or lower the "
                 'batch size or the number of streams that are open at once.'
@@ -296,9 +296,10 @@ class ClipMemory:
             self._clips.clear()
             self._forgotten.clear()
             return
-        for known in self.streams:
-            if stream == known or stream == known.video:
-                del self._clips[known]
+        for table in (self._clips, self._forgotten):
+            for known in list(table):
+                if stream == known or stream == known.video:
+                    del table[known]
 
     def set_aside(self) -> None:
         """Put the present memory away and go on with an empty one."""

@@ -300,7 +300,7 @@ def test_a_stream_that_is_removed_while_its_prediction_waits(model, videos, expe
 
 def test_more_streams_than_memory_has_room_for(videos):
     model = data.epic_model(max_streams=2)
-    with pytest.raises(ValueError, match='clips of 3 streams, .* max_streams=2'):
+    with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
         MultiStream(model, videos)
     assert not threads()
 
@@ -313,7 +313,7 @@ def test_more_views_than_memory_has_room_for(model, videos, expected):
     found = by_stream(streams)
     errors = [str(end.error) for end in streams.ended.values() if end.error]
     assert len(found) == 1 and len(errors) == 1
-    assert 'clips of 6 streams, but the memory keeps max_streams=5' in errors[0]
+    assert 'for 6 streams, but it keeps max_streams=5' in errors[0]
     (name,) = found
     assert len(found[name]) == len(expected[name])
 
@@ -331,7 +331,7 @@ class TestFedInTurn:
     def test_more_than_memory_has_room_for(self):
         model = data.epic_model(max_streams=2)
         streams = [VideoStream(model, fps=FPS) for _ in range(3)]
-        with pytest.raises(ValueError, match='clips of 3 streams, .* max_streams=2'):
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
             self.feed_in_turn(streams)
         # Those before it are as they were, and it can go on when there is room.
         assert [stream.counts.predictions for stream in streams] == [1, 1, 0]
@@ -366,12 +366,12 @@ class TestFedInTurn:
         boxes = {second: [[1, 2, 30, 40]] for second in (1.0, 2.0, 3.0)}
         streams = [VideoStream(model, boxes=lambda *_: [], fps=FPS) for _ in range(2)]
         self.feed_in_turn(streams)
-        with pytest.raises(ValueError, match='clips of 3 streams, .* max_streams=2'):
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
             inference_stdet(model, videos['b'], boxes)
         streams[0].reset()
         playing = iter_stdet(model, videos['b'], boxes)
         next(playing)
-        with pytest.raises(ValueError, match='clips of 3 streams, .* max_streams=2'):
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
             self.feed_in_turn([streams[0]])
         assert len(list(playing)) == 2
         assert self.feed_in_turn([streams[0]])[0]

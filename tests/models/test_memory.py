@@ -161,7 +161,7 @@ def test_open_streams_make_no_room():
     for t in (1, 2):
         for name in 'ab':
             play(memory, [(name, t, t)])
-    with pytest.raises(ValueError, match='of 3 streams, but the memory keeps max_str'):
+    with pytest.raises(ValueError, match='for 3 streams, but it keeps max_streams=2'):
         play(memory, [('c', 1, 1)])
     assert [s.video for s in memory.streams] == ['a', 'b']
     assert read(play(memory, [('a', 3, 3), ('b', 3, 3)])) == (None, 1)
@@ -213,8 +213,11 @@ def test_videos_one_after_the_other_are_not_told():
                 # The second time they begin again.
                 for t in (1, 2, 3):
                     play(memory, [(name, t, t)])
-        memory.reset()
+        # Nor are those that begin anew in between.
+        memory.reset('a')
         play(memory, [('a', 4, 4)])
+        memory.reset()
+        play(memory, [('b', 4, 4)])
 
 
 def test_bytes_are_counted_and_flat():
