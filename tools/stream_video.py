@@ -169,8 +169,8 @@ def check(args, cfg) -> None:
     """Refuse what can be told to be wrong before a model is built."""
     import torch
 
+    from memvit_mm.apis.classes import read_names
     from memvit_mm.apis.clip_grid import check_stride
-    from memvit_mm.apis.labels import read_names
     from memvit_mm.apis.load_model import kind_of
     from memvit_mm.apis.video_writer import VideoWriter
     from memvit_mm.apis.window import check_display

@@ -1,5 +1,6 @@
 """Where the people are: boxes from the caller, or from AVA's proposal files."""
 
+import inspect
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,17 +32,19 @@ class CalledBoxes:
     """Boxes from a function of a keyframe and its time, called by one thread at a time.
 
     Args:
-        find (callable): Takes a frame ``[H, W, 3]`` uint8 RGB and a time in seconds,
-            returns boxes in pixels, ``[people, 4]`` or, with scores, ``[people, 5]``;
-            or :class:`PersonBoxes`, which may say whose they are. What lies outside the
-            frame is cut off. Its ``track``, if it has one, says whether streams number
-            the people.
+        find (callable): Called as ``find(image, time)`` with a frame ``[H, W, 3]``
+            uint8 RGB and its time in seconds, returns boxes in pixels, ``[people, 4]``
+            or, with scores, ``[people, 5]``; or :class:`PersonBoxes`, which may say
+            whose they are. What lies outside the frame is cut off. Its ``track``, if it
+            has one, says whether streams number the people.
+        option (str): What users call it.
 
     Raises:
-        ValueError: If it returns something else.
+        ValueError: If it takes other arguments or, later, returns something else.
     """
 
-    def __init__(self, find: BoxFinder) -> None:
+    def __init__(self, find: BoxFinder, option: str = 'boxes') -> None:
+        _check_arguments(find, option)
         self.find = find
         self.track = bool(getattr(find, 'track', False))
         self._lock = threading.Lock()
@@ -179,6 +182,23 @@ def box_source(
         dataset.get('person_det_score_thr', 0.9),
         dataset.get('num_max_proposals', 1000),
     )
+
+
+def _check_arguments(find: BoxFinder, option: str) -> None:
+    try:
+        signature = inspect.signature(find)
+    except (TypeError, ValueError):
+        # Written in C, it need not say what it takes.
+        return
+    try:
+        signature.bind(None, 0.0)
+    except TypeError:
+        name = getattr(find, '__name__', type(find).__name__)
+        raise ValueError(
+            f'{option}=... is called with a frame [H, W, 3] and its time in seconds, '
+            f'and {name}{signature} does not take these two: let it be find(image, '
+            'time).'
+        ) from None
 
 
 def _as_array(boxes: Any) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Painter: a frame, and what the model says about it, in one picture."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .classes import ClassScores
 from .draw_text import (
     ALONE,
     BACKGROUND,
@@ -24,7 +25,7 @@ from .draw_text import (
 )
 from .moments import Person, people_at, shown_at
 from .results import Prediction
-from .stream_info import StreamInfo, named, rows_of, top_scores
+from .stream_info import StreamInfo
 
 # The longer side of what is drawn is at least this, in pixels, for the text's sake.
 LEAST_SIDE = 640
@@ -170,25 +171,15 @@ class Painter:
         )
         draw, top = ImageDraw.Draw(strip), self.pad + high
         if shown is not None:
-            parts = rows_of([shown])
-            twin = shown.without_memory
-            twins = parts if twin is None else rows_of([twin])
-            column = (self.width - 2 * self.pad * len(parts)) // len(parts)
-            for number, (rows, other) in enumerate(zip(parts, twins)):
+            groups = shown.groups
+            column = (self.width - 2 * self.pad * len(groups)) // len(groups)
+            for number, (group, alone) in enumerate(zip(groups, _alone(shown))):
                 left = self.pad + number * (column + 2 * self.pad)
                 middle = (left, top + high // 2)
-                draw.text(middle, rows.kind, FAINT, font(size), anchor='lm')
-                best = top_scores(rows.scores[0], self.info.kind, self.look.top)
-                bars = [
-                    Bar(
-                        rows.names[n],
-                        float(rows.scores[0, n]),
-                        None if twin is None else float(other.scores[0, n]),
-                    )
-                    for n in best
-                ]
+                draw.text(middle, group.kind, FAINT, font(size), anchor='lm')
+                bars = _bars(group, alone, self.look.top)
                 place = (left, top + high)
-                draw_bars(strip, bars, place, column, size, KINDS[rows.kind])
+                draw_bars(strip, bars, place, column, size, KINDS[group.kind])
         self._strip = (id(shown), strip)
         self._shown = shown  # kept alive: its id is not given to another
         return strip
@@ -224,22 +215,12 @@ class Painter:
                 del self._blocks[key]
         key = (id(prediction), row)
         if key not in self._blocks:
-            scores = prediction.scores[row]
-            names = named(prediction.names, len(scores))
-            twin = prediction.without_memory
             # The more people, the less there is room to say of each.
             crowd = len(prediction.boxes)
             rows, share = next(r for most, *r in CROWDS if crowd <= most)
-            best = top_scores(scores, self.info.kind, min(self.look.top, rows))
-            bars = [
-                Bar(
-                    names[n],
-                    float(scores[n]),
-                    None if twin is None else float(twin.scores[row, n]),
-                )
-                for n in best
-                if scores[n] >= self.look.min_score
-            ]
+            (group,), (alone,) = prediction.groups, _alone(prediction)
+            bars = _bars(group, alone, min(self.look.top, rows), row)
+            bars = [bar for bar in bars if bar.score >= self.look.min_score]
             size = max(11, round(0.72 * self.text))
             self._blocks[key] = block_of_bars(
                 f'person {person.number}',
@@ -280,6 +261,25 @@ def check_look(look: Look) -> None:
         raise ValueError(f'min_score={look.min_score} must be 0 to 1.')
     if look.max_side < 64:
         raise ValueError(f'max_side={look.max_side} must be at least 64 pixels.')
+
+
+def _alone(prediction: Prediction) -> list[Optional[ClassScores]]:
+    """The same groups without memory; None each where that was not asked for."""
+    if prediction.without_memory is None:
+        return [None] * len(prediction.groups)
+    return prediction.without_memory.groups
+
+
+def _bars(
+    group: ClassScores, alone: Optional[ClassScores], k: int, row: Any = ...
+) -> list[Bar]:
+    """The best classes, each with its score, and that without memory."""
+    scores = group.scores[row].tolist()
+    others = scores if alone is None else alone.scores[row].tolist()
+    return [
+        Bar(group.names[n], scores[n], None if alone is None else others[n])
+        for n in group.order(k, row)
+    ]
 
 
 def _colour(person: Person) -> tuple[int, int, int]:

@@ -13,10 +13,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from .classes import Labels, classes_of
 from .clip_grid import test_dataset
-from .labels import Labels, find_names
 from .load_model import ConfigLike, build_model, kind_of, load_config
-from .results import best
 from .whole_video import WholeVideoPipeline, play_videos, videos_of
 
 
@@ -200,7 +199,7 @@ class MemViTInferencer(ActionRecogInferencer):
             pack_cfg=pack_cfg,
             scope=scope,
         )
-        self.names = find_names(labels, self.cfg, self.model.dataset_meta)
+        self.classes = classes_of(self.model, self.cfg, labels)
 
     def _init_model(self, cfg: Any, weights: Optional[str], device: str) -> nn.Module:
         # Strict about the weights, and what runs is what init_recognizer returns.
@@ -256,26 +255,12 @@ class MemViTInferencer(ActionRecogInferencer):
     def _named(self, scores: torch.Tensor) -> dict[str, list]:
         """The best classes of scores [classes]."""
         values = scores.detach().cpu().float().numpy()
-        verbs = getattr(self.model.cls_head, 'num_verbs', None)
-        if verbs is None:
-            parts = dict(top=('class', values, self.names.actions))
-        else:
-            parts = dict(
-                top_verbs=('verb', values[:verbs], self.names.verbs),
-                top_nouns=('noun', values[verbs:], self.names.nouns),
-            )
-        named = {}
-        for key, (kind, part, names) in parts.items():
-            names = names or [f'{kind} {number}' for number in range(len(part))]
-            if len(names) < len(part):
-                raise ValueError(
-                    f'There are {len(names)} names for {len(part)} classes ({kind}): '
-                    'give those of the classes that the model was trained on.'
-                )
-            named[key] = [
-                [name, score] for name, score in best(part, names, self.top_k)
+        return {
+            'top' if group.kind == 'actions' else f'top_{group.kind}': [
+                [name, score] for name, score in group.best(self.top_k)
             ]
-        return named
+            for group in self.classes.groups(values)
+        }
 
 
 def _sentence(plain: dict) -> str:

@@ -77,7 +77,7 @@ def people_of(
                 'mmdet.apis.init_detector returns, or a function of a frame '
                 '[H, W, 3] and its time in seconds that returns boxes.'
             )
-        return KeyframePeople(None, CalledBoxes(detector))
+        return KeyframePeople(None, CalledBoxes(detector, 'det_model'))
     if isinstance(boxes, (str, Path)):
         table = read_proposals(str(boxes))
         return _proposed(video, table, threshold, timestamp_start, limit)

@@ -1,6 +1,7 @@
 """An mmdet detector from a config and a checkpoint, or a sentence: why not."""
 
 import copy
+import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, Union
 import torch
 from mmengine.config import Config
 from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..checkpoint import read_checkpoint
@@ -174,13 +175,13 @@ def _load_weights(model: nn.Module, weights: dict, checkpoint: Any, name: str) -
 
 def _dataset_meta(cfg: Config) -> dict:
     """What the config's test dataset says about its classes."""
-    from mmdet.registry import DATASETS
-
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset or 'datasets' in dataset:
         dataset = dataset.get('dataset') or dataset['datasets'][0]
     kind = dataset.get('type')
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, str):
+        with scope_of(cfg), DATASETS.switch_scope_and_registry(None) as datasets:
+            kind = datasets.get(kind)
     meta = dict(getattr(kind, 'METAINFO', None) or {})
     meta.update(dataset.get('metainfo') or {})
     return {str(key).lower(): value for key, value in meta.items()}
@@ -205,5 +206,20 @@ def _name(cfg: Config) -> str:
 
 
 def scope_of(cfg: Config) -> AbstractContextManager:
-    """mmdet's names, some of which MMAction2 has, too."""
-    return DefaultScope.overwrite_default_scope(cfg.get('defaultscope_of') or 'mmdet')
+    """Where names of a config's types are looked up: mmdet, or its ``default_scope``.
+
+    Raises:
+        ValueError: If the package of that scope cannot be imported.
+    """
+    scope = cfg.get('default_scope') or 'mmdet'
+    if scope not in MODELS.children:
+        # mmengine would only log that, and look elsewhere.
+        try:
+            importlib.import_module(f'{scope}.registry')
+        except ImportError as error:
+            raise ValueError(
+                f'{_name(cfg)} has default_scope={scope!r}, but {scope}.registry '
+                f'cannot be imported ({error}): install the package {scope} that the '
+                'detector is made with, or take a config of mmdet.'
+            ) from error
+    return DefaultScope.overwrite_default_scope(scope)

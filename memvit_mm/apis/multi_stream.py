@@ -98,7 +98,6 @@ class MultiStream:
         self._opening: set[Hashable] = set()
         self._closings = 0
         self._condition = threading.Condition()
-        self._views = 1
         # Streams whose prediction is not handed out yet, with their memory before it.
         self._waiting: dict[Hashable, list[dict]] = {}
         # States to go on from, and those of the streams that close() ended.
@@ -148,7 +147,9 @@ class MultiStream:
                     f'There is a stream {name!r} already: remove it first, or choose '
                     'another name.'
                 )
-            self._check_room(len(self._lanes) + len(self._opening) + 1)
+            if self.predictor.memory is not None:
+                count = len(self._lanes) + len(self._opening) + 1
+                self.predictor.memory.check_room(count)
             self._opening.add(name)
             self.ended.pop(name, None)
             self._left.pop(name, None)
@@ -300,8 +301,6 @@ class MultiStream:
                 # Whoever had a turn comes last in the next one.
                 self._turn.remove(name)
                 self._turn.append(name)
-            self._views = max(self._views, *(turn.clip.views for turn in batch))
-            self._check_room(len(self._lanes))
             self._condition.notify_all()
             return batch
 
@@ -372,15 +371,6 @@ class MultiStream:
                 return
             reader = self._leave(stream.name, error)
         reader.close()
-
-    def _check_room(self, streams: int) -> None:
-        memory = self.predictor.memory
-        if memory is not None and streams * self._views > memory.max_streams:
-            raise ValueError(
-                f'{streams} streams of {self._views} views each are more than the '
-                f"max_streams={memory.max_streams} of the model's memory: raise it in "
-                "the config, model.memory=dict(type='ClipMemory', max_streams=...)."
-            )
 
 
 def _stop_all(lanes: dict) -> None:

@@ -1,13 +1,13 @@
 """Predictions as lines of JSON, each written as it is made; and back again."""
 
 import json
-from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
 
+from .classes import ClassScores
 from .results import EpicPrediction, PeoplePrediction, Prediction
-from .stream_info import StreamInfo, named, top_scores
+from .stream_info import StreamInfo
 
 DIGITS = 6
 
@@ -82,17 +82,16 @@ class PredictionLines:
 
     def _scores(self, prediction: Prediction, twin: bool = False) -> dict[str, Any]:
         if isinstance(prediction, EpicPrediction):
+            verbs, nouns = prediction.groups
             return dict(
-                verb_scores=_plain(prediction.verb_scores),
-                noun_scores=_plain(prediction.noun_scores),
-                top_verbs=self._best(prediction.verb_scores, prediction.verbs),
-                top_nouns=self._best(prediction.noun_scores, prediction.nouns),
+                verb_scores=_plain(verbs.scores),
+                noun_scores=_plain(nouns.scores),
+                top_verbs=self._best(verbs),
+                top_nouns=self._best(nouns),
             )
+        (actions,) = prediction.groups
         if not isinstance(prediction, PeoplePrediction):
-            return dict(
-                scores=_plain(prediction.scores),
-                top=self._best(prediction.scores, prediction.names),
-            )
+            return dict(scores=_plain(actions.scores), top=self._best(actions))
         people = []
         for number, scores in enumerate(prediction.scores):
             person = {}
@@ -102,14 +101,13 @@ class PredictionLines:
                 if prediction.track_ids is not None:
                     person['track_id'] = int(prediction.track_ids[number])
             person['scores'] = _plain(scores)
-            person['top'] = self._best(scores, prediction.names)
+            person['top'] = self._best(actions, number)
             people.append(person)
         return dict(people=people)
 
-    def _best(self, scores: np.ndarray, names: Optional[Sequence[str]]) -> list:
-        names = named(names, len(scores))
-        best = top_scores(scores, self.info.kind, self.top)
-        return [[names[n], round(float(scores[n]), DIGITS)] for n in best]
+    def _best(self, group: ClassScores, row: Any = ...) -> list:
+        best = group.best(self.top, row=row)
+        return [[name, round(score, DIGITS)] for name, score in best]
 
 
 def _plain(values: np.ndarray, digits: int = DIGITS) -> list[float]:

@@ -4,7 +4,7 @@ import copy
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,25 +14,15 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from .boxes import BoxSource, PersonBoxes, box_source
+from .classes import Labels, classes_of
 from .clip_buffer import Clip
 from .clip_grid import read_recipe
-from .labels import Labels, find_names
 from .load_model import load_config
 from .results import EpicPrediction, PeoplePrediction, Prediction
 
-
-class Shared:
-    """What all streams of one model have in common, in whatever thread they are."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        """Held while the model runs, or its memory changes."""
-        self.owners: WeakValueDictionary = WeakValueDictionary()
-        """Whose memory it is that is kept under a name."""
-
-
-_shared: WeakKeyDictionary = WeakKeyDictionary()
-_shared_lock = threading.Lock()
+# Of each model, held while it runs or its memory changes, in whatever thread.
+_locks: WeakKeyDictionary = WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 class PreparedClip(NamedTuple):
@@ -48,12 +38,6 @@ class PreparedClip(NamedTuple):
     data: dict
     """``inputs`` ``[views, C, T, H, W]`` uint8 and ``data_samples``."""
     people: Optional[PersonBoxes]
-
-    @property
-    def views(self) -> int:
-        """Crops of the clip, each of which has a memory of its own."""
-        inputs = self.data['inputs']
-        return len(inputs) if inputs.ndim == 5 else 1
 
 
 class Predictor:
@@ -109,13 +93,11 @@ class Predictor:
         init_default_scope(cfg.get('default_scope') or 'mmaction')
         self.recipe = read_recipe(cfg, sampler)
         self.boxes = box_source(boxes, cfg)
-        meta = getattr(model, 'dataset_meta', None)
-        with _shared_lock:
-            shared = _shared.setdefault(model, Shared())
-        self._lock, self._owners = shared.lock, shared.owners
+        with _locks_lock:
+            self._lock = _locks.setdefault(model, threading.RLock())
         # MMAction2's Resize keeps what it does on itself: one for each thread.
         self._of_thread = threading.local()
-        self.names = find_names(labels, cfg, meta)
+        self.classes = classes_of(model, cfg, labels)
 
     @property
     def memory(self) -> Any:
@@ -135,7 +117,8 @@ class Predictor:
                 f'name={stream!r} cannot name a stream: give a string or a number.'
             ) from None
         self.forget(stream)
-        self._owners[stream] = owner
+        if self.memory is not None:
+            self.memory.open(stream, owner)
 
     def check_owner(self, stream: Hashable, owner: Any) -> None:
         """Refuse a stream whose memory another one of its name took over.
@@ -143,7 +126,7 @@ class Predictor:
         Raises:
             ValueError: If that happened.
         """
-        if self.memory is not None and self._owners.get(stream) is not owner:
+        if self.memory is not None and self.memory.owner(stream) is not owner:
             raise ValueError(
                 f'Another stream of the name {stream!r} began with this model, and its '
                 'memory is kept under the name: give each one a name of its own.'
@@ -253,7 +236,7 @@ class Predictor:
             time=clip.time,
             start=clip.start,
             end=clip.end,
-            names=self.names.actions,
+            names=self.classes.names.get('actions'),
             data_sample=sample,
         )
         if self.detects:
@@ -263,6 +246,7 @@ class Predictor:
                 boxes=clip.people.boxes,
                 box_scores=clip.people.scores,
                 track_ids=clip.people.track_ids,
+                reserved=self.classes.reserved,
             )
         scores = _array(sample.pred_score)
         # A head that averages no views has a row for each.
@@ -275,8 +259,8 @@ class Predictor:
             scores=scores,
             verb_scores=scores[:verbs],
             noun_scores=scores[verbs:],
-            verbs=self.names.verbs,
-            nouns=self.names.nouns,
+            verbs=self.classes.names.get('verbs'),
+            nouns=self.classes.names.get('nouns'),
         )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 
-from .results import EpicPrediction, Names, PeoplePrediction, Prediction
+from .classes import ClassScores, Names
+from .results import EpicPrediction, PeoplePrediction, Prediction
 
 # Scores between 0 and 1 are kept to this, others to as many steps of their range.
 STEPS = 10_000
@@ -57,17 +58,13 @@ def pack_predictions(
         times, size=_size(video, people), groups=[], people=_people(clips, people)
     )
     for group in groups:
-        scores = _scores(clips, group, people)
-        names = group.names or [str(number) for number in range(scores.shape[1])]
-        names = [str(name) for name in names[: scores.shape[1]]]
-        group = group._replace(names=names)
-        alone = None
+        scores = [_scores(clips, group, people)]
         if others is not None:
-            alone = _aligned(clips, others, group, scores, people)
-        if people:  # classes count from 1, as in AVA: number 0 stands for nothing
-            group = group._replace(names=group.names[1:])
-            scores, alone = scores[:, 1:], None if alone is None else alone[:, 1:]
-        content['groups'].append(_pack_group(group, scores, alone))
+            scores.append(_aligned(clips, others, group, scores[0], people))
+        about = group.title.lower(), group.names
+        reserved = people and clips[0].reserved
+        shown = [ClassScores.of(*about, part, reserved) for part in scores]
+        content['groups'].append(_pack_group(group.title, *shown))
     return content
 
 
@@ -254,11 +251,6 @@ def _scores(clips: Sequence[Prediction], group: Group, people: bool) -> np.ndarr
                 f'The prediction at {clip.time:g} seconds has {group.field} that are '
                 'nan or infinite: is the checkpoint of a run that diverged?'
             )
-    if group.names is not None and len(group.names) < width:
-        raise ValueError(
-            f'There are {len(group.names)} names of {width} {group.title.lower()}: '
-            'give the labels that the model was trained with.'
-        )
     return np.concatenate([row.reshape(-1, width) for row in rows])
 
 
@@ -272,7 +264,7 @@ def _aligned(
     """Scores without memory in the places of ``scores``, nan where there are none."""
     aligned = np.full_like(scores, np.nan)
     present = [other for other in others if other is not None]
-    found = _scores(present, group._replace(names=None), people)
+    found = _scores(present, group, people)
     if found.shape[1] != scores.shape[1] and found.size:
         raise ValueError(
             f'without_memory has {found.shape[1]} {group.title.lower()}, and the '
@@ -301,9 +293,10 @@ def _aligned(
 
 
 def _pack_group(
-    group: Group, scores: np.ndarray, alone: Optional[np.ndarray]
+    title: str, group: ClassScores, alone: Optional[ClassScores] = None
 ) -> dict[str, Any]:
-    both = scores if alone is None else np.concatenate([scores, alone])
+    parts = [group.scores] if alone is None else [group.scores, alone.scores]
+    both = np.concatenate(parts)
     low, high = 0.0, 1.0
     if both.size and (np.nanmin(both) < 0 or np.nanmax(both) > 1 + 1e-6):
         low, high = float(np.nanmin(both)), float(np.nanmax(both))
@@ -315,12 +308,12 @@ def _pack_group(
         return _pack(np.where(np.isnan(values), MISSING, whole).T, np.uint16)
 
     return dict(
-        title=group.title,
+        title=title,
         names=group.names,
         low=low,
         step=step,
-        scores=pack(scores),
-        without=None if alone is None else pack(alone),
+        scores=pack(group.scores),
+        without=None if alone is None else pack(alone.scores),
     )
 
 

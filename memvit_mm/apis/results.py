@@ -1,36 +1,12 @@
 """What a stream says about a clip: small dataclasses."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from mmaction.structures import ActionDataSample
 
-Names = Optional[Sequence[str]]
-
-
-def best(
-    scores: np.ndarray, names: Names = None, k: int = 5, threshold: float = 0.0
-) -> list[tuple[str, float]]:
-    """The best classes and their scores, best first.
-
-    Args:
-        scores (np.ndarray): ``[classes]``.
-        names (sequence[str], optional): Of the classes; numbers without.
-        k (int): How many at most.
-        threshold (float): Least score.
-
-    Examples:
-        >>> best(np.array([0.1, 0.7, 0.2]), ['sit', 'stand', 'run'], k=2)
-        [('stand', 0.7), ('run', 0.2)]
-    """
-    order = np.argsort(-scores, kind='stable')[:k].tolist()
-    return [
-        (str(number) if names is None else names[number], float(scores[number]))
-        for number in order
-        if scores[number] >= threshold
-    ]
+from .classes import ClassScores, Names
 
 
 @dataclass
@@ -50,15 +26,20 @@ class Prediction:
     scores: np.ndarray = field(repr=False)
     """Of the classes, ``[classes]`` float32."""
     names: Names = field(default=None, repr=False)
-    """Names of the classes, where they are known."""
+    """Names of the classes; those that are not known are made up."""
     data_sample: Optional[ActionDataSample] = field(default=None, repr=False)
     """All that the model answered."""
     without_memory: Optional['Prediction'] = field(default=None, repr=False)
     """What it says about the same clip alone, where that was asked for."""
 
+    @property
+    def groups(self) -> list[ClassScores]:
+        """The classes of each kind, named, and their scores."""
+        return [ClassScores.of('actions', self.names, self.scores)]
+
     def top(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
-        """The best classes and their scores, see :func:`best`."""
-        return best(self.scores, self.names, k, threshold)
+        """The best classes and their scores, see :meth:`ClassScores.best`."""
+        return self.groups[0].best(k, threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, to be written as JSON."""
@@ -83,13 +64,21 @@ class EpicPrediction(Prediction):
     verbs: Names = field(default=None, repr=False)
     nouns: Names = field(default=None, repr=False)
 
+    @property
+    def groups(self) -> list[ClassScores]:
+        """The verbs and the nouns, named, and their scores."""
+        return [
+            ClassScores.of('verbs', self.verbs, self.verb_scores),
+            ClassScores.of('nouns', self.nouns, self.noun_scores),
+        ]
+
     def top_verbs(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
         """The best verbs and their scores."""
-        return best(self.verb_scores, self.verbs, k, threshold)
+        return self.groups[0].best(k, threshold)
 
     def top_nouns(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
         """The best nouns and their scores."""
-        return best(self.noun_scores, self.nouns, k, threshold)
+        return self.groups[1].best(k, threshold)
 
     def top_actions(
         self, k: int = 5, threshold: float = 0.0
@@ -104,15 +93,12 @@ class EpicPrediction(Prediction):
             >>> [(verb, noun) for verb, noun, _ in one.top_actions(2)]
             [('cut', 'leek'), ('cut', 'egg')]
         """
-        scores = np.outer(self.verb_scores, self.noun_scores)
+        verbs, nouns = self.groups
+        scores = np.outer(verbs.scores, nouns.scores)
         order = np.argsort(-scores, axis=None, kind='stable')[:k]
         pairs = np.stack(np.unravel_index(order, scores.shape), axis=1).tolist()
         return [
-            (
-                str(verb) if self.verbs is None else self.verbs[verb],
-                str(noun) if self.nouns is None else self.nouns[noun],
-                float(scores[verb, noun]),
-            )
+            (verbs.names[verb], nouns.names[noun], float(scores[verb, noun]))
             for verb, noun in pairs
             if scores[verb, noun] >= threshold
         ]
@@ -137,10 +123,19 @@ class PeoplePrediction(Prediction):
     track_ids: Optional[np.ndarray] = field(default=None, repr=False)
     """Whose the boxes are, the same from keyframe to keyframe, int64 ``[people]``;
     None where people are not tracked."""
+    reserved: bool = field(default=True, repr=False)
+    """Whether class 0 is none, as in AVA: then it is in ``scores``, and in no list of
+    classes."""
+
+    @property
+    def groups(self) -> list[ClassScores]:
+        """The actions, named, and everybody's scores."""
+        return [ClassScores.of('actions', self.names, self.scores, self.reserved)]
 
     def top(self, k: int = 5, threshold: float = 0.0) -> list[list[tuple[str, float]]]:
         """Per person the best classes and their scores."""
-        return [best(scores, self.names, k, threshold) for scores in self.scores]
+        (group,) = self.groups
+        return [group.best(k, threshold, row) for row in range(len(group.scores))]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, to be written as JSON."""

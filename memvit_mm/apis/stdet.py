@@ -6,7 +6,7 @@
 import itertools
 import os.path as osp
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -19,14 +19,14 @@ from torch import nn
 
 from ..datasets.bad_clips import BadClipError
 from ..datasets.transforms import SampleClipFrames
+from .classes import Classes, Labels, classes_of
 from .clip_grid import ClipGrid, ClipRecipe, test_dataset
 from .inference import as_dict
 from .keyframe_people import Boxes, Detector, people_of
-from .labels import Labels, find_names
 from .load_model import ConfigLike, build_model, kind_of, load_config
 from .results import PeoplePrediction
 from .tracking import IoUTracker, Tracking, track_people, tracker_for
-from .whole_video import WholeVideo, WholeVideoPipeline
+from .whole_video import WholeVideo, WholeVideoPipeline, remembering
 
 DEFAULT_THRESHOLD = 0.9
 
@@ -89,8 +89,9 @@ def inference_stdet(
             ``{'video,0902': [people, 5], ...}``, fractions of the frame.
         det_model (nn.Module | callable, optional): Finds the people instead: what
             ``mmdet.apis.init_detector`` returns, a :class:`PersonDetector`, or a
-            function of a frame ``[H, W, 3]`` uint8 RGB and its time that returns boxes
-            in pixels.
+            function that is called as ``det_model(image, time)``, with a frame
+            ``[H, W, 3]`` uint8 RGB and its time in seconds, and returns boxes in
+            pixels.
         stride (float): Seconds between keyframes, for ``det_model``. Defaults to 1: at
             1, 2, 3, ... seconds.
         labels (optional): Names of the classes: a file (``.pbtxt``, or ``.txt`` with
@@ -181,12 +182,20 @@ def iter_stdet(
         video_id, boxes, det_model, score_thr, det_cat_id, timestamp_start, limit
     )
     tracker = tracker_for(track, people)
-    names = class_names(labels, model, dataset)
+    classes = classes_of(model, cfg, labels)
+    if not classes.known:
+        count = len(classes.names['actions'])
+        warnings.warn(
+            f'Names of the {count} classes are not known (the label_file of the config '
+            'is not there): give labels=..., a label map file or a list; till then '
+            f"they are 'class 0' to 'class {count - 1}'.",
+            stacklevel=2,
+        )
     recipe = ClipRecipe(pipeline.transforms[pipeline.place], [], True, None)
     grid = ClipGrid(recipe, opened.opened['fps'], stride, people.times)
     if people.times:
         _check_end(people.times[-1], opened)
-    return _play(model, opened, people, tracker, grid, names, video_id)
+    return _play(model, opened, people, tracker, grid, classes, video_id)
 
 
 def detector_steps(cfg: Mapping) -> list:
@@ -212,37 +221,6 @@ def detector_steps(cfg: Mapping) -> list:
     ]
 
 
-def class_names(labels: Labels, model: nn.Module, dataset: Mapping) -> Optional[list]:
-    """Names of a detector's classes, as many as it has; None and a warning if unknown.
-
-    Raises:
-        ValueError, FileNotFoundError: If ``labels`` is no list of these names.
-    """
-    meta = getattr(model, 'dataset_meta', None)
-    names = find_names(labels, model.cfg, meta).actions
-    count = model.roi_head.bbox_head.num_classes
-    if labels is None:
-        if names is None:
-            warnings.warn(
-                f'Names of the {count} classes are not known (the label_file of the '
-                'config is not there): give labels=..., a label map file or a list; '
-                'till then classes are numbers.',
-                stacklevel=3,
-            )
-            return None
-        chosen = dataset.get('custom_classes')
-        if chosen:
-            names = [names[number] for number in (0, *chosen)]
-    # AVA's label map need not name all of the 80.
-    names = [*names, *map(str, range(len(names), count))]
-    if len(names) > count:
-        raise ValueError(
-            f'There are {len(names)} names for {count} classes: give those of the '
-            'classes that the model was trained on (number 0 is no class in AVA).'
-        )
-    return names
-
-
 def _check_end(time: float, video: WholeVideo) -> None:
     total, fps = video.opened['total_frames'], video.opened['fps']
     if round(time * fps) >= total + fps:
@@ -259,7 +237,7 @@ def _play(
     people: Any,
     tracker: Optional[IoUTracker],
     grid: ClipGrid,
-    names: Optional[Sequence[str]],
+    classes: Classes,
     video_id: str,
 ) -> Iterator[PeoplePrediction]:
     """The keyframes of a video, in order."""
@@ -269,8 +247,8 @@ def _play(
         for number, step in enumerate(steps)
         if type(step).__name__.endswith('Decode')
     )
-    classes = model.roi_head.bbox_head.num_classes
-    try:
+    count = model.roi_head.bbox_head.num_classes
+    with remembering(model, [video]):
         for number in itertools.count():
             time = grid.time(number)
             if time is None or (grid.regular and _after(time, video, number, grid)):
@@ -296,13 +274,13 @@ def _play(
             )
             results.update(
                 gt_bboxes=np.zeros((0, 4), dtype=np.float32),
-                gt_labels=np.zeros((0, classes), dtype=np.float32),
+                gt_labels=np.zeros((0, count), dtype=np.float32),
                 proposals=found.boxes.copy(),
                 scores=found.scores,
             )
             for step in steps[decoded:]:
                 results = step(results)
-            sample, scores = _predict(model, results, len(found.boxes), classes)
+            sample, scores = _predict(model, results, len(found.boxes), count)
             prediction = PeoplePrediction(
                 stream=video.name,
                 number=number,
@@ -310,17 +288,15 @@ def _play(
                 start=float(inds[0] / grid.fps),
                 end=float(inds[-1] / grid.fps),
                 scores=scores,
-                names=names,
+                names=classes.names['actions'],
                 data_sample=sample,
                 boxes=found.boxes,
                 box_scores=found.scores,
                 track_ids=found.track_ids,
+                reserved=classes.reserved,
             )
             track_people(tracker, prediction)
             yield prediction
-    finally:
-        if hasattr(model, 'reset_memory'):
-            model.reset_memory(video.stream)
 
 
 def _after(time: float, video: WholeVideo, number: int, grid: ClipGrid) -> bool:

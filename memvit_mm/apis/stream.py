@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .boxes import BoxSource
+from .classes import Labels
 from .clip_buffer import ClipBuffer, ReadyClip, Snapshot
 from .clip_grid import (
     ClipGrid,
@@ -20,7 +21,6 @@ from .clip_grid import (
     check_stride,
     check_times,
 )
-from .labels import Labels
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction, StreamCounts
@@ -65,7 +65,10 @@ class VideoStream:
     stream repeat the last frame.
 
     **Memory** is the model's ``ClipMemory``, under the stream's ``name``: several
-    streams share a model without touching each other.
+    streams share a model without touching each other. It has room for ``max_streams``
+    streams (times views) that have begun and not ended; a clip of one more is refused
+    with a ``ValueError``. A stream ends with its source, :meth:`finish`, :meth:`reset`,
+    or when nobody holds it any more.
 
     **Frame rates.** A clip's frames are counted at the stream's rate, as the datasets
     do: a file's own, else ``fps``, and where frames come with times, 30. Frames with
@@ -75,11 +78,12 @@ class VideoStream:
     Args:
         model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
         boxes (callable | Mapping | str, optional): For detectors (``MemoryFastRCNN``),
-            where people are: a function of a keyframe (``[H, W, 3]`` uint8 RGB) and its
-            time in seconds that returns boxes in pixels, ``[people, 4]`` or, with
-            scores, ``[people, 5]``; or AVA's proposals or their file, in which the
-            video has this stream's ``name``, or that of the file without extension; or
-            a :class:`PersonDetector`. A function is called by the thread that reads.
+            where people are: a function that is called as ``boxes(image, time)``, with
+            a keyframe (``[H, W, 3]`` uint8 RGB) and its time in seconds, by the thread
+            that reads, and returns boxes in pixels, ``[people, 4]`` or, with scores,
+            ``[people, 5]``; or AVA's proposals or their file, in which the video has
+            this stream's ``name``, or that of the file without extension; or a
+            :class:`PersonDetector`.
         track (bool | IoUTracker, optional): Whether people get numbers that stay theirs
             (``track_ids``), or the tracker whose settings to use. By default where
             ``boxes`` is a :class:`PersonDetector` that tracks.
@@ -99,10 +103,10 @@ class VideoStream:
             skipped and counted.
         timing (str): Of files, see :class:`VideoFile`.
         on_damage (str): What to do where a file is damaged, see :class:`VideoFile`.
-        labels (optional): Names of the classes: a file (``.pbtxt``, ``.csv``,
-            ``.txt``), a list, a mapping, or ``dict(verbs=..., nouns=...)`` of these. By
-            default those of ``model.dataset_meta``, or of the files that the config's
-            test dataset names.
+        labels (optional): Names of the classes, see :func:`classes_of`: a file
+            (``.pbtxt``, ``.csv``, ``.txt``), a list, a mapping, or
+            ``dict(verbs=..., nouns=...)`` of these. By default those of
+            ``model.dataset_meta``, or of the files that the config names.
         cfg (Config | str, optional): The model's config. Defaults to ``model.cfg``.
         sampler (dict, optional): Frame sampler in place of the test pipeline's, such as
             ``dict(type='SampleEpicFrames', clip_len=16, frame_interval=4)``.

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import numpy as np
 
+from .classes import ClassScores
 from .clip_grid import ClipGrid, test_dataset
 from .predictor import Predictor
-from .results import EpicPrediction, Names, PeoplePrediction, Prediction
+from .results import Prediction
 
 
 @dataclass
@@ -19,7 +20,7 @@ class StreamInfo:
     """'actions' of whole clips, 'verbs and nouns' of them, or 'people' and theirs."""
     classes: dict[str, list[str]]
     """Names by class number: of 'actions', or of 'verbs' and 'nouns'. Those of 'people'
-    are 'actions', of which number 0 stands for nothing, as in AVA."""
+    are 'actions'."""
     stride: float
     """Seconds from one clip to the next."""
     clip_seconds: float
@@ -32,6 +33,8 @@ class StreamInfo:
     for models that anticipate."""
     centered: bool = False
     """Whether a clip's time is that of its middle, or of its end."""
+    reserved: bool = False
+    """Whether number 0 of the classes stands for nothing, as in AVA."""
 
     def shown_from(self, time: float) -> float:
         """From when on a prediction is shown, in seconds; for a ``stride``.
@@ -57,9 +60,6 @@ def info_of(
         predictor (Predictor): The model and its pipeline.
         fps (float): Frames per second of the stream.
         stride (float, optional): The stream's, if it is not the config's.
-
-    Raises:
-        ValueError: If there are fewer names than classes.
     """
     grid = ClipGrid(predictor.recipe, fps, stride)
     sampler = predictor.recipe.sampler
@@ -69,56 +69,17 @@ def info_of(
     ahead = 0.0
     if dataset.get('task') == 'anticipation':
         ahead = float(dataset.get('tau_a', 1.0))
-    classes = _classes(predictor)
-    kind = 'verbs and nouns' if 'verbs' in classes else 'actions'
+    classes = predictor.classes
     return StreamInfo(
-        'people' if predictor.detects else kind,
-        classes,
+        'people' if predictor.detects else ' and '.join(classes.names),
+        classes.names,
         grid.stride,
         (sampler.clip_len - 1) * sampler.frame_interval / rate,
         memory_steps(predictor) * grid.stride or None,
         ahead,
         predictor.recipe.centered,
+        classes.reserved,
     )
-
-
-def _classes(predictor: Predictor) -> dict[str, list[str]]:
-    model, names = predictor.model, predictor.names
-    if predictor.detects:
-        parts = dict(actions=(names.actions, model.roi_head.bbox_head.num_classes))
-    elif hasattr(model.cls_head, 'num_verbs'):
-        head = model.cls_head
-        parts = dict(
-            verbs=(names.verbs, head.num_verbs), nouns=(names.nouns, head.num_nouns)
-        )
-    else:
-        parts = dict(actions=(names.actions, model.cls_head.num_classes))
-    files = 'two files, of verbs and of nouns' if 'verbs' in parts else 'one file'
-    for part, known in names._asdict().items():
-        if known is not None and part not in parts:
-            raise ValueError(
-                f'The label map has names of {part}, but the model tells '
-                f'{" and ".join(parts)}: give {files}.'
-            )
-    for part, (known, count) in parts.items():
-        if known is not None and len(known) < count:
-            raise ValueError(
-                f'There are {len(known)} names of {part}, but the model has {count}: '
-                'give those of the classes that it was trained on as label map.'
-            )
-    return {part: named(*given) for part, given in parts.items()}
-
-
-def named(names: Names, count: int) -> list[str]:
-    """Names of all classes, made up where they are not known.
-
-    Examples:
-        >>> named(None, 2)
-        ['class 0', 'class 1']
-    """
-    if names is None:
-        return [f'class {number}' for number in range(count)]
-    return [str(name) for name in names[:count]]
 
 
 def memory_steps(predictor: Predictor) -> int:
@@ -138,36 +99,20 @@ def memory_steps(predictor: Predictor) -> int:
 # ------------------------------------------------------------ scores to be shown
 
 
-class ScoreRows(NamedTuple):
-    """One kind of classes over time."""
+def rows_of(predictions: Sequence[Prediction]) -> list[ClassScores]:
+    """Scores ``[clips, classes]`` of predictions of one model.
 
-    kind: str
-    """'actions', 'verbs' or 'nouns'."""
-    names: list[str]
-    scores: np.ndarray
-    """``[clips, classes]`` float32; nan where nobody was there."""
-
-
-def rows_of(predictions: Sequence[Prediction]) -> list[ScoreRows]:
-    """Scores of predictions of one model; of people the highest anybody has."""
-    first = predictions[0]
-    if isinstance(first, EpicPrediction):
-        verbs = np.stack([p.verb_scores for p in predictions])
-        nouns = np.stack([p.noun_scores for p in predictions])
-        return [
-            ScoreRows('verbs', named(first.verbs, verbs.shape[1]), verbs),
-            ScoreRows('nouns', named(first.nouns, nouns.shape[1]), nouns),
-        ]
-    if isinstance(first, PeoplePrediction):
-        scores = np.stack([_highest(p.scores) for p in predictions])
-        names = named(first.names, scores.shape[1])
-        # Class 0 stands for nothing.
-        return [ScoreRows('actions', names[1:], scores[:, 1:])]
-    scores = np.stack([p.scores for p in predictions])
-    return [ScoreRows('actions', named(first.names, scores.shape[1]), scores)]
+    Of people those are the highest that anybody has; nan where nobody was there.
+    """
+    return [
+        groups[0]._replace(scores=np.stack([_highest(g.scores) for g in groups]))
+        for groups in zip(*(prediction.groups for prediction in predictions))
+    ]
 
 
 def _highest(scores: np.ndarray) -> np.ndarray:
+    if scores.ndim == 1:
+        return scores
     if not len(scores):
         return np.full(scores.shape[1], np.nan, dtype=np.float32)
     return scores.max(axis=0)
@@ -177,16 +122,3 @@ def alone(predictions: Iterable[Prediction]) -> Optional[list[Prediction]]:
     """The same clips' predictions without memory, None if they were not made."""
     found = [p.without_memory for p in predictions]
     return None if any(one is None for one in found) else found
-
-
-def top_scores(scores: np.ndarray, kind: str, k: int) -> list[int]:
-    """Numbers of the best classes ``[classes]``, best first.
-
-    Examples:
-        >>> top_scores(np.array([0.9, 0.1, 0.3]), 'people', 2)
-        [2, 1]
-    """
-    order = np.argsort(-scores, kind='stable').tolist()
-    if kind == 'people':
-        order.remove(0)
-    return order[:k]

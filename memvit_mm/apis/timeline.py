@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from .classes import ClassScores
 from .output_files import part_of
 from .results import Prediction
-from .stream_info import ScoreRows, StreamInfo, rows_of
+from .stream_info import StreamInfo, rows_of
 
 # Of the colours, dark for 0 and bright for 1.
 COLOURS = 'magma'
@@ -94,7 +95,7 @@ def draw_timeline(
     os.replace(part, path)
 
 
-def _choose(group: ScoreRows, twin: Optional[ScoreRows], rows: int) -> list[int]:
+def _choose(group: ClassScores, twin: Optional[ClassScores], rows: int) -> list[int]:
     """Numbers of the classes to show, in the order of when they are highest."""
     both = group.scores if twin is None else np.concatenate([group.scores, twin.scores])
     both = np.where(np.isnan(both), -np.inf, both)
@@ -114,7 +115,7 @@ def _highest(groups: list, twins: list) -> float:
 
 def _panel(
     axis,
-    shown: ScoreRows,
+    shown: ClassScores,
     numbers: list,
     begins: np.ndarray,
     stride: float,

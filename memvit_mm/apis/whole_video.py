@@ -1,5 +1,6 @@
 """Whole videos in MMAction2's inference APIs: read clip by clip, one result each."""
 
+import contextlib
 import itertools
 import os.path as osp
 import re
@@ -255,6 +256,22 @@ def videos_of(data_batch: Any) -> list[WholeVideo]:
     return [video for video in inputs if isinstance(video, WholeVideo)]
 
 
+@contextlib.contextmanager
+def remembering(model: nn.Module, videos: Sequence[WholeVideo]) -> Iterator[None]:
+    """Read videos from an empty memory on, and forget them at the end.
+
+    Others that the model remembers neither make room for them nor take theirs.
+    """
+    remembers = hasattr(model, 'reset_memory')
+    try:
+        for video in videos if remembers else ():
+            model.memory.open(video.stream, video)
+        yield
+    finally:
+        for video in videos if remembers else ():
+            model.reset_memory(video.stream)
+
+
 def play_videos(model: nn.Module, data_batch: Mapping) -> list[ActionDataSample]:
     """Read whole videos through a recognizer, each from an empty memory on.
 
@@ -283,7 +300,7 @@ def play_videos(model: nn.Module, data_batch: Mapping) -> list[ActionDataSample]
     running = [video.clips(stride) for video in videos]
     played = [PlayedClips() for _ in videos]
     ends = object()
-    try:
+    with remembering(model, videos):
         while True:
             clips = [next(clips, ends) for clips in running]
             rows = [row for row, clip in enumerate(clips) if clip is not ends]
@@ -294,10 +311,6 @@ def play_videos(model: nn.Module, data_batch: Mapping) -> list[ActionDataSample]
                 results = model.test_step(batch)
             for row, result in zip(rows, results):
                 played[row].add(result)
-    finally:
-        if hasattr(model, 'reset_memory'):
-            for video in videos:
-                model.reset_memory(video.stream)
     return [_result(model, video, clips, rule) for video, clips in zip(videos, played)]
 
 

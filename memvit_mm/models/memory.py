@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional, Union
+from weakref import WeakValueDictionary
 
 import torch
 from mmaction.registry import MODELS
@@ -20,6 +21,9 @@ from .layer_memory import (
     MemorySpec,
     PastClips,
 )
+
+# Streams that were forgotten to make room, of which it is known.
+FORGOTTEN = 1024
 
 
 class Stream(NamedTuple):
@@ -100,7 +104,7 @@ class ClipMemory:
 
     Args:
         max_streams (int): Streams to remember at most; the least recently used goes
-            first. Defaults to 64.
+            first, but none that is open (:meth:`open`). Defaults to 64.
 
     Examples:
         >>> import torch
@@ -130,6 +134,17 @@ class ClipMemory:
         self._clips: OrderedDict[Stream, list[KeptClip]] = OrderedDict()
         self._aside: list = []
         self._warned: set = set()
+        self._owners: WeakValueDictionary = WeakValueDictionary()
+        # The times of their last clips.
+        self._forgotten: OrderedDict[Stream, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Streams are open with this memory, not with a copy of it.
+        return {k: v for k, v in self.__dict__.items() if k != '_owners'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._owners = WeakValueDictionary()
 
     # ------------------------------------------------------------------- reading
 
@@ -151,7 +166,7 @@ class ClipMemory:
     def num_bytes(self) -> int:
         """Bytes that the remembered tensors take, those set aside included."""
         storages = {}
-        for streams in [self._clips, *self._aside]:
+        for streams in [self._clips, *(clips for clips, _ in self._aside)]:
             for clips in streams.values():
                 for clip in clips:
                     for kept in clip.layers.values():
@@ -171,7 +186,8 @@ class ClipMemory:
             MemoryStep: Reads the past, takes what is to be kept.
 
         Raises:
-            ValueError: If the batch has more streams than ``max_streams``.
+            ValueError: If the batch, with the streams that are open, has more streams
+                than ``max_streams``.
         """
         times = list(times)
         self._check_room(streams)
@@ -186,6 +202,8 @@ class ClipMemory:
             elif past and times[row] <= past[-1].time:
                 self._warn_order(stream, times[row], past[-1].time)
                 past = []
+            elif stream in self._forgotten and times[row] > self._forgotten[stream]:
+                self._warn_room(stream, times[row])
             rows[stream] = row
             pasts.append((row, past))
         return MemoryStep(
@@ -202,7 +220,7 @@ class ClipMemory:
         comes first.
 
         Raises:
-            ValueError: If the batch has more streams than ``max_streams``.
+            ValueError: As :meth:`step`.
         """
         self._check_room(streams)
         for stream in streams:
@@ -210,12 +228,36 @@ class ClipMemory:
                 self._clips.move_to_end(stream)
 
     def _check_room(self, streams: Sequence[Stream]) -> None:
-        if len(set(streams)) > self.max_streams:
+        self.check_room(len({*streams, *filter(self._is_open, self._clips)}))
+
+    def _is_open(self, stream: Stream) -> bool:
+        """Whether somebody goes on with what is remembered of a stream."""
+        return bool(self._clips[stream]) and stream.video in self._owners
+
+    def check_room(self, count: int) -> None:
+        """Refuse more streams at once than ``max_streams``.
+
+        Raises:
+            ValueError: If there are.
+        """
+        if count > self.max_streams:
             raise ValueError(
-                f'The batch has clips of {len(set(streams))} streams, but the memory '
-                f'keeps max_streams={self.max_streams}: raise max_streams or lower the '
-                'batch size.'
+                f'Memory is needed for {count} streams, but it keeps '
+                f'max_streams={self.max_streams}: raise it in the config, '
+                "model.memory=dict(type='ClipMemory', max_streams=...), or lower the "
+                'batch size or the number of streams that are open at once.'
             )
+
+    def _warn_room(self, stream: Stream, time: Any) -> None:
+        self.warn_once(
+            'room',
+            f'The clip of {stream.video!r} at {time} starts with an empty memory: what '
+            'was remembered of those before it made room for other videos. Raise '
+            f"max_streams={self.max_streams} of model.memory=dict(type='ClipMemory', "
+            'max_streams=...) to the number of videos (times views) that are read side '
+            "by side, or set batch_sampler=dict(type='SequentialClipSampler') in the "
+            'dataloader. (Said once.)',
+        )
 
     def _warn_order(self, stream: Stream, time: Any, last: Any) -> None:
         self.warn_once(
@@ -236,19 +278,34 @@ class ClipMemory:
 
     # ----------------------------------------------------------------- lifecycle
 
+    def open(self, video: Hashable, owner: Any) -> None:
+        """Keep what is remembered of a video until it is reset or its owner is gone.
+
+        Args:
+            video (Hashable): The video id.
+            owner (object): Who reads it. The memory does not keep it alive.
+        """
+        self._owners[video] = owner
+
+    def owner(self, video: Hashable) -> Any:
+        """Who opened a video last; None where nobody did who is still there."""
+        return self._owners.get(video)
+
     def reset(self, stream: Optional[Hashable] = None) -> None:
         """Forget everything, or one :class:`Stream`, or all streams of one video id."""
         if stream is None:
             self._clips.clear()
+            self._forgotten.clear()
             return
-        for known in self.streams:
-            if stream == known or stream == known.video:
-                del self._clips[known]
+        for table in (self._clips, self._forgotten):
+            for known in list(table):
+                if stream == known or stream == known.video:
+                    del table[known]
 
     def set_aside(self) -> None:
         """Put the present memory away and go on with an empty one."""
-        self._aside.append(self._clips)
-        self._clips = OrderedDict()
+        self._aside.append((self._clips, self._forgotten))
+        self._clips, self._forgotten = OrderedDict(), OrderedDict()
 
     def restore(self) -> None:
         """Drop the present memory and take back the one set aside last.
@@ -258,7 +315,7 @@ class ClipMemory:
         """
         if not self._aside:
             raise RuntimeError('No memory was set aside: call set_aside() first.')
-        self._clips = self._aside.pop()
+        self._clips, self._forgotten = self._aside.pop()
 
     def state_dict(self, set_aside: bool = False) -> dict[str, list]:
         """All streams as plain lists, numbers, strings and tensors.
@@ -268,7 +325,7 @@ class ClipMemory:
         Args:
             set_aside (bool): Take the memory that was set aside first, if any was.
         """
-        streams = self._aside[0] if set_aside and self._aside else self._clips
+        streams = self._aside[0][0] if set_aside and self._aside else self._clips
         return dict(
             streams=[
                 dict(
@@ -305,8 +362,14 @@ class ClipMemory:
     def _commit(self, stream: Stream, clips: list[KeptClip]) -> None:
         self._clips[stream] = clips
         self._clips.move_to_end(stream)
+        self._forgotten.pop(stream, None)
         while len(self._clips) > self.max_streams:
-            self._clips.popitem(last=False)
+            old = next(s for s in self._clips if not self._is_open(s))
+            if self._clips[old]:
+                self._forgotten[old] = self._clips[old][-1].time
+            del self._clips[old]
+            if len(self._forgotten) > FORGOTTEN:
+                self._forgotten.popitem(last=False)
 
 
 class MemoryStep:

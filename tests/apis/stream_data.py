@@ -112,8 +112,12 @@ def ava_pipeline() -> list:
     ]
 
 
-def epic_pipeline(target_fps: float = FPS) -> list:
-    packing = [PACKING[0], dict(type='FormatShape', input_format='NCTHW'), PACKING[2]]
+def epic_pipeline(target_fps: float = FPS, views: int = 1) -> list:
+    resize = [PACKING[0]]
+    if views == 3:
+        scale = dict(type='Resize', scale=(32, 64), keep_ratio=False)
+        resize = [scale, dict(type='ThreeCrop', crop_size=32)]
+    packing = [*resize, dict(type='FormatShape', input_format='NCTHW'), PACKING[2]]
     return [
         dict(type='VideoInit'),
         dict(

@@ -10,7 +10,7 @@ from memvit_mm.apis.draw_text import ALONE
 from memvit_mm.apis.moments import people_at, shown_at
 from memvit_mm.apis.output_files import check_output, part_of
 from memvit_mm.apis.playback import Pictures
-from memvit_mm.apis.stream_info import StreamInfo, rows_of, top_scores
+from memvit_mm.apis.stream_info import StreamInfo, rows_of
 from memvit_mm.apis.timeline import _choose, draw_timeline
 from memvit_mm.apis.video_writer import VideoWriter
 
@@ -210,7 +210,3 @@ class TestFiles:
         assert len(times) <= 10 and times[:3] == [0, 16, 32] and times[-1] == 96
         jpeg = cv2.imdecode(np.frombuffer(pictures.found[0][1], np.uint8), 1)
         assert jpeg.shape == (24, 32, 3)
-
-    def test_class_0_of_people_is_nothing(self):
-        assert top_scores(np.array([0.9, 0.1, 0.3]), 'people', 5) == [2, 1]
-        assert top_scores(np.array([0.9, 0.1, 0.3]), 'actions', 2) == [0, 2]

@@ -9,7 +9,7 @@ import stream_data as data
 import torch
 from stream_data import FPS, assert_same, threads
 
-from memvit_mm.apis import MultiStream, VideoStream
+from memvit_mm.apis import MultiStream, VideoStream, inference_stdet, iter_stdet
 
 NAMES = 'abcd'
 
@@ -300,9 +300,81 @@ def test_a_stream_that_is_removed_while_its_prediction_waits(model, videos, expe
 
 def test_more_streams_than_memory_has_room_for(videos):
     model = data.epic_model(max_streams=2)
-    with pytest.raises(ValueError, match='3 streams of 1 views .* max_streams=2'):
+    with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
         MultiStream(model, videos)
     assert not threads()
+
+
+def test_more_views_than_memory_has_room_for(model, videos, expected):
+    """Streams that do not fit end with that error, the others go on."""
+    small = data.epic_model(max_streams=5)
+    small.cfg.test_dataloader.dataset.pipeline = data.epic_pipeline(views=3)
+    streams = MultiStream(small, dict(a=videos['a'], b=videos['b']), wait=1.0)
+    found = by_stream(streams)
+    errors = [str(end.error) for end in streams.ended.values() if end.error]
+    assert len(found) == 1 and len(errors) == 1
+    assert 'for 6 streams, but it keeps max_streams=5' in errors[0]
+    (name,) = found
+    assert len(found[name]) == len(expected[name])
+
+
+class TestFedInTurn:
+    """VideoStreams of one model."""
+
+    def feed_in_turn(self, streams) -> list:
+        found: list = [[] for _ in streams]
+        for frame in data.pictures(FPS * 6):
+            for predictions, stream in zip(found, streams):
+                predictions += stream.feed(frame)
+        return found
+
+    def test_more_than_memory_has_room_for(self):
+        model = data.epic_model(max_streams=2)
+        streams = [VideoStream(model, fps=FPS) for _ in range(3)]
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
+            self.feed_in_turn(streams)
+        # Those before it are as they were, and it can go on when there is room.
+        assert [stream.counts.predictions for stream in streams] == [1, 1, 0]
+        streams[0].reset()
+        model.memory.max_streams = 3
+        (alone,) = self.feed_in_turn([VideoStream(model, fps=FPS)])
+        third = streams[2]
+        after = data.pictures(FPS * 6)[third.counts.frames :]
+        found = [p for frame in after for p in third.feed(frame)]
+        assert_same(found, alone)
+
+    def test_as_many_as_there_is_room_for(self):
+        model = data.epic_model(max_streams=3)
+        found = self.feed_in_turn([VideoStream(model, fps=FPS) for _ in range(3)])
+        (alone,) = self.feed_in_turn([VideoStream(data.epic_model(), fps=FPS)])
+        for predictions in found:
+            assert_same(predictions, alone)
+
+    def test_those_that_are_over_take_no_room(self, videos):
+        model, streams = data.epic_model(max_streams=2), []
+        for video in videos.values():
+            # Left early, and gone.
+            next(VideoStream(model).run(video))
+        for video in videos.values():
+            streams.append(VideoStream(model))
+            assert len(list(streams[-1].run(video))) > 2
+
+    def test_whole_videos_beside_them(self, videos):
+        """They make no room for a video either, nor does it for them."""
+        model = data.ava_model()
+        model.memory.max_streams = 2
+        boxes = {second: [[1, 2, 30, 40]] for second in (1.0, 2.0, 3.0)}
+        streams = [VideoStream(model, boxes=lambda *_: [], fps=FPS) for _ in range(2)]
+        self.feed_in_turn(streams)
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
+            inference_stdet(model, videos['b'], boxes)
+        streams[0].reset()
+        playing = iter_stdet(model, videos['b'], boxes)
+        next(playing)
+        with pytest.raises(ValueError, match='for 3 streams, .* max_streams=2'):
+            self.feed_in_turn([streams[0]])
+        assert len(list(playing)) == 2
+        assert self.feed_in_turn([streams[0]])[0]
 
 
 def test_options(model):

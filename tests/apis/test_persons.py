@@ -22,6 +22,38 @@ from memvit_mm.apis.load_detector import (
 
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
 
+REGISTRY = """
+from mmengine.registry import DATASETS as D, MODELS as M, TRANSFORMS as T, Registry
+
+where = dict(scope='madedet', locations=['madedet.parts'])
+DATASETS = Registry('dataset', parent=D, **where)
+MODELS = Registry('model', parent=M, **where)
+TRANSFORMS = Registry('transform', parent=T, **where)
+"""
+PARTS = """
+from mmdet.datasets import CocoDataset
+from mmdet.models import FCOS
+
+from .registry import DATASETS, MODELS, TRANSFORMS
+
+
+@DATASETS.register_module()
+class MadeDataset(CocoDataset):
+    METAINFO = dict(classes=('pedestrian', 'cyclist'))
+
+
+@MODELS.register_module()
+class MadeDetector(FCOS):
+    pass
+
+
+@TRANSFORMS.register_module()
+class MadeStep:
+    def __call__(self, results):
+        results['img'] = results['img'][::-1].copy()
+        return results
+"""
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -164,6 +196,40 @@ class TestConfigs:
         model = build_detector(cfg, device='cpu')
         model.init_weights()
         assert model.neck.init_cfg == [dict(type='Xavier', layer='Conv2d')]
+
+    def test_another_scope(self, files, folder, monkeypatch, frames, detector):
+        """A package on top of mmdet, as mmyolo is, with names of its own."""
+        package = folder / 'packages' / 'madedet'
+        package.mkdir(parents=True)
+        (package / '__init__.py').touch()
+        (package / 'registry.py').write_text(REGISTRY)
+        (package / 'parts.py').write_text(PARTS)
+        monkeypatch.syspath_prepend(str(package.parent))
+        cfg = Config.fromfile(files[0])
+        cfg.default_scope = 'madedet'
+        cfg.model.type = 'MadeDetector'
+        for part in ('data_preprocessor', 'backbone', 'neck', 'bbox_head'):
+            cfg.model[part]._scope_ = 'mmdet'
+        dataset = cfg.test_dataloader.dataset
+        for step in dataset.pipeline[1:]:
+            step.type = f'mmdet.{step.type}'
+        dataset.pipeline.insert(1, dict(type='MadeStep'))
+        dataset.type = 'MadeDataset'
+        made = PersonDetector(cfg, device='cpu', person='pedestrian')
+        assert type(made.model).__module__ == 'madedet.parts' and made.person == 0
+        made.model.load_state_dict(detector.model.state_dict())
+        # Its step turns pictures upside down.
+        turned = np.ascontiguousarray(frames[0][::-1])
+        np.testing.assert_array_equal(made(turned), detector(frames[0]))
+        assert len(made(turned)) == 2
+
+    def test_a_scope_that_is_not_installed(self, files, folder):
+        cfg = Config.fromfile(files[0])
+        cfg.default_scope = 'mmyolo'
+        cfg.dump(folder / 'yolo.py')
+        sentence = r"yolo.py has default_scope='mmyolo', but mmyolo.registry cannot be"
+        with pytest.raises(ValueError, match=sentence):
+            PersonDetector(folder / 'yolo.py', device='cpu')
 
     def test_classes(self, files, folder, monkeypatch):
         model = build_detector(files[0], device='cpu')

@@ -140,7 +140,6 @@ def uneven():
         (uneven, {}, r'at 4 seconds has scores \[4\], expected \[3\] as of the first'),
         (lambda: [clip(0, np.full(3, np.nan))], {}, 'at 2 seconds has .* nan'),
         (lambda: [clip(np.inf, np.ones(3))], {}, r'predictions\[0\] has the time inf'),
-        (lambda: plain(names=['a']), {}, '1 names of 4 actions: give the labels'),
         (lambda: people(0), {}, r"video\['size'\] is None, expected \(width, height\)"),
         (plain, dict(video=dict(size=3)), r"video\['size'\] is 3, expected"),
         (plain, dict(video=dict(duration=-1)), r"video\['duration'\] is -1, expected"),

@@ -8,8 +8,7 @@ import stream_data as data
 from stream_data import FPS
 
 from memvit_mm.apis import EpicPrediction, PeoplePrediction, Prediction, VideoStream
-from memvit_mm.apis.labels import find_names, read_names
-from memvit_mm.apis.results import best
+from memvit_mm.apis.classes import ClassScores, find_names, read_names
 
 
 @pytest.fixture(scope='module')
@@ -57,16 +56,14 @@ class TestPredictions:
         found = next(stream.run(frames))
         assert type(found) is PeoplePrediction
         ((first, *_),) = found.top()
-        assert first[0] in ('0', 'sit', 'stand', '3', '4', 'run')
+        assert first[0] in ('sit', 'stand', 'class 3', 'class 4', 'run')
         plain = json.loads(json.dumps(found.to_dict()))
         assert plain['boxes'] == [[1, 2, 30, 40]]
         assert plain['box_scores'] == pytest.approx([0.7])
 
     def test_threshold(self):
-        assert best(np.array([0.1, 0.6, 0.3]), threshold=0.3) == [
-            ('1', 0.6),
-            ('2', 0.3),
-        ]
+        scores = ClassScores.of('actions', None, np.array([0.1, 0.6, 0.3]))
+        assert scores.best(threshold=0.3) == [('class 1', 0.6), ('class 2', 0.3)]
 
 
 class TestNames:
@@ -75,14 +72,13 @@ class TestNames:
             'label {\n  name: "bend"\n  label_id: 1\n}\n'
             'item {\n  name: "crouch"\n  id: 3\n}\n'
         )
-        assert read_names(str(tmp_path / 'map.pbtxt')) == ['0', 'bend', '2', 'crouch']
+        names = ['class 0', 'bend', 'class 2', 'crouch']
+        assert read_names(str(tmp_path / 'map.pbtxt')) == names
         (tmp_path / 'map.txt').write_text('cut\n\nwash up\n')
         assert read_names(str(tmp_path / 'map.txt')) == ['cut', 'wash up']
         (tmp_path / 'verbs.csv').write_text('id,key,instances\n0,take,[]\n1,put,[]\n')
-        assert find_names(dict(verbs=tmp_path / 'verbs.csv'), {}).verbs == [
-            'take',
-            'put',
-        ]
+        found = find_names(dict(verbs=tmp_path / 'verbs.csv'), {})
+        assert found == dict(verbs=['take', 'put'])
         (tmp_path / 'empty.txt').touch()
         with pytest.raises(ValueError, match=r'empty\.txt has no name of a class'):
             read_names(str(tmp_path / 'empty.txt'))
@@ -90,17 +86,18 @@ class TestNames:
             read_names('no.txt')
 
     def test_where_they_come_from(self, tmp_path):
-        assert find_names(None, {}) == (None, None, None)
-        assert find_names(None, {}, dict(classes=('a', 'b'))).actions == ['a', 'b']
+        assert find_names(None, {}) == {}
+        found = find_names(None, {}, dict(classes=('a', 'b')))
+        assert found == dict(actions=['a', 'b'])
         meta = dict(verb_classes=['a'], noun_classes=['b'])
-        assert find_names(None, {}, meta) == (None, ['a'], ['b'])
+        assert find_names(None, {}, meta) == dict(verbs=['a'], nouns=['b'])
         for name in 'vn':
             (tmp_path / f'{name}.csv').write_text(f'id,key,instances\n0,{name},[]\n')
         dataset = dict(data_root=str(tmp_path), class_files=('v.csv', 'n.csv'))
         cfg = data.config([], **dataset)
-        assert find_names(None, cfg) == (None, ['v'], ['n'])
+        assert find_names(None, cfg) == dict(verbs=['v'], nouns=['n'])
         (tmp_path / 'map.txt').write_text('cut\n')
         cfg = data.config([], label_file=str(tmp_path / 'map.txt'))
-        assert find_names(None, cfg).actions == ['cut']
+        assert find_names(None, cfg) == dict(actions=['cut'])
         cfg = data.config([], label_file='elsewhere.pbtxt', data_root='')
-        assert find_names(None, cfg).actions is None
+        assert find_names(None, cfg) == {}

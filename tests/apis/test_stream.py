@@ -1,5 +1,6 @@
 """VideoStream: the same predictions whichever way the frames come, and a state."""
 
+import functools
 import pickle
 import time
 
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from stream_data import FPS, SECONDS, SIZE, assert_same, threads
 
-from memvit_mm.apis import VideoStream
+from memvit_mm.apis import MultiStream, VideoStream, iter_stdet
 from memvit_mm.datasets.bad_clips import BadClipError
 from memvit_mm.paths import get_config_path
 
@@ -533,6 +534,13 @@ class TestFrames:
         assert [p.time for p in detector.run(np.stack(frames[:9]))] == [1]
 
 
+class OfAPicture:
+    """Not of its time."""
+
+    def __call__(self, image):
+        return []
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         'option, sentence',
@@ -574,6 +582,42 @@ class TestOptions:
             stream = VideoStream(model, boxes=lambda *_, b=boxes: b, fps=FPS)
             with pytest.raises(ValueError, match=sentence):
                 list(stream.run(np.stack(frames)))
+
+    @pytest.mark.parametrize(
+        'boxes',
+        [
+            lambda image: [],
+            lambda: [],
+            lambda image, video, time: [],
+            lambda image, *, time: [],
+            functools.partial(lambda image, time: [], time=1.0),
+            OfAPicture(),
+        ],
+    )
+    def test_functions_of_something_else(self, boxes, tmp_path):
+        """Told when the stream is made, not at its first keyframe."""
+        model = data.ava_model()
+        sentence = r'{}=... is called with a frame .* and its time in seconds, and '
+        for make in (VideoStream, MultiStream):
+            with pytest.raises(ValueError, match=sentence.format('boxes')):
+                make(model, boxes=boxes)
+        path = data.write_video(tmp_path / 'a.mp4', data.pictures(FPS))
+        with pytest.raises(ValueError, match=sentence.format('det_model')):
+            iter_stdet(model, path, det_model=boxes)
+
+    @pytest.mark.parametrize(
+        'boxes',
+        [
+            lambda image, time: [],
+            lambda *_: [],
+            lambda image, time, margin=0: [],
+            functools.partial(lambda margin, image, time: [], 1),
+            # It does not say what it takes.
+            dict(a=1).pop,
+        ],
+    )
+    def test_functions_of_image_and_time(self, boxes):
+        VideoStream(data.ava_model(), boxes=boxes)
 
     def test_config(self, frames):
         model = data.epic_model()

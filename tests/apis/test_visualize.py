@@ -347,10 +347,6 @@ class TestErrors:
         assert sorted(error.value.made.files) == KINDS
         assert read_lines(tmp_path / 'new' / 'out.jsonl')[2]['complete']
 
-    def test_too_few_names(self, model, video, tmp_path):
-        with pytest.raises(ValueError, match='2 names of verbs, but the model has 4'):
-            annotate(model, video, tmp_path, labels=dict(verbs=['a', 'b']))
-
     def test_names_of_another_kind(self, model, video, tmp_path):
         with pytest.raises(ValueError, match='names of actions, .* give two files, of'):
             annotate(model, video, tmp_path, labels=['a'])

@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 import torch
-from mmaction.registry import DATA_SAMPLERS, HOOKS, MODELS
+from mmaction.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from small_runs import MODEL, SECONDS, VIDEOS, runner_of
+from small_runs import MODEL, SECONDS, VIDEOS, RandomClips, runner_of
 
 from memvit_mm.datasets import SequentialClipSampler
 from memvit_mm.engine import MemoryResetHook
@@ -52,6 +52,14 @@ class Spy(Hook):
     def before_test_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == 0:
             self.at_test_start.append(self.look(runner))
+
+
+@DATASETS.register_module()
+class ClipsByTime(RandomClips):
+    """All videos side by side, as a list that is sorted by second has them."""
+
+    def load_data_list(self):
+        return sorted(super().load_data_list(), key=lambda clip: clip['timestamp'])
 
 
 SPYING = [dict(type='MemoryResetHook'), dict(type='Spy')]
@@ -110,6 +118,32 @@ def test_forgetting_before_every_clip_is_having_no_memory(tmp_path):
     plain = scores('none', {}, memory_layers=())
     assert scores('forgets', dict(every_clip=True)) == pytest.approx(plain)
     assert scores('remembers', {}) != pytest.approx(plain)
+
+
+@pytest.mark.parametrize(
+    ('order', 'room', 'told'),
+    [('by time', 2, 1), ('by time', 4, 0), ('by video', 2, 0)],
+)
+def test_a_test_in_which_videos_are_forgotten_too_early_says_so(
+    tmp_path, order, room, told
+):
+    """Once, however many clips start without their past."""
+    cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+    more = {}
+    if order == 'by time':
+        loader = dict(batch_size=2, num_workers=0, dataset=dict(type='ClipsByTime'))
+        loader['sampler'] = dict(type='DefaultSampler', shuffle=False)
+        more['test_dataloader'] = loader
+    model = dict(MODEL, memory=dict(type='ClipMemory', max_streams=room))
+    runner = runner_of(tmp_path, cfg, model=model, **more)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        first = runner.test()
+        runner.test()
+    said = [str(one.message) for one in caught if 'max_streams=' in str(one.message)]
+    assert len(said) == told
+    assert all('starts with an empty memory' in text for text in said)
+    assert first['first_class'] > 0
 
 
 def test_a_model_without_memory_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """ClipMemory: whose past a row gets, what is kept, for how long."""
 
+import copy
 import io
 import warnings
 
@@ -147,6 +148,76 @@ def test_the_least_recently_used_stream_goes_first():
     assert [s.video for s in memory.streams] == ['a', 'c']
     with pytest.raises(ValueError, match='max_streams=2'):
         memory.step([Stream(x) for x in 'abc'], [9, 9, 9])
+
+
+class Owner:
+    """Whoever reads a stream."""
+
+
+def test_open_streams_make_no_room():
+    memory, owners = ClipMemory(max_streams=2), dict(a=Owner(), b=Owner())
+    for name, owner in owners.items():
+        memory.open(name, owner)
+    for t in (1, 2):
+        for name in 'ab':
+            play(memory, [(name, t, t)])
+    with pytest.raises(ValueError, match='for 3 streams, but it keeps max_streams=2'):
+        play(memory, [('c', 1, 1)])
+    assert [s.video for s in memory.streams] == ['a', 'b']
+    assert read(play(memory, [('a', 3, 3), ('b', 3, 3)])) == (None, 1)
+    # The one that is over does, and so does one that nobody reads any more.
+    memory.reset('a')
+    play(memory, [('c', 1, 1)])
+    del owners['b'], owner
+    play(memory, [('d', 1, 1)])
+    assert [s.video for s in memory.streams] == ['c', 'd']
+
+
+def test_the_least_recently_used_stream_may_be_open():
+    memory, owner = ClipMemory(max_streams=3), Owner()
+    memory.open('a', owner)
+    for number, name in enumerate('abcde'):
+        play(memory, [(name, number, number)])
+    assert [s.video for s in memory.streams] == ['a', 'd', 'e']
+
+
+def test_a_copy_has_no_open_streams(tmp_path):
+    memory, owner = ClipMemory(max_streams=1), Owner()
+    memory.open('a', owner)
+    play(memory, [('a', 1, 1)])
+    torch.save(memory, tmp_path / 'memory.pth')
+    loaded = torch.load(tmp_path / 'memory.pth', weights_only=False)
+    for other in (copy.deepcopy(memory), loaded):
+        assert other.owner('a') is None and [s.video for s in other.streams] == ['a']
+        play(other, [('b', 1, 1)])
+    assert memory.owner('a') is owner
+
+
+def test_a_stream_that_comes_back_when_it_is_forgotten_is_told_once():
+    memory = ClipMemory(max_streams=2)
+    for name in 'abc':
+        play(memory, [(name, 1, 1)])
+    with pytest.warns(UserWarning, match="of 'a' at 2 .* max_streams=2 of") as caught:
+        for t in (2, 3):
+            for name in 'abc':
+                play(memory, [(name, t, t)])
+    assert len(caught) == 1
+
+
+def test_videos_one_after_the_other_are_not_told():
+    memory = ClipMemory(max_streams=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for _ in range(2):
+            for name in 'abc':
+                # The second time they begin again.
+                for t in (1, 2, 3):
+                    play(memory, [(name, t, t)])
+        # Nor are those that begin anew in between.
+        memory.reset('a')
+        play(memory, [('a', 4, 4)])
+        memory.reset()
+        play(memory, [('b', 4, 4)])
 
 
 def test_bytes_are_counted_and_flat():
