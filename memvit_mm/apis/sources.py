@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, Optional, Union
 import cv2
 import numpy as np
 
+from ..datasets.open_video import open_video
+from ..datasets.opencv_engine import open_capture
+
 Source = Union[str, int, Iterable]
 
 # Video formats that are image formats, too.
@@ -75,7 +78,7 @@ class VideoFile:
         self.num_threads = num_threads
         _check_file(path)
         count, fps, times = _index(path)
-        self._capture = _open(path, num_threads)
+        self._capture = open_capture(path, num_threads)
         if not self._capture.isOpened():
             raise ValueError(_no_video(path))
         self.fps = fps or self._capture.get(cv2.CAP_PROP_FPS)
@@ -382,21 +385,14 @@ def _check_file(path: str) -> None:
         )
 
 
-def _open(path: str, num_threads: int) -> Any:
-    # Named: by itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
-    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
-
-
 def _index(path: str) -> tuple[Optional[int], Optional[float], Optional[np.ndarray]]:
     """Number of frames, rate and times, from the file's packets; nothing is decoded.
 
     The times are seconds after the first frame, float64 ``[frames]``; each is None
-    where decord cannot tell.
+    where they cannot be told.
     """
     try:
-        import decord
-
-        reader = decord.VideoReader(path, num_threads=1)
+        reader = open_video(path)
         count, fps = len(reader), reader.get_avg_fps()
         times = reader.get_frame_timestamp(np.arange(count))[:, 0].astype(np.float64)
     except Exception as error:
