@@ -44,8 +44,8 @@ def open_video(path: str, num_threads: int = 1) -> Any:
 
     OpenCV reads in its place where decord is not installed, and videos that were filmed
     with the camera turned (portrait videos of phones): decord 0.6 turns those in mp4
-    and mov files, though not in mkv files, and makes four channels of those that are
-    less than 64 pixels wide when upright. Either way frames come upright.
+    and mov files, though not in mkv files, and makes more than three channels of those
+    that are 16, 24, 48 or 72 pixels wide when upright. Either way frames come upright.
 
     Args:
         path (str): The file.
