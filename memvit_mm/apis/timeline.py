@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .output_files import part_of
+from .output_files import part_of, remove
 from .results import Prediction
 from .stream_info import ScoreRows, StreamInfo, rows_of
 
@@ -90,8 +90,11 @@ def draw_timeline(
     figure.colorbar(image, ax=list(axes), label='score', shrink=0.9, pad=0.01)
     figure.suptitle(_title(title, info), fontsize=11)
     part = part_of(path)
-    figure.savefig(part)
-    os.replace(part, path)
+    try:
+        figure.savefig(part)
+        os.replace(part, path)
+    finally:
+        remove(part)
 
 
 def _choose(group: ScoreRows, twin: Optional[ScoreRows], rows: int) -> list[int]:

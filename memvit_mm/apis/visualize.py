@@ -312,8 +312,9 @@ class _Session:
 
 
 def _check_finite(prediction: Prediction) -> None:
-    if not np.isfinite(prediction.scores).all():
-        raise ValueError(
-            f'The prediction at {prediction.time:g} seconds has scores that are nan or '
-            'infinite: is the checkpoint of a run that diverged?'
-        )
+    for told, one in (('', prediction), (' without memory', prediction.without_memory)):
+        if one is not None and not np.isfinite(one.scores).all():
+            raise ValueError(
+                f'The prediction{told} at {prediction.time:g} seconds has scores that '
+                'are nan or infinite: is the checkpoint of a run that diverged?'
+            )

@@ -102,6 +102,33 @@ def read_packets(path: str) -> VideoIndex:
     return VideoIndex(np.array(times, dtype=np.float64)[order], keys, fps)
 
 
+def written_frames(path: str, fps: float) -> int:
+    """How many frames of a video that has just been written can be read back.
+
+    OpenCV does not say that a disk is full. What a container says of its length is
+    written last, in some of them into its beginning, so that it is missing where
+    anything is; but it is no proof that the frames are there: these are counted. (10
+    minutes of 1280 x 720, 250 MB, take 0.3 seconds; to decode them takes 37.)
+
+    Args:
+        path (str): The file.
+        fps (float): Frames per second that it should have.
+
+    Returns:
+        int: The number; 0 if the file does not open, or lacks its length.
+    """
+    try:
+        count = len(read_packets(path).times)
+    except RuntimeError:
+        return 0
+    capture = open_capture(path)
+    frames, rate = (
+        capture.get(name) for name in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS)
+    )
+    capture.release()
+    return count if rate > 0 and frames / rate > 0.9 * count / fps else 0
+
+
 class OpenCVReader:
     """A video file with OpenCV: as much of decord's ``VideoReader`` as is needed here.
 

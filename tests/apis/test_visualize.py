@@ -266,7 +266,7 @@ class TestVideos:
         with pytest.raises(Interrupted) as error:
             annotate(model, video, tmp_path)
         assert sorted(error.value.made.files) == ['lines']
-        assert not (tmp_path / 'new' / 'out.part.mp4').exists()
+        assert not list((tmp_path / 'new').glob('.*'))
 
     def test_webm(self, model, video, tmp_path):
         made = annotate_video(
@@ -330,6 +330,18 @@ class TestErrors:
         with pytest.raises(ValueError, match='at 1 seconds has scores that are nan'):
             annotate(model, video, tmp_path)
         assert not read_lines(tmp_path / 'new' / 'out.jsonl')[1]
+
+    def test_infinite_without_memory(self, model, video, tmp_path):
+        class Diverging(ComparingPredictor):
+            def predict(self, clips):
+                found = super().predict(clips)
+                found[0].without_memory.scores[0] = np.inf
+                return found
+
+        path = str(tmp_path / 'a.jsonl')
+        with pytest.raises(ValueError, match='without memory at 1 seconds has scores'):
+            annotate_video(VideoStream(Diverging(model)), video, Outputs(lines=path))
+        assert not read_lines(path)[1]
 
     def test_ctrl_c_while_files_are_finished(self, model, video, tmp_path, monkeypatch):
         calls = []
