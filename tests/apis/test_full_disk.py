@@ -11,6 +11,7 @@ import stream_data as data
 
 from memvit_mm.apis import Outputs, VideoStream, annotate_video
 from memvit_mm.apis.output_files import check_output
+from memvit_mm.apis.prediction_lines import read_lines
 from memvit_mm.apis.video_writer import CODECS, VideoWriter
 
 FPS, FRAMES = 30, 90
@@ -102,3 +103,19 @@ def test_annotate_video(full, tmp_path):
     with limited(40960), pytest.raises(OSError, match=r'o\.mp4 could not be written'):
         annotate_video(VideoStream(data.epic_model()), str(source), outputs)
     assert not list(folder.glob('*.mp4'))
+
+
+def test_lines_stay_whole(full, tmp_path):
+    folder, limited = full
+    source, path = tmp_path / 'a.mp4', str(folder / 'o.jsonl')
+    data.write_video(source, data.pictures(72))
+    stream = VideoStream(data.epic_model(), stride=0.2)
+    with limited(4096):
+        with pytest.raises(OSError, match=r'o\.jsonl could not be written any further'):
+            annotate_video(stream, str(source), Outputs(lines=path))
+        _, found, end = read_lines(path)
+    assert len(found) > 3 and [line['number'] for line in found] == list(
+        range(len(found))
+    )
+    # There may be room for the last line, which is shorter.
+    assert end is None or not end['complete']
