@@ -1,6 +1,7 @@
 """Where frames come from: video files, cameras, and whatever can be iterated over."""
 
 import os.path as osp
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..datasets.open_video import open_video
 from ..datasets.opencv_engine import open_capture
+from .clip_grid import check_at_least
 
 Source = Union[str, int, Iterable]
 
@@ -21,6 +23,8 @@ MOVING_IMAGES = ('.gif', '.webp', '.avif', '.apng')
 JITTER = 0.1
 # Seconds at the end that edit lists cut off without anybody missing them.
 MARGIN = 1.0
+# Seconds before a camera that went away is opened anew.
+PAUSE = 1.0
 # Reads that may fail in a row where it is not known how many frames there are.
 TRIES = 16
 
@@ -182,37 +186,73 @@ class VideoFile:
 class LiveCapture:
     """A camera, or a network stream: frames with the time at which they came.
 
+    A camera that goes away is opened anew, if that is asked for. Times go on by the
+    clock: frames that did not come meanwhile are missing ones, as where a camera
+    stalls. Clips in which they are missing for longer than ``max_gap`` of the stream
+    are left out and counted, and what the model remembers stays.
+
     Args:
         source (int | str): A camera's index, or an address (``'rtsp://...'``).
         fps (float, optional): Frames per second that the model gets to see. By default
             what the camera says, else 30.
+        reconnect (int): How often in a row to open it anew, a second apart, when it
+            goes away. (A file behind an address, which says how long it is, ends, and
+            is not opened anew.)
 
     Raises:
         ValueError: If it cannot be opened.
+        ConnectionError: While it is read, if it goes away for good.
     """
 
     live = True
     start = 0
 
-    def __init__(self, source: Union[int, str], fps: Optional[float] = None) -> None:
+    def __init__(
+        self, source: Union[int, str], fps: Optional[float] = None, reconnect: int = 0
+    ) -> None:
+        check_at_least('reconnect', reconnect, 0, 'times')
         self.path = str(source)
+        self.reconnect = reconnect
+        self._source = source
+        self._name = f'{"Camera" if isinstance(source, int) else "Stream"} {source}'
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
-            kind = 'Camera' if isinstance(source, int) else 'Stream'
             raise ValueError(
-                f'{kind} {source} cannot be opened: check that it is there, and not '
+                f'{self._name} cannot be opened: check that it is there, and not '
                 'in use by another program.'
             )
         said = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps or (said if 1 <= said <= 240 else 30.0)
+        # Of cameras it is negative.
+        self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
-        begin, image, ok = time.monotonic(), None, True
-        while ok:
+        begin, count, tries = time.monotonic(), 0, 0
+        while not self._stopped.is_set():
             ok, image = self._capture.read()
+            now = time.monotonic() - begin
             if ok:
-                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                yield Frame(image, time.monotonic() - begin)
+                count, tries = count + 1, 0
+                yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now)
+            elif 0 < self._length <= count + MARGIN * self.fps:
+                return
+            elif self._length > 0 or tries == self.reconnect:
+                raise ConnectionError(self._lost(now, tries))
+            else:
+                tries += 1
+                if not self._stopped.wait(PAUSE):
+                    self._capture.open(self._source)
+
+    def _lost(self, seconds: float, tries: int) -> str:
+        told = f'{self._name} went away after {seconds:.1f} seconds'
+        if tries:
+            return f'{told}; reconnect={tries} tries to read it anew failed: check it.'
+        return f'{told}: check it, or let it be opened anew with reconnect=3.'
+
+    def stop(self) -> None:
+        """From another thread: wait for it no longer."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Let go of the camera."""
@@ -273,6 +313,7 @@ class Retimed:
         self.later = later
         self.after = after
         self.live, self.path, self.fps = source.live, source.path, source.fps
+        self.stop = getattr(source, 'stop', None)
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.source:
@@ -301,7 +342,11 @@ def going_on(opened: Any, last: float, fps: float) -> Any:
 
 
 def open_source(
-    source: Source, fps: Optional[float] = None, start: int = 0, **options: Any
+    source: Source,
+    fps: Optional[float] = None,
+    start: int = 0,
+    reconnect: int = 0,
+    **options: Any,
 ) -> Union[VideoFile, LiveCapture, FrameSource]:
     """Open whatever frames come from.
 
@@ -311,6 +356,7 @@ def open_source(
             returned as it is.
         fps (float, optional): Frames per second; of a file, its own.
         start (int): Frames of a file to pass over.
+        reconnect (int): Of :class:`LiveCapture`.
         **options: Of :class:`VideoFile`.
 
     Raises:
@@ -323,7 +369,7 @@ def open_source(
     if isinstance(source, bool):
         raise ValueError(f'{source} is no camera: give its index as a number.')
     if isinstance(source, int) or (isinstance(source, str) and '://' in source):
-        return LiveCapture(source, fps)
+        return LiveCapture(source, fps, reconnect)
     if isinstance(source, str):
         return VideoFile(source, start=start, **options)
     if isinstance(source, np.ndarray) and source.ndim != 4:
