@@ -222,9 +222,11 @@ class LiveCapture:
                 'in use by another program.'
             )
         said = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps or (said if 1 <= said <= 240 else 30.0)
-        # Of cameras it is negative.
+        said = said if 1 <= said <= 240 else 30.0
+        self.fps = fps or said
+        # Above 0 for files only.
         self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._margin = MARGIN * said
         self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -235,7 +237,7 @@ class LiveCapture:
             if ok:
                 count, tries = count + 1, 0
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now)
-            elif 0 < self._length <= count + MARGIN * self.fps:
+            elif 0 < self._length <= count + self._margin:
                 return
             elif self._length > 0 or tries == self.reconnect:
                 raise ConnectionError(self._lost(now, tries))

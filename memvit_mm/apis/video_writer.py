@@ -94,7 +94,8 @@ class VideoWriter:
         part = part_of(self.path)
         if osp.exists(part):
             written = written_frames(part, self.fps)
-            if written == self.count:
+            # Ctrl-C may have come between a frame and its count.
+            if written >= self.count:
                 os.replace(part, self.path)
             else:
                 remove(part)

@@ -236,6 +236,6 @@ class OpenCVReader:
 def _is_turned(path: str) -> bool:
     """Whether a video was filmed with the camera turned, as its metadata says."""
     capture = open_capture(path)
-    turned = capture.get(cv2.CAP_PROP_ORIENTATION_META) if capture.isOpened() else 0
+    turned = capture.get(cv2.CAP_PROP_ORIENTATION_META)
     capture.release()
-    return turned != 0
+    return turned in (90, 180, 270)

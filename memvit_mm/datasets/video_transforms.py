@@ -29,9 +29,9 @@ from .sequential_reader import SequentialReader
 class VideoInit(DecordInit):
     """Open a video with decord, or OpenCV: :func:`open_video` says which.
 
-    As MMAction2's ``DecordInit``, but frames come upright, a file on disk is opened where it is (an hour of
-    video is not read into memory for two seconds of it), and a file that is missing or
-    damaged is named. ``VideoDecode`` closes it.
+    As MMAction2's ``DecordInit``, but frames come upright, a file on disk is opened
+    where it is (an hour of video is not read into memory for two seconds of it), and a
+    file that is missing or damaged is named. ``VideoDecode`` closes it.
 
     Required key: ``filename``. Added keys: ``video_reader``, ``total_frames`` and
     ``avg_fps`` (frames per second of the container).
@@ -97,10 +97,10 @@ class VideoInit(DecordInit):
         return self.io_backend in ('disk', 'local')
 
     def _open_to_keep(self, filename: str) -> Any:
-        open_video = partial(self._get_video_reader, filename)
+        reopen = partial(self._get_video_reader, filename)
         if not self._on_disk:
-            return open_video()
-        return SequentialReader(filename, open_video, self.num_threads)
+            return reopen()
+        return SequentialReader(filename, reopen, self.num_threads)
 
     def _get_video_reader(self, filename: str) -> Any:
         if self._on_disk and not osp.isfile(filename):
@@ -130,11 +130,13 @@ class VideoInit(DecordInit):
         """Open a video that is not on disk with OpenCV, which needs a file."""
         if self.file_client is None:
             self.file_client = FileClient(self.io_backend, **self.kwargs)
-        copy = tempfile.NamedTemporaryFile(suffix=osp.splitext(filename)[1])
+        ending = osp.splitext(filename)[1]
+        copy = tempfile.NamedTemporaryFile(suffix=ending)  # noqa: SIM115
         copy.write(self.file_client.get(filename))
         copy.flush()
         reader = open_video(copy.name, self.num_threads)
-        reader.file = copy  # deleted with the reader
+        # It is deleted with the reader.
+        reader.file = copy
         return reader
 
 

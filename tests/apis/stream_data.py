@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / 'models'), str(TESTS)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'models'))
 
 import small_models
 from turned import turn  # noqa: F401

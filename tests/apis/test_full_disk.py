@@ -1,15 +1,14 @@
-"""Disks that are full: a file system of a few pages, or a limit to the size of files."""
+"""Disks that are full: a small file system, or a limit to the size of files."""
 
 import resource
 import subprocess
 from contextlib import contextmanager
 
 import cv2
-import numpy as np
 import pytest
 import stream_data as data
 
-from memvit_mm.apis import Outputs, VideoStream, annotate_video
+from memvit_mm.apis import Interrupted, Outputs, VideoStream, annotate_video
 from memvit_mm.apis.output_files import check_output
 from memvit_mm.apis.prediction_lines import read_lines
 from memvit_mm.apis.video_writer import CODECS, VideoWriter
@@ -103,6 +102,15 @@ def test_annotate_video(full, tmp_path):
     with limited(40960), pytest.raises(OSError, match=r'o\.mp4 could not be written'):
         annotate_video(VideoStream(data.epic_model()), str(source), outputs)
     assert not list(folder.glob('*.mp4'))
+
+    def stop(*told):
+        raise KeyboardInterrupt
+
+    stream = VideoStream(data.epic_model(), stride=5.0)
+    with limited(40960), pytest.raises(Interrupted) as error:  # noqa: SIM117
+        with pytest.warns(UserWarning, match=r'o\.mp4 could not be written'):
+            annotate_video(stream, str(source), outputs, progress=stop)
+    assert error.value.made.files == {}
 
 
 def test_lines_stay_whole(full, tmp_path):

@@ -189,13 +189,16 @@ class TestRecognizer:
 class TestVideos:
     """Those that are not as one would wish."""
 
-    def test_portrait(self, model, tmp_path):
+    @pytest.mark.parametrize('degrees', [90, 270])
+    def test_portrait(self, model, tmp_path, degrees):
         path = tmp_path / 'a.mp4'
         data.write_video(path, data.pictures(FPS * 2))
-        data.turn(path)
-        made = annotate(model, path, tmp_path, kinds=SOME)
+        data.turn(path, degrees)
+        made = annotate(model, path, tmp_path, kinds=[*SOME, 'report'])
         frames, _ = frames_of(made.files['video'])
         assert read_lines(made.files['lines'])[0]['video']['size'] == [48, 64]
+        with open(made.files['report']) as page:
+            assert '"size":[48,64]' in page.read()
         assert frames[0].shape[1] == 480 and frames[0].shape[0] > 640
         upright = next(iter(VideoFile(str(path)))).image
         small = cv2.resize(frames[0][:640], (48, 64), interpolation=cv2.INTER_AREA)
