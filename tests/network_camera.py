@@ -3,6 +3,7 @@
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -14,16 +15,27 @@ class NetworkCamera:
     Args:
         frames (list[np.ndarray]): ``[H, W, 3]`` uint8, RGB each.
         fps (float): Frames per second.
+        connections (int, optional): How many it serves before it is gone.
     """
 
-    def __init__(self, frames: list, fps: float) -> None:
+    def __init__(
+        self, frames: list, fps: float, connections: Optional[int] = None
+    ) -> None:
+        self.asked = 0
+        """How often somebody connected."""
         jpegs = [
             cv2.imencode('.jpg', np.ascontiguousarray(frame[..., ::-1]))[1].tobytes()
             for frame in frames
         ]
 
+        camera = self
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                camera.asked += 1
+                if connections is not None and camera.asked > connections:
+                    self.send_error(503)
+                    return
                 self.send_response(200)
                 kind = 'multipart/x-mixed-replace; boundary=frame'
                 self.send_header('Content-Type', kind)

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,10 @@ def test_python_in_the_readme_runs(readme, tmp_path, monkeypatch, capsys):
         for block in code:
             # Each line runs: only that this camera has another address.
             block = block.replace(CAMERA, camera.url)
-            exec(compile(block, 'README.md', 'exec'), {'__name__': 'readme'})
+            # It hangs up in the end, which VideoStream says.
+            gone = f"run('{camera.url}')" in block
+            with pytest.raises(ConnectionError) if gone else nullcontext():
+                exec(compile(block, 'README.md', 'exec'), {'__name__': 'readme'})
             printed[block] = capsys.readouterr().out
     for last, told in (
         ("run('kitchen.mp4')", "4.0 [('"),

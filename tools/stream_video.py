@@ -284,14 +284,13 @@ def main():
 def annotate(args, interrupts) -> int:
     """Make everything; returns the exit code."""
     import_package()
-    import decord
-
     from memvit_mm.apis.draw import Look, check_look
     from memvit_mm.apis.load_model import load_config
     from memvit_mm.apis.sources import VideoFile
     from memvit_mm.apis.visualize import Interrupted, Outputs, annotate_video
+    from memvit_mm.datasets.open_video import silence_decord
 
-    decord.logging.set_level(decord.logging.QUIET)
+    silence_decord()
     look = Look(args.top, args.min_score, args.max_side)
     outputs = Outputs(args.out, args.json, args.timeline, args.report, args.show)
     # What is wrong with these is said before a model is loaded.

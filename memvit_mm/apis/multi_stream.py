@@ -25,7 +25,8 @@ class StreamEnd:
     counts: StreamCounts
     """What became of its frames and clips."""
     error: Optional[BaseException] = None
-    """What went wrong, None where it just ended."""
+    """What went wrong, such as a ``ConnectionError`` where a camera went away; None
+    where it just ended."""
 
 
 class Turn(NamedTuple):

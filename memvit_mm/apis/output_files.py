@@ -1,5 +1,6 @@
 """Output files: refused early if they cannot be written, and never left half done."""
 
+import contextlib
 import os
 import os.path as osp
 from collections.abc import Mapping, Sequence
@@ -78,14 +79,16 @@ def check_apart(paths: Mapping[str, Optional[str]]) -> None:
 def part_of(path: str) -> str:
     """Where a file is written before it is whole.
 
-    The ending stays: by it, writers of videos and pictures know what to write.
+    The ending stays: by it, writers of videos and pictures know what to write. The name
+    is hidden and has the process's number: no file of a user is called so.
 
     Examples:
-        >>> part_of('out/a.mp4')
-        'out/a.part.mp4'
+        >>> part_of('out/a.mp4').replace(str(os.getpid()), 'PID')
+        'out/.a.mp4.PID.part.mp4'
     """
-    root, ending = osp.splitext(path)
-    return f'{root}.part{ending}'
+    folder, name = osp.split(path)
+    ending = osp.splitext(name)[1]
+    return osp.join(folder, f'.{name}.{os.getpid()}.part{ending}')
 
 
 def _try_to_write(path: str) -> None:
@@ -94,6 +97,15 @@ def _try_to_write(path: str) -> None:
         with open(path, 'ab'):
             pass
     part = part_of(path)
-    with open(part, 'ab'):
-        pass
-    os.remove(part)
+    try:
+        with open(part, 'wb') as file:
+            # A full disk says so at the first byte.
+            file.write(b' ')
+    finally:
+        remove(part)
+
+
+def remove(path: str) -> None:
+    """Remove a file that may not be there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)

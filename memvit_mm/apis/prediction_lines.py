@@ -50,7 +50,8 @@ class PredictionLines:
         self.top = top
         self.count = 0
         """Predictions written."""
-        self._file = open(path, 'w', encoding='utf-8')  # noqa: SIM115 (until close())
+        # Without a buffer: on a disk that becomes full, lines stay whole.
+        self._file = open(path, 'wb', buffering=0)  # noqa: SIM115 (until close())
         self._write(dict(type='stream', **about, **info.to_dict()))
 
     def write(self, prediction: Prediction) -> None:
@@ -77,8 +78,19 @@ class PredictionLines:
         text = json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
         # At once: what is interrupted has whole lines.
         self.count += predictions
-        self._file.write(text)
-        self._file.flush()
+        content, begin = text.encode(), self._file.tell()
+        try:
+            is_whole = self._file.write(content) == len(content)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            self._file.truncate(begin)
+            self._file.seek(begin)
+            self.count -= predictions
+            raise OSError(
+                f'The lines {self.path} could not be written any further, as if the '
+                'disk was full: make room or name a file on another disk.'
+            )
 
     def _scores(self, prediction: Prediction, twin: bool = False) -> dict[str, Any]:
         if isinstance(prediction, EpicPrediction):

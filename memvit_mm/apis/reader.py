@@ -86,6 +86,9 @@ class SourceReader:
             self._stop = True
             self.ready.clear()
             self.condition.notify_all()
+        stop = getattr(self.source, 'stop', None)
+        if stop is not None:
+            stop()
 
     def close(self, patience: float = PATIENCE) -> None:
         """Stop, and wait for the thread to end, for so many seconds at most."""

@@ -41,8 +41,9 @@ def write_report(
     the pointer. Nothing in it is lost but digits: scores are kept to 4 decimals.
 
     Files stay small. Scores of an hour (3600 clips of 80 classes, with memory and
-    without) take about 1 MB. Pictures get at most 9 MB: where there are more of them,
-    they are scaled down to 640 pixels and, if need be, evenly thinned out.
+    without) take about 1 MB. Pictures get at most 9 MB, which are 12 MB of the page
+    (base64): where there are more of them, they are scaled down to 640 pixels and, if
+    need be, evenly thinned out.
 
     Args:
         path: The page, such as ``report.html``. It is there as a whole or not at all.
@@ -59,7 +60,7 @@ def write_report(
         clip_seconds (float, optional): How long a clip is. By default as of the
             predictions.
         clip_file (optional): The video, with nothing drawn into it. If it is of at most
-            12 MB and of a kind that browsers play (``.webm``, or H.264 in ``.mp4``), it
+            9 MB and of a kind that browsers play (``.webm``, or H.264 in ``.mp4``), it
             is put into the page in place of pictures.
 
     Returns:

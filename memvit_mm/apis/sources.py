@@ -1,6 +1,7 @@
 """Where frames come from: video files, cameras, and whatever can be iterated over."""
 
 import os.path as osp
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,10 @@ from typing import Any, NamedTuple, Optional, Union
 import cv2
 import numpy as np
 
+from ..datasets.open_video import open_video
+from ..datasets.opencv_engine import open_capture
+from .clip_grid import check_at_least
+
 Source = Union[str, int, Iterable]
 
 # Video formats that are image formats, too.
@@ -18,6 +23,8 @@ MOVING_IMAGES = ('.gif', '.webp', '.avif', '.apng')
 JITTER = 0.1
 # Seconds at the end that edit lists cut off without anybody missing them.
 MARGIN = 1.0
+# Seconds before a camera that went away is opened anew.
+PAUSE = 1.0
 # Reads that may fail in a row where it is not known how many frames there are.
 TRIES = 16
 
@@ -75,7 +82,7 @@ class VideoFile:
         self.num_threads = num_threads
         _check_file(path)
         count, fps, times = _index(path)
-        self._capture = _open(path, num_threads)
+        self._capture = open_capture(path, num_threads)
         if not self._capture.isOpened():
             raise ValueError(_no_video(path))
         self.fps = fps or self._capture.get(cv2.CAP_PROP_FPS)
@@ -179,37 +186,75 @@ class VideoFile:
 class LiveCapture:
     """A camera, or a network stream: frames with the time at which they came.
 
+    A camera that goes away is opened anew, if that is asked for. Times go on by the
+    clock: frames that did not come meanwhile are missing ones, as where a camera
+    stalls. Clips in which they are missing for longer than ``max_gap`` of the stream
+    are left out and counted, and what the model remembers stays.
+
     Args:
         source (int | str): A camera's index, or an address (``'rtsp://...'``).
         fps (float, optional): Frames per second that the model gets to see. By default
             what the camera says, else 30.
+        reconnect (int): How often in a row to open it anew, a second apart, when it
+            goes away. (A file behind an address, which says how long it is, ends, and
+            is not opened anew.)
 
     Raises:
         ValueError: If it cannot be opened.
+        ConnectionError: While it is read, if it goes away for good.
     """
 
     live = True
     start = 0
 
-    def __init__(self, source: Union[int, str], fps: Optional[float] = None) -> None:
+    def __init__(
+        self, source: Union[int, str], fps: Optional[float] = None, reconnect: int = 0
+    ) -> None:
+        check_at_least('reconnect', reconnect, 0, 'times')
         self.path = str(source)
+        self.reconnect = reconnect
+        self._source = source
+        self._name = f'{"Camera" if isinstance(source, int) else "Stream"} {source}'
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
-            kind = 'Camera' if isinstance(source, int) else 'Stream'
             raise ValueError(
-                f'{kind} {source} cannot be opened: check that it is there, and not '
+                f'{self._name} cannot be opened: check that it is there, and not '
                 'in use by another program.'
             )
         said = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps or (said if 1 <= said <= 240 else 30.0)
+        said = said if 1 <= said <= 240 else 30.0
+        self.fps = fps or said
+        # Above 0 for files only.
+        self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._margin = MARGIN * said
+        self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Frame]:
-        begin, image, ok = time.monotonic(), None, True
-        while ok:
+        begin, count, tries = time.monotonic(), 0, 0
+        while not self._stopped.is_set():
             ok, image = self._capture.read()
+            now = time.monotonic() - begin
             if ok:
-                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                yield Frame(image, time.monotonic() - begin)
+                count, tries = count + 1, 0
+                yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now)
+            elif 0 < self._length <= count + self._margin:
+                return
+            elif self._length > 0 or tries == self.reconnect:
+                raise ConnectionError(self._lost(now, tries))
+            else:
+                tries += 1
+                if not self._stopped.wait(PAUSE):
+                    self._capture.open(self._source)
+
+    def _lost(self, seconds: float, tries: int) -> str:
+        told = f'{self._name} went away after {seconds:.1f} seconds'
+        if tries:
+            return f'{told}; reconnect={tries} tries to read it anew failed: check it.'
+        return f'{told}: check it, or let it be opened anew with reconnect=3.'
+
+    def stop(self) -> None:
+        """From another thread: wait for it no longer."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Let go of the camera."""
@@ -270,6 +315,7 @@ class Retimed:
         self.later = later
         self.after = after
         self.live, self.path, self.fps = source.live, source.path, source.fps
+        self.stop = getattr(source, 'stop', None)
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.source:
@@ -298,7 +344,11 @@ def going_on(opened: Any, last: float, fps: float) -> Any:
 
 
 def open_source(
-    source: Source, fps: Optional[float] = None, start: int = 0, **options: Any
+    source: Source,
+    fps: Optional[float] = None,
+    start: int = 0,
+    reconnect: int = 0,
+    **options: Any,
 ) -> Union[VideoFile, LiveCapture, FrameSource]:
     """Open whatever frames come from.
 
@@ -308,6 +358,7 @@ def open_source(
             returned as it is.
         fps (float, optional): Frames per second; of a file, its own.
         start (int): Frames of a file to pass over.
+        reconnect (int): Of :class:`LiveCapture`.
         **options: Of :class:`VideoFile`.
 
     Raises:
@@ -320,7 +371,7 @@ def open_source(
     if isinstance(source, bool):
         raise ValueError(f'{source} is no camera: give its index as a number.')
     if isinstance(source, int) or (isinstance(source, str) and '://' in source):
-        return LiveCapture(source, fps)
+        return LiveCapture(source, fps, reconnect)
     if isinstance(source, str):
         return VideoFile(source, start=start, **options)
     if isinstance(source, np.ndarray) and source.ndim != 4:
@@ -382,21 +433,14 @@ def _check_file(path: str) -> None:
         )
 
 
-def _open(path: str, num_threads: int) -> Any:
-    # Named: by itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
-    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
-
-
 def _index(path: str) -> tuple[Optional[int], Optional[float], Optional[np.ndarray]]:
     """Number of frames, rate and times, from the file's packets; nothing is decoded.
 
     The times are seconds after the first frame, float64 ``[frames]``; each is None
-    where decord cannot tell.
+    where they cannot be told.
     """
     try:
-        import decord
-
-        reader = decord.VideoReader(path, num_threads=1)
+        reader = open_video(path)
         count, fps = len(reader), reader.get_avg_fps()
         times = reader.get_frame_timestamp(np.arange(count))[:, 0].astype(np.float64)
     except Exception as error:

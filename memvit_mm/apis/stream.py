@@ -103,6 +103,8 @@ class VideoStream:
             skipped and counted.
         timing (str): Of files, see :class:`VideoFile`.
         on_damage (str): What to do where a file is damaged, see :class:`VideoFile`.
+        reconnect (int): How often in a row to open a camera or an address anew when it
+            goes away, see :class:`LiveCapture`.
         labels (optional): Names of the classes, see :func:`classes_of`: a file
             (``.pbtxt``, ``.csv``, ``.txt``), a list, a mapping, or
             ``dict(verbs=..., nouns=...)`` of these. By default those of
@@ -141,12 +143,14 @@ class VideoStream:
         cfg: Union[Config, str, None] = None,
         sampler: Optional[dict] = None,
         track: Tracking = None,
+        reconnect: int = 0,
     ) -> None:
         check_stride(stride)
         check_fps(fps)
         check_times(clip_times)
         check_at_least('queue_size', queue_size, 1, 'clip')
         check_at_least('max_gap', max_gap, 0, 'seconds')
+        check_at_least('reconnect', reconnect, 0, 'times')
         if when_slow is not None:
             check_choice('when_slow', when_slow, WHEN_SLOW)
         check_choice('timing', timing, ('auto', 'frames', 'timestamps'))
@@ -164,6 +168,7 @@ class VideoStream:
         self.max_gap = max_gap
         self.timing = timing
         self.on_damage = on_damage
+        self.reconnect = reconnect
         self._tracker = tracker_for(track, self.predictor.boxes)
         self._reader: Optional[SourceReader] = None
         self._lock = threading.RLock()
@@ -189,6 +194,8 @@ class VideoStream:
         Raises:
             ValueError, FileNotFoundError: If the source cannot be opened, at the first
                 prediction asked for; or fails, after the predictions before it.
+            ConnectionError: If a camera or a network stream goes away, after the
+                predictions before that. The next run goes on with it.
         """
         self._check_idle()
         reader = self._reader = self.open(source)
@@ -377,7 +384,9 @@ class VideoStream:
                 f'{path or "others"}, or let it go on there.'
             )
         files = dict(timing=self.timing, on_damage=self.on_damage)
-        opened = open_source(source, self.fps, self._state.count, **files)
+        opened = open_source(
+            source, self.fps, self._state.count, self.reconnect, **files
+        )
         try:
             if self._buffer is None:
                 self._begin(opened.fps)

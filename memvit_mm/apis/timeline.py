@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .classes import ClassScores
-from .output_files import part_of
+from .output_files import part_of, remove
 from .results import Prediction
 from .stream_info import StreamInfo, rows_of
 
@@ -91,8 +91,11 @@ def draw_timeline(
     figure.colorbar(image, ax=list(axes), label='score', shrink=0.9, pad=0.01)
     figure.suptitle(_title(title, info), fontsize=11)
     part = part_of(path)
-    figure.savefig(part)
-    os.replace(part, path)
+    try:
+        figure.savefig(part)
+        os.replace(part, path)
+    finally:
+        remove(part)
 
 
 def _choose(group: ClassScores, twin: Optional[ClassScores], rows: int) -> list[int]:

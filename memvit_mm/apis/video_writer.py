@@ -7,7 +7,8 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from .output_files import part_of
+from ..datasets.open_video import written_frames
+from .output_files import check_output, part_of, remove
 
 # What every OpenCV can write, by the file's ending. Players know all of it; browsers
 # play only .webm. (H.264 is 'avc1' where OpenCV was built with it: PyPI's is not.)
@@ -24,8 +25,8 @@ class VideoWriter:
     """Writes frames at a constant rate, as of their times, into a video file.
 
     Where frames are missing the one before is shown on; of two that fall on the same
-    place the first stays. The file gets its name when it is whole, at :meth:`close`;
-    until then it is ``NAME.part.mp4``. There is no sound.
+    place the first stays. The file gets its name at :meth:`close`, when its frames have
+    been read back; until then it is ``.NAME.PID.part.mp4``. There is no sound.
 
     Args:
         path (str): The file: ``.mp4``, ``.mov`` and ``.mkv`` get MPEG-4, ``.avi``
@@ -35,7 +36,8 @@ class VideoWriter:
             if OpenCV can write it.
 
     Raises:
-        ValueError: At the first frame, if OpenCV cannot write this.
+        ValueError, PermissionError: At the first frame, if OpenCV cannot write this, or
+            the disk is full.
     """
 
     def __init__(self, path: str, fps: float, codec: Optional[str] = None) -> None:
@@ -79,13 +81,31 @@ class VideoWriter:
         self._last = image
 
     def close(self) -> None:
-        """Finish the file. Without a frame there is none."""
-        if self._writer is not None:
-            # In this order it can be called again, where Ctrl-C came in between.
-            self._writer.release()
-            if osp.exists(part_of(self.path)):
-                os.replace(part_of(self.path), self.path)
-            self._writer = None
+        """Finish the file. Without a frame there is none.
+
+        Raises:
+            OSError: If not all frames can be read back, as the disk is full. Nothing is
+                left of the file then, and what had its name before stays.
+        """
+        if self._writer is None:
+            return
+        # In this order it can be called again, where Ctrl-C came in between.
+        self._writer.release()
+        part = part_of(self.path)
+        if osp.exists(part):
+            written = written_frames(part, self.fps)
+            # Ctrl-C may have come between a frame and its count.
+            if written >= self.count:
+                os.replace(part, self.path)
+            else:
+                remove(part)
+                self._writer = None
+                raise OSError(
+                    f'The video {self.path} could not be written: {written} of its '
+                    f'{self.count} frames can be read back, as if the disk was full; '
+                    'nothing is left of it: make room or name a file on another disk.'
+                )
+        self._writer = None
 
     def _open(self, image: np.ndarray) -> None:
         height, width = image.shape[:2]
@@ -94,8 +114,9 @@ class VideoWriter:
         writer = cv2.VideoWriter(part, cv2.CAP_FFMPEG, code, self.fps, (width, height))
         if not writer.isOpened():
             writer.release()
-            if osp.exists(part):
-                os.remove(part)
+            remove(part)
+            # Where the disk is full, OpenCV says no more than that it cannot.
+            check_output('video', self.path)
             ending = osp.splitext(self.path)[1].lower()
             raise ValueError(
                 f"OpenCV cannot write the codec '{self.codec}' into {self.path}: leave "

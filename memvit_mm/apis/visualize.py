@@ -1,6 +1,7 @@
 """annotate_video: a stream's predictions as a video, lines, a timeline and a report."""
 
 import os.path as osp
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Optional
@@ -247,7 +248,8 @@ class _Session:
 
         Raises:
             KeyboardInterrupt: If Ctrl-C came meanwhile, when all is done.
-            Exception: The first that went wrong, unless something had before.
+            Exception: The first that went wrong. Where something had before, there is a
+                warning.
         """
         self.playback.close()
         steps = (self._close_video, self._close_lines, self._timeline, self._report)
@@ -264,6 +266,8 @@ class _Session:
             self.window.close()
         if errors and reason is None:
             raise errors[0]
+        for error in errors:
+            warnings.warn(str(error), stacklevel=3)
         if interrupted:
             raise KeyboardInterrupt
 
@@ -312,8 +316,9 @@ class _Session:
 
 
 def _check_finite(prediction: Prediction) -> None:
-    if not np.isfinite(prediction.scores).all():
-        raise ValueError(
-            f'The prediction at {prediction.time:g} seconds has scores that are nan or '
-            'infinite: is the checkpoint of a run that diverged?'
-        )
+    for told, one in (('', prediction), (' without memory', prediction.without_memory)):
+        if one is not None and not np.isfinite(one.scores).all():
+            raise ValueError(
+                f'The prediction{told} at {prediction.time:g} seconds has scores that '
+                'are nan or infinite: is the checkpoint of a run that diverged?'
+            )

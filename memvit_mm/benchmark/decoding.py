@@ -17,6 +17,7 @@ from mmengine.dataset import BaseDataset, DefaultSampler
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..datasets.lane_loader import by_lanes
+from ..datasets.open_video import open_video
 from ..datasets.sampler import SequentialClipSampler
 from ..datasets.transforms import SampleClipFrames
 from ..datasets.video_transforms import VideoDecode, VideoInit
@@ -93,9 +94,7 @@ class ClipReader:
 
 def clip_seconds(path: str, span: float, stride: float) -> list[float]:
     """When the clips of a video are that do not run over its ends."""
-    import decord
-
-    reader = decord.VideoReader(path, num_threads=1)
+    reader = open_video(path)
     seconds = len(reader) / reader.get_avg_fps()
     count = int((seconds - span) // stride)
     if count < 4:
@@ -331,9 +330,7 @@ def measure(
         lanes (int): Videos that are read at a time then.
         folder (str, optional): Where links to the video may be made for that.
     """
-    import decord
-
-    reader = decord.VideoReader(path, num_threads=1)
+    reader = open_video(path)
     fps, keys = reader.get_avg_fps(), reader.get_key_indices()
     span = (clip_len * frame_interval + 1) / fps
     shape = reader[0].shape

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Optional
 import numpy as np
 
 from .ava import video_file
+from .open_video import open_video
 
 if TYPE_CHECKING:
     from .check import AvaFields, Report
@@ -118,20 +119,7 @@ def _check_video(
 
 def _open(path: str) -> tuple[int, float]:
     """Number of frames and frames per second, of a video whose first frame decodes."""
-    try:
-        import decord
-    except ImportError:
-        import cv2
-
-        reader = cv2.VideoCapture(path)
-        done, _ = reader.read()
-        frames = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
-        fps = reader.get(cv2.CAP_PROP_FPS)
-        reader.release()
-        if not done:
-            raise OSError('OpenCV cannot decode it') from None
-        return frames, fps
-    reader = decord.VideoReader(path, num_threads=1)
+    reader = open_video(path)
     reader[0]
     return len(reader), float(reader.get_avg_fps())
 

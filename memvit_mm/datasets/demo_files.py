@@ -15,6 +15,8 @@ from typing import Any, Callable, Optional, Union
 import cv2
 import numpy as np
 
+from .open_video import written_frames
+
 KIND = 'memvit_mm demo'
 # Frames per second from which on a cue's traces are gone in time. OpenCV's mp4 writer
 # codes every 12th frame by itself and the frames between as changes, in which a faint
@@ -167,10 +169,7 @@ def write_video(
                 (jpegs / f'img_{count:05d}.jpg').write_bytes(jpeg.tobytes())
     finally:
         writer.release()
-    # OpenCV does not say that a disk is full; the file then lacks its index.
-    reader = cv2.VideoCapture(str(path))
-    written = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
-    reader.release()
+    written = written_frames(str(path), fps)
     if written != count:
         raise OSError(errno.ENOSPC, f'{written} of {count} frames', str(path))
 

@@ -7,6 +7,16 @@ import numpy as np
 
 # How many frames earlier to try it when a seek has gone too far.
 EARLIER = 64
+# So few frames ahead are decoded, never sought.
+NEAR = 32
+
+
+class Batch(np.ndarray):
+    """Frames ``[N, H, W, 3]`` that answer to ``asnumpy()``, as decord's do."""
+
+    def asnumpy(self) -> np.ndarray:
+        """A plain array."""
+        return self.view(np.ndarray)
 
 
 class BrokenOrderError(Exception):
@@ -28,6 +38,12 @@ def is_steady(times: np.ndarray) -> bool:
     if not len(times) or not np.isfinite(times).all() or times[0] < -1e-3:
         return False
     return len(times) == 1 or float(np.diff(times).min()) > 1e-3
+
+
+def open_capture(path: str, num_threads: int = 1) -> cv2.VideoCapture:
+    """Open a video file with OpenCV, whose frames come upright."""
+    # Named: by itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
+    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
 
 
 class OpenCVEngine:
@@ -57,14 +73,7 @@ class OpenCVEngine:
         self._open()
 
     def _open(self) -> None:
-        # By itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
-        self._capture = cv2.VideoCapture(
-            self.path,
-            cv2.CAP_FFMPEG,
-            [cv2.CAP_PROP_N_THREADS, self.num_threads],
-        )
-        # decord leaves frames as they lie in the file.
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        self._capture = open_capture(self.path, self.num_threads)
         self._offset = 0.0
         self.position = 0
         """Number of the frame that comes next."""
@@ -84,6 +93,20 @@ class OpenCVEngine:
 
     def _is_at(self, number: int) -> bool:
         return abs(self._time() - self.times[number]) < self._tolerance
+
+    def go_to(self, number: int, keys: np.ndarray) -> None:
+        """Let the next frame be this one, or one a little before.
+
+        Args:
+            number (int): Of the frame.
+            keys (np.ndarray): Numbers of all key frames, 0 the first.
+        """
+        place = int(np.searchsorted(keys, number, side='right')) - 1
+        key, before = int(keys[place]), int(keys[max(place - 1, 0)])
+        # To seek a key frame, the part before it is decoded, and never less than 16
+        # frames.
+        if not min(before, number - NEAR) <= self.position <= number:
+            self.jump(key, before)
 
     def jump(self, key: int, before: int) -> None:
         """Let a key frame be the next one.

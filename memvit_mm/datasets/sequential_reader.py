@@ -13,12 +13,11 @@ from typing import Any, Optional
 import numpy as np
 from mmengine.logging import print_log
 
-from .opencv_engine import BrokenOrderError, OpenCVEngine, is_steady
+from .open_video import OpenCVReader, decode_errors
+from .opencv_engine import Batch, BrokenOrderError, OpenCVEngine, is_steady
 
 # Frames kept, in spans of a clip: jitter, and clips of other lengths, go back a bit.
 SPANS = 1.125
-# So few frames ahead are decoded, never sought.
-NEAR = 32
 # Frames at the beginning of a file on which OpenCV must agree with decord.
 HEAD = 16
 
@@ -40,14 +39,6 @@ def _say_once(path: str) -> None:
         )
 
 
-class Batch(np.ndarray):
-    """Frames ``[N, H, W, 3]`` that answer to ``asnumpy()``, as decord's do."""
-
-    def asnumpy(self) -> np.ndarray:
-        """A plain array."""
-        return self.view(np.ndarray)
-
-
 class SequentialReader:
     """A video file for clips that come in order; other orders give the same frames.
 
@@ -57,7 +48,8 @@ class SequentialReader:
 
     OpenCV decodes, a frame when it is asked for. (decord decodes ahead while it is
     waited for: up to 2 GB of frames of a video in full HD, dmlc/decord#208.) The
-    frames are bit for bit those that decord gives when it reads from the front:
+    frames are bit for bit those that decord gives when it reads from the front, unless
+    :func:`open_video` does without decord:
 
     - The first 16 frames of every file are read with both. If a pixel differs, the
       file is read with decord, clip by clip; so are files whose frames have no usable
@@ -72,26 +64,26 @@ class SequentialReader:
 
     Args:
         path (str): The file.
-        open_decord (callable): Opens it with decord, anew with every call.
+        open_reader (callable): Opens it as :func:`open_video` does, anew with every
+            call.
         num_threads (int): Threads that decode.
 
     Raises:
-        Exception: What ``open_decord`` raises.
+        Exception: What ``open_reader`` raises.
     """
 
     def __init__(
-        self, path: str, open_decord: Callable[[], Any], num_threads: int = 1
+        self, path: str, open_reader: Callable[[], Any], num_threads: int = 1
     ) -> None:
         self.path = path
-        self.reopen = open_decord
+        self.reopen = open_reader
         self.num_threads = num_threads
-        reader = open_decord()
+        reader = open_reader()
         self._count = len(reader)
         self._fps = reader.get_avg_fps()
         times = reader.get_frame_timestamp(np.arange(self._count))[:, 0]
         self._times = np.asarray(times, dtype=np.float64)  # [frames], seconds
         self._keys = np.unique([0, *reader.get_key_indices()])
-        del reader
         self.decoded = 0
         """Frames decoded until now, with what seeks and comparisons cost."""
         self.shape: Optional[tuple[int, int]] = None
@@ -101,7 +93,8 @@ class SequentialReader:
         self._window = 0
         self._engine: Any = None
         self._is_exact = is_steady(self._times)
-        self._is_proved = False
+        # OpenCV's own frames are those that it gives here.
+        self._is_proved = isinstance(reader, OpenCVReader)
 
     def __len__(self) -> int:
         return self._count
@@ -173,15 +166,13 @@ class SequentialReader:
         return OpenCVEngine(self.path, self._times, self._fps, self.num_threads)
 
     def _opencv_is_exact(self) -> bool:
-        import decord
-
         first = range(min(HEAD, self._count))
         try:
             engine = self._open()
             ours = [engine.next() for _ in first]
             self.decoded += 2 * len(first)
             theirs = self.reopen().get_batch(list(first)).asnumpy()
-        except (BrokenOrderError, decord.DECORDError, RuntimeError):
+        except (BrokenOrderError, *decode_errors()):
             return False
         return all(np.array_equal(*pair) for pair in zip(ours, theirs))
 
@@ -199,14 +190,8 @@ class SequentialReader:
         if self._engine is None:
             self._engine = self._open()
         engine = self._engine
-        place = int(np.searchsorted(self._keys, first, side='right')) - 1
-        key, before = int(self._keys[place]), int(self._keys[max(place - 1, 0)])
         try:
-            # To seek a key frame, the part before it is decoded, and never less than
-            # 16 frames.
-            nearest = min(before, first - NEAR)
-            if not nearest <= engine.position <= first:
-                engine.jump(key, before)
+            engine.go_to(first, self._keys)
             for number in range(engine.position, last + 1):
                 frame = engine.next(is_wanted=number >= kept_from)
                 if frame is not None:

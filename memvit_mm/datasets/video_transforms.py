@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import tempfile
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -11,18 +12,26 @@ import mmcv
 import numpy as np
 from mmaction.datasets.transforms import DecordDecode, DecordInit, Resize
 from mmaction.registry import TRANSFORMS
+from mmengine.fileio import FileClient
 
 from .bad_clips import BadClipError, MissingClipError
+from .open_video import (
+    OpenCVReader,
+    decode_errors,
+    find_decord,
+    open_video,
+    silence_decord,
+)
 from .sequential_reader import SequentialReader
 
 
 @TRANSFORMS.register_module()
 class VideoInit(DecordInit):
-    """Open a video with decord.
+    """Open a video with decord, or OpenCV: :func:`open_video` says which.
 
-    As MMAction2's ``DecordInit``, but a file on disk is opened where it is (an hour of
-    video is not read into memory for two seconds of it), and a file that is missing or
-    damaged is named. ``VideoDecode`` closes it.
+    As MMAction2's ``DecordInit``, but frames come upright, a file on disk is opened
+    where it is (an hour of video is not read into memory for two seconds of it), and a
+    file that is missing or damaged is named. ``VideoDecode`` closes it.
 
     Required key: ``filename``. Added keys: ``video_reader``, ``total_frames`` and
     ``avg_fps`` (frames per second of the container).
@@ -88,14 +97,12 @@ class VideoInit(DecordInit):
         return self.io_backend in ('disk', 'local')
 
     def _open_to_keep(self, filename: str) -> Any:
-        open_video = partial(self._get_video_reader, filename)
+        reopen = partial(self._get_video_reader, filename)
         if not self._on_disk:
-            return open_video()
-        return SequentialReader(filename, open_video, self.num_threads)
+            return reopen()
+        return SequentialReader(filename, reopen, self.num_threads)
 
     def _get_video_reader(self, filename: str) -> Any:
-        import decord
-
         if self._on_disk and not osp.isfile(filename):
             raise MissingClipError(
                 f'Video {filename} does not exist: check data_prefix and video_ext of '
@@ -103,7 +110,9 @@ class VideoInit(DecordInit):
             )
         try:
             if self._on_disk:
-                reader = decord.VideoReader(filename, num_threads=self.num_threads)
+                reader = open_video(filename, self.num_threads)
+            elif find_decord() is None:
+                reader = self._open_copy(filename)
             else:
                 reader = super()._get_video_reader(filename)
             if len(reader) == 0:
@@ -113,7 +122,21 @@ class VideoInit(DecordInit):
                 f'Video {filename} cannot be opened ({_first_line(error)}): it is '
                 'damaged or no video; download or encode it again, or leave it out.'
             ) from error
-        reader.reopen = partial(self._get_video_reader, filename)
+        if not isinstance(reader, OpenCVReader):
+            reader.reopen = partial(self._get_video_reader, filename)
+        return reader
+
+    def _open_copy(self, filename: str) -> OpenCVReader:
+        """Open a video that is not on disk with OpenCV, which needs a file."""
+        if self.file_client is None:
+            self.file_client = FileClient(self.io_backend, **self.kwargs)
+        ending = osp.splitext(filename)[1]
+        copy = tempfile.NamedTemporaryFile(suffix=ending)  # noqa: SIM115
+        copy.write(self.file_client.get(filename))
+        copy.flush()
+        reader = open_video(copy.name, self.num_threads)
+        # It is deleted with the reader.
+        reader.file = copy
         return reader
 
 
@@ -150,23 +173,20 @@ class VideoDecode(DecordDecode):
 
     def transform(self, results: dict) -> dict:
         """Add ``imgs`` (list of ``[H, W, 3]`` uint8 RGB) and their shape in pixels."""
-        import decord
-
         start = time.monotonic()
         try:
             for number in range(1, self.tries + 1):
                 try:
                     results = super().transform(results)
                     return self._resize.transform(results) if self._resize else results
-                except (decord.DECORDError, RuntimeError, IndexError) as error:
+                except decode_errors() as error:
                     reader, failure = results['video_reader'], error
                 if not isinstance(reader, SequentialReader):
                     reader.failed = True
                 late = time.monotonic() - start > self.seconds
                 if not hasattr(reader, 'reopen') or late and number >= self.least_tries:
                     break
-                # ffmpeg has said it once, in hundreds of lines that name no file.
-                decord.logging.set_level(decord.logging.FATAL)
+                silence_decord()  # it has said it once
                 results['video_reader'] = reader.reopen()
         finally:
             results['video_reader'] = None

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'models'))
 
 import small_models
+from turned import turn  # noqa: F401
+
+from memvit_mm.datasets.open_video import open_video
 
 FPS, SECONDS, SIZE = 12, 6, (48, 64)  # height, width
 PREPROCESSOR = dict(
@@ -52,22 +56,9 @@ def write_video(path: Path, frames: list, fps: float = FPS) -> str:
 
 
 def read_video(path: str) -> list:
-    """Its frames, as decord gives them to tools/test.py."""
-    import decord
-
-    reader = decord.VideoReader(path, num_threads=1)
-    # get_batch fails on portrait videos.
-    return [reader[number].asnumpy() for number in range(len(reader))]
-
-
-def turn(path: Path) -> None:
-    """Let an mp4 file say that it was filmed with the camera upright."""
-    data = bytearray(path.read_bytes())
-    place = data.find(b'tkhd')
-    place += 8 + (32 if data[place + 4] == 1 else 20) + 16
-    matrix = (0, 0x10000, 0, -0x10000, 0, 0, 0x10000 * SIZE[0], 0, 0x40000000)
-    data[place : place + 36] = struct.pack('>9i', *matrix)
-    path.write_bytes(data)
+    """Its frames, as VideoDecode gives them to tools/test.py."""
+    reader = open_video(path)
+    return list(reader.get_batch(range(len(reader))).asnumpy())
 
 
 def vary(path: Path, rates: list, seconds: float) -> None:

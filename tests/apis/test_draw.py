@@ -202,6 +202,24 @@ class TestFiles:
         VideoWriter(str(path), fps=10).close()
         assert path.read_text() == 'old'
 
+    def test_ctrl_c_before_a_frame_is_counted(self, tmp_path):
+        writer = VideoWriter(str(tmp_path / 'a.mp4'), fps=10)
+        image = np.zeros((32, 32, 3), np.uint8)
+        writer.write(image, 0)
+        writer._writer.write(image)
+        writer.close()
+        assert [p.name for p in tmp_path.iterdir()] == ['a.mp4']
+
+    def test_files_of_the_user_stay(self, tmp_path):
+        mine = tmp_path / 'out.part.mp4'
+        mine.write_text('mine')
+        path = check_output('video', str(tmp_path / 'out.mp4'))
+        writer = VideoWriter(path, fps=10)
+        writer.write(np.zeros((32, 32, 3), np.uint8), 0)
+        writer.close()
+        assert mine.read_text() == 'mine'
+        assert sorted(p.name for p in tmp_path.iterdir()) == ['out.mp4', mine.name]
+
     def test_pictures_of_long_videos(self):
         pictures = Pictures(limit=10, side=32)
         for second in range(100):

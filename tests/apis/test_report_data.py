@@ -11,7 +11,7 @@ import pytest
 from report_samples import COUNT, SIZE, STRIDE, clip, epic, people, plain, written
 
 from memvit_mm.apis import KeyFrame, write_report
-from memvit_mm.apis.report_media import pack_clip, pack_frames
+from memvit_mm.apis.report_media import PICTURES, VIDEO, pack_clip, pack_frames
 
 
 def content(path):
@@ -115,6 +115,9 @@ def test_pictures_fit(tmp_path):
     kept = pack_frames(frames, budget=3 * sizes[0])
     assert kept['times'] == [0, 10, 19] or kept['times'] == [0, 9, 19]
     assert pack_frames([])['jpegs'] == []
+    for limit in (PICTURES, VIDEO):
+        told = f'at most\n? *{limit / 1e6:g} MB'
+        assert len(re.findall(told, write_report.__doc__)) == 2
 
 
 def kinds():

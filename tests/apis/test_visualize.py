@@ -189,13 +189,16 @@ class TestRecognizer:
 class TestVideos:
     """Those that are not as one would wish."""
 
-    def test_portrait(self, model, tmp_path):
+    @pytest.mark.parametrize('degrees', [90, 270])
+    def test_portrait(self, model, tmp_path, degrees):
         path = tmp_path / 'a.mp4'
         data.write_video(path, data.pictures(FPS * 2))
-        data.turn(path)
-        made = annotate(model, path, tmp_path, kinds=SOME)
+        data.turn(path, degrees)
+        made = annotate(model, path, tmp_path, kinds=[*SOME, 'report'])
         frames, _ = frames_of(made.files['video'])
         assert read_lines(made.files['lines'])[0]['video']['size'] == [48, 64]
+        with open(made.files['report']) as page:
+            assert '"size":[48,64]' in page.read()
         assert frames[0].shape[1] == 480 and frames[0].shape[0] > 640
         upright = next(iter(VideoFile(str(path)))).image
         small = cv2.resize(frames[0][:640], (48, 64), interpolation=cv2.INTER_AREA)
@@ -266,7 +269,7 @@ class TestVideos:
         with pytest.raises(Interrupted) as error:
             annotate(model, video, tmp_path)
         assert sorted(error.value.made.files) == ['lines']
-        assert not (tmp_path / 'new' / 'out.part.mp4').exists()
+        assert not list((tmp_path / 'new').glob('.*'))
 
     def test_webm(self, model, video, tmp_path):
         made = annotate_video(
@@ -330,6 +333,18 @@ class TestErrors:
         with pytest.raises(ValueError, match='at 1 seconds has scores that are nan'):
             annotate(model, video, tmp_path)
         assert not read_lines(tmp_path / 'new' / 'out.jsonl')[1]
+
+    def test_infinite_without_memory(self, model, video, tmp_path):
+        class Diverging(ComparingPredictor):
+            def predict(self, clips):
+                found = super().predict(clips)
+                found[0].without_memory.scores[0] = np.inf
+                return found
+
+        path = str(tmp_path / 'a.jsonl')
+        with pytest.raises(ValueError, match='without memory at 1 seconds has scores'):
+            annotate_video(VideoStream(Diverging(model)), video, Outputs(lines=path))
+        assert not read_lines(path)[1]
 
     def test_ctrl_c_while_files_are_finished(self, model, video, tmp_path, monkeypatch):
         calls = []

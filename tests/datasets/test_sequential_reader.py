@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import decord
 import numpy as np
 import pytest
 from mmaction.datasets.transforms import (
@@ -20,6 +19,8 @@ from memvit_mm.apis.clip_grid import read_recipe
 from memvit_mm.apis.whole_video import WholeVideoPipeline
 from memvit_mm.datasets import SequentialReader, VideoDecode, VideoInit
 from memvit_mm.datasets import sequential_reader as module
+
+decord = pytest.importorskip('decord')
 
 # ffmpeg -f lavfi -i testsrc2=size=64x48:rate=25:duration=6 -pix_fmt yuv420p
 #   -c:v libx264 -crf 30 -g 40 -keyint_min 40 -sc_threshold 0 -bf 3
