@@ -26,7 +26,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     - ``keyframes='detected'``: the samples are all keyframes with a detected person,
       whether annotated or not, so that a video's stream has no holes where nobody was
       annotated. Those without ground truth get ``gt_bboxes`` ``[0, 4]``,
-      ``gt_labels`` ``[0, num_classes]`` and ``entity_ids`` ``[0]``.
+      ``gt_labels`` ``[0, num_classes]`` and ``entity_ids`` ``[0]``. In training,
+      keyframes with ground truth and no detection are samples, too.
     - The score threshold holds. MMAction2 keeps the best box of a keyframe in which
       none reaches it (``keep_best_proposal=True`` does too), and invents a box as
       large as the frame where the file has none. Here such a keyframe has
@@ -47,8 +48,9 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         person_det_score_thr (float): Least score of a box.
         keyframes (str, optional): ``'annotated'``, those in ``ann_file`` as in
             MMAction2, or ``'detected'``, those of the same videos with a person box in
-            ``proposal_file`` that reaches the threshold. Defaults to ``'detected'`` in
-            ``test_mode`` if there is a ``proposal_file``, else ``'annotated'``.
+            ``proposal_file`` that reaches the threshold and, in training, also those
+            in ``ann_file``. Defaults to ``'detected'`` in ``test_mode`` if there is a
+            ``proposal_file``, else ``'annotated'``.
         use_frames (bool): Folders of frames ``<img>/<video>/img_00001.jpg``, or videos
             ``<img>/<video><video_ext>``, where ``<img>`` is ``data_prefix['img']``.
         start_index (int, optional): Number in the name of the first frame. Defaults to
@@ -60,6 +62,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         on_bad_clip (str): ``'stop'`` the run at a clip that cannot be read, or
             ``'skip'`` it: its stream goes on as if it had not been there. See
             :class:`BadClipMixin`. Videos that are missing at the start are told.
+        keyframe_range (Sequence[int], optional): First and last second of keyframes;
+            others are left out. AVA's is ``(902, 1798)``. Defaults to no limit.
         **kwargs: As ``AVADataset``: ``label_file``, ``custom_classes``,
             ``num_classes``, ``data_prefix``, ``test_mode``, ``num_max_proposals``,
             ``timestamp_start`` and ``timestamp_end`` (seconds, of frame 0 and after the
@@ -67,7 +71,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
     (int, seconds), ``img_key`` (``'video,0902'``) and ``sample_idx``. Boxes are
-    fractions of the frame until it is decoded, then pixels.
+    fractions of the frame until it is decoded, then pixels. In training with proposals
+    it has ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of
+    the frame, which no transform changes. :class:`MemoryAVARoIHead` matches these if
+    ``PackActionInputs`` has ``'whole_frame_boxes'`` in its ``meta_keys``, so that a
+    crop makes no detection of an annotated person one of nobody.
 
     Raises:
         ValueError, FileNotFoundError: In one sentence that names the file and line, for
@@ -88,6 +96,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         keep_best_proposal: bool = False,
         check_files: bool = True,
         on_bad_clip: str = 'stop',
+        *,
+        keyframe_range: Optional[Sequence[int]] = None,
         **kwargs: Any,
     ) -> None:
         if keyframes not in (None, 'annotated', 'detected'):
@@ -104,6 +114,13 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 'person_det_score_thr must be between 0 and 1, got '
                 f'{person_det_score_thr}.'
             )
+        if keyframe_range is not None and (
+            len(keyframe_range) != 2 or keyframe_range[0] > keyframe_range[1]
+        ):
+            raise ValueError(
+                'keyframe_range must be the first and the last second, such as '
+                f'(902, 1798), got {keyframe_range!r}.'
+            )
         if kwargs.get('custom_classes') is not None and not kwargs.get('label_file'):
             raise ValueError(
                 'custom_classes needs the label_file that they are chosen from.'
@@ -112,6 +129,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             detected = kwargs.get('test_mode', False) and proposal_file is not None
             keyframes = 'detected' if detected else 'annotated'
         self.keyframes = keyframes
+        self.keyframe_range = keyframe_range
         self.video_ext = video_ext
         self.keep_best_proposal = keep_best_proposal
         self.check_files = check_files
@@ -147,16 +165,21 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             }
         if self.keyframes == 'detected':
             place = {video: number for number, video in enumerate(videos)}
+            people = {
+                key
+                for key, boxes in proposals.items()
+                if len(boxes) and key[0] in place
+            }
+            if not self.test_mode:
+                people.update(annotations)
             chosen: Sequence[Keyframe] = sorted(
-                (
-                    key
-                    for key, boxes in proposals.items()
-                    if len(boxes) and key[0] in place
-                ),
-                key=lambda key: (place[key[0]], key[1]),
+                people, key=lambda key: (place[key[0]], key[1])
             )
         else:
             chosen = list(annotations)
+        if self.keyframe_range is not None:
+            first, last = self.keyframe_range
+            chosen = [key for key in chosen if first <= key[1] <= last]
         excluded = read_exclusions(self.exclude_file)
         kept = [keyframe for keyframe in chosen if keyframe not in excluded]
         MMLogger.get_current_instance().info(
@@ -187,6 +210,10 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         info['timestamp_start'] = self.timestamp_start
         info['timestamp_end'] = self.timestamp_end
         info.update(info.pop('ann'))
+        if 'proposals' in info and not self.test_mode:
+            info['whole_frame_boxes'] = {
+                key: info[key].copy() for key in ('gt_bboxes', 'proposals')
+            }
         return info
 
     def _check_keys(self, annotations: dict, proposals: dict) -> None:

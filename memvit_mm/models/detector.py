@@ -6,11 +6,14 @@ from typing import Any, Optional, Union
 import torch
 from mmaction.models.roi_heads import AVARoIHead
 from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
 from mmaction.utils import InstanceList, SampleList
 from mmdet.models.detectors import FastRCNN
+from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures.bbox import bbox2roi
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .actor_memory import ActorMemoryHead
@@ -39,7 +42,9 @@ class MemoryAVARoIHead(AVARoIHead):
         Args:
             x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
             rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
-            data_samples (list[ActionDataSample]): With ``gt_instances``.
+            data_samples (list[ActionDataSample]): With ``gt_instances``, and, if the
+                proposals are to be matched with it in the frame before its crop,
+                ``whole_frame_boxes`` in the metainfo (:class:`MemoryAVADataset`).
             memory (MemoryStep, optional): The memory step of this batch.
 
         Returns:
@@ -48,7 +53,7 @@ class MemoryAVARoIHead(AVARoIHead):
         sampling_results = []
         for proposals, sample in zip(rpn_results_list, data_samples):
             proposals.priors = proposals.pop('bboxes')
-            assigned = self.bbox_assigner.assign(proposals, sample.gt_instances, None)
+            assigned = self._assign(proposals, sample)
             if assigned.labels.ndim == 1:
                 # MMAction2's assigner, where there is no box or nobody annotated.
                 classes = sample.gt_instances.labels.shape[1]
@@ -58,6 +63,23 @@ class MemoryAVARoIHead(AVARoIHead):
             )
         metas = [sample.metainfo for sample in data_samples]
         return self.bbox_loss(x, sampling_results, metas, memory)['loss_bbox']
+
+    def _assign(
+        self, proposals: InstanceData, sample: ActionDataSample
+    ) -> AssignResult:
+        """Whose ground truth each of the proposals is."""
+        truth = sample.gt_instances
+        whole = sample.metainfo.get('whole_frame_boxes')
+        if whole is not None:
+            # A crop leaves little or nothing of many boxes, by which a detection
+            # cannot be matched: it would become a negative.
+            boxes, priors = (
+                torch.as_tensor(whole[key]).to(proposals.priors)
+                for key in ('gt_bboxes', 'proposals')
+            )
+            proposals = InstanceData(priors=priors)
+            truth = InstanceData(bboxes=boxes, labels=truth.labels)
+        return self.bbox_assigner.assign(proposals, truth, None)
 
     def bbox_loss(
         self,
@@ -69,7 +91,10 @@ class MemoryAVARoIHead(AVARoIHead):
         """Scores and losses of the sampled boxes."""
         rois = bbox2roi([result.priors for result in sampling_results])
         results = self._bbox_forward(x, rois, batch_img_metas, memory)
-        if not any(len(result.pos_priors) for result in sampling_results):
+        # MMAction2's head has no loss without a labelled box, ours none without a box.
+        negatives = getattr(self.bbox_head, 'negatives', False)
+        counted = 'priors' if negatives else 'pos_priors'
+        if not any(len(getattr(result, counted)) for result in sampling_results):
             return {**results, 'loss_bbox': self._no_loss(results)}
         losses = self.bbox_head.loss_and_target(
             cls_score=results['cls_score'],
@@ -80,7 +105,7 @@ class MemoryAVARoIHead(AVARoIHead):
         return {**results, 'loss_bbox': losses['loss_bbox']}
 
     def _no_loss(self, results: dict) -> dict:
-        """The loss of a batch in which nobody is annotated: zero, for every weight."""
+        """The loss of a batch without a box to learn from: zero, for every weight."""
         features, scores = results['bbox_feats'], results['cls_score']
         if len(features) == 0:
             scores = self.bbox_head(features.new_zeros(1, *features.shape[1:]))

@@ -16,6 +16,8 @@ data_prefix = dict(img='data/ava/rawframes')
 anno_root = 'data/ava/annotations'
 label_file = f'{anno_root}/ava_action_list_v2.2_for_activitynet_2019.pbtxt'
 ann_file_val = f'{anno_root}/ava_val_v2.2.csv'
+# First and last second.
+keyframe_range = (902, 1798)
 exclude_file_val = f'{anno_root}/ava_val_excluded_timestamps_v2.2.csv'
 
 augmentation = [
@@ -37,7 +39,15 @@ packing = [
     dict(type='FormatShape', input_format='NCTHW', collapse=True),
     dict(
         type='PackActionInputs',
-        meta_keys=('img_shape', 'img_key', 'video_id', 'timestamp', 'sample_idx'),
+        meta_keys=(
+            'img_shape',
+            'img_key',
+            'video_id',
+            'timestamp',
+            'sample_idx',
+            # Detections are matched with ground truth before the crop.
+            'whole_frame_boxes',
+        ),
     ),
 ]
 train_pipeline = [
@@ -66,6 +76,10 @@ train_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_train.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
+        # All keyframes with a person, annotated or not; 'annotated' is MMAction2's
+        # choice.
+        keyframes='detected',
+        keyframe_range=keyframe_range,
         pipeline=train_pipeline,
         use_frames=True,
         data_prefix=data_prefix,
@@ -84,8 +98,8 @@ val_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_val.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
-        # All keyframes with a person; 'annotated' is MMAction2's choice.
         keyframes='detected',
+        keyframe_range=keyframe_range,
         pipeline=test_pipeline,
         test_mode=True,
         use_frames=True,
