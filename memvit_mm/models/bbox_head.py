@@ -17,10 +17,10 @@ from torch import Tensor
 class MemoryBBoxHeadAVA(BBoxHeadAVA):
     """MMAction2's ``BBoxHeadAVA`` that also learns from boxes without a label.
 
-    A detected box that is nobody's ground truth is a negative: the model learns that it
-    does nothing, as it must say of false detections at test. MMAction2's head drops such
-    boxes. The loss is the mean over all sampled boxes and all classes but the reserved
-    class 0, and zero where there is no box.
+    A detected box that matches no ground truth is a negative: the model learns that it
+    does none of the actions, as it is to say of false detections at test. MMAction2's
+    head drops such boxes. The loss is the mean over all sampled boxes and all classes
+    but the reserved class 0, and zero where there is no box.
 
     The RoI head's sampler decides which boxes there are. For all ground truth and all
     detections, set in ``train_cfg.rcnn.sampler`` of MMAction2's configs
