@@ -71,11 +71,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
     (int, seconds), ``img_key`` (``'video,0902'``) and ``sample_idx``. Boxes are
-    fractions of the frame until it is decoded, then pixels. In training with proposals
-    it has ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of
-    the frame, which no transform changes. :class:`MemoryAVARoIHead` matches these if
-    ``PackActionInputs`` has ``'whole_frame_boxes'`` in its ``meta_keys``, so that a
-    crop makes no detection of an annotated person one of nobody.
+    fractions of the frame until it is decoded, then pixels. With proposals it has
+    ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of the
+    frame, which no transform changes. With these among the ``meta_keys`` of
+    ``PackActionInputs``, :class:`MemoryAVARoIHead` matches people with their ground
+    truth as they were detected, whatever a crop left of them.
 
     Raises:
         ValueError, FileNotFoundError: In one sentence that names the file and line, for
@@ -177,11 +177,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             )
         else:
             chosen = list(annotations)
-        if self.keyframe_range is not None:
-            first, last = self.keyframe_range
-            chosen = [key for key in chosen if first <= key[1] <= last]
         excluded = read_exclusions(self.exclude_file)
         kept = [keyframe for keyframe in chosen if keyframe not in excluded]
+        if self.keyframe_range is not None:
+            first, last = self.keyframe_range
+            kept = [keyframe for keyframe in kept if first <= keyframe[1] <= last]
         MMLogger.get_current_instance().info(
             f'{len(kept)} out of {len(chosen)} frames are valid.'
         )
@@ -189,7 +189,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             raise ValueError(
                 f'{self.ann_file} leaves no keyframe: {len(annotations)} annotated, '
                 f'keyframes={self.keyframes!r} chooses {len(chosen)}, and all of these '
-                'are excluded; check exclude_file, custom_classes and '
+                'are excluded; check exclude_file, custom_classes, '
+                f'keyframe_range={self.keyframe_range} and '
                 f'person_det_score_thr={self.person_det_score_thr}.'
             )
         sources = self._sources(dict.fromkeys(video for video, _ in kept))
@@ -210,7 +211,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         info['timestamp_start'] = self.timestamp_start
         info['timestamp_end'] = self.timestamp_end
         info.update(info.pop('ann'))
-        if 'proposals' in info and not self.test_mode:
+        if 'proposals' in info:
             info['whole_frame_boxes'] = {
                 key: info[key].copy() for key in ('gt_bboxes', 'proposals')
             }

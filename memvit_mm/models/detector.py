@@ -56,8 +56,8 @@ class MemoryAVARoIHead(AVARoIHead):
             assigned = self._assign(proposals, sample)
             if assigned.labels.ndim == 1:
                 # MMAction2's assigner, where there is no box or nobody annotated.
-                classes = sample.gt_instances.labels.shape[1]
-                assigned.labels = assigned.labels.new_zeros(len(proposals), classes)
+                labels = sample.gt_instances.labels
+                assigned.labels = labels.new_zeros(len(proposals), labels.shape[1])
             sampling_results.append(
                 self.bbox_sampler.sample(assigned, proposals, sample.gt_instances)
             )

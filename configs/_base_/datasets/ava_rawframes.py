@@ -76,10 +76,9 @@ train_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_train.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
-        # All keyframes with a person, annotated or not; 'annotated' is MMAction2's
-        # choice.
-        keyframes='detected',
         keyframe_range=keyframe_range,
+        # All keyframes with a person, annotated or detected.
+        keyframes='detected',
         pipeline=train_pipeline,
         use_frames=True,
         data_prefix=data_prefix,
@@ -98,8 +97,9 @@ val_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_val.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
-        keyframes='detected',
         keyframe_range=keyframe_range,
+        # All keyframes with a person; 'annotated' is MMAction2's choice.
+        keyframes='detected',
         pipeline=test_pipeline,
         test_mode=True,
         use_frames=True,
