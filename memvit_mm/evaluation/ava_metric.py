@@ -69,7 +69,7 @@ def ava_map(
     )
     found = _stack([detections[key] for key in keyframes], chosen)
     # What is annotated on a keyframe without detections counts, too: it comes last.
-    others = ground_truth.keys() - detections.keys() - excluded
+    others = set(ground_truth).difference(detections, excluded)
     nobody = (np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
     boxes = [ground_truth.get(key, nobody) for key in [*keyframes, *others]]
     truth = _stack([(*pair, np.ones(len(pair[1]))) for pair in boxes], chosen)
