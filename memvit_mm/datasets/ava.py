@@ -32,7 +32,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     - ``keyframes='detected'``: the samples are all keyframes with a detected person,
       whether annotated or not, so that a video's stream has no holes where nobody was
       annotated. Those without ground truth get ``gt_bboxes`` ``[0, 4]``,
-      ``gt_labels`` ``[0, num_classes]`` and ``entity_ids`` ``[0]``.
+      ``gt_labels`` ``[0, num_classes]`` and ``entity_ids`` ``[0]``. In training,
+      keyframes with ground truth and no detection are samples, too.
     - The score threshold holds. MMAction2 keeps the best box of a keyframe in which
       none reaches it (``keep_best_proposal=True`` does too), and invents a box as
       large as the frame where the file has none. Here such a keyframe has
@@ -64,8 +65,9 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             frames, as in MultiSports, where labels count from 0, too.
         keyframes (str, optional): ``'annotated'``, those in ``ann_file`` as in
             MMAction2, or ``'detected'``, those of the same videos with a person box in
-            ``proposal_file`` that reaches the threshold. Defaults to ``'detected'`` in
-            ``test_mode`` if there is a ``proposal_file``, else ``'annotated'``.
+            ``proposal_file`` that reaches the threshold and, in training, also those
+            in ``ann_file``. Defaults to ``'detected'`` in ``test_mode`` if there is a
+            ``proposal_file``, else ``'annotated'``.
         video_ext (str): Extension of the videos; where there is no such file, the
             others that are usual are tried.
         keep_best_proposal (bool): Keep the best box where none reaches the threshold.
@@ -75,6 +77,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         on_bad_clip (str): ``'stop'`` the run at a clip that cannot be read, or
             ``'skip'`` it: its stream goes on as if it had not been there. See
             :class:`BadClipMixin`. Videos that are missing at the start are told.
+        keyframe_range (Sequence[int], optional): First and last second of keyframes;
+            others are left out. AVA's is ``(902, 1798)``. Defaults to no limit.
         **kwargs: As mmengine's ``BaseDataset``.
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
@@ -82,8 +86,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     fractions of the frame until it is decoded, then pixels. With proposals it has
     ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of the
     frame, which no transform changes. With these among the ``meta_keys`` of
-    ``PackActionInputs``, :class:`MemoryAVARoIHead` reports people as they were
-    detected, whatever a crop left of them.
+    ``PackActionInputs``, :class:`MemoryAVARoIHead` matches people with their ground
+    truth, and reports them, as they were detected, whatever a crop left of them.
 
     Raises:
         ValueError, FileNotFoundError: In one sentence that names the file and line, for
@@ -119,6 +123,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         keep_best_proposal: bool = False,
         check_files: bool = True,
         on_bad_clip: str = 'stop',
+        *,
+        keyframe_range: Optional[Sequence[int]] = None,
         **kwargs: Any,
     ) -> None:
         if keyframes not in (None, 'annotated', 'detected'):
@@ -135,6 +141,13 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 'person_det_score_thr must be between 0 and 1, got '
                 f'{person_det_score_thr}.'
             )
+        if keyframe_range is not None and (
+            len(keyframe_range) != 2 or keyframe_range[0] > keyframe_range[1]
+        ):
+            raise ValueError(
+                'keyframe_range must be the first and the last second, such as '
+                f'(902, 1798), got {keyframe_range!r}.'
+            )
         if custom_classes is not None and not label_file:
             raise ValueError(
                 'custom_classes needs the label_file that they are chosen from.'
@@ -143,6 +156,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             detected = test_mode and proposal_file is not None
             keyframes = 'detected' if detected else 'annotated'
         self.keyframes = keyframes
+        self.keyframe_range = keyframe_range
         self.video_ext = video_ext
         self.keep_best_proposal = keep_best_proposal
         self.check_files = check_files
@@ -193,18 +207,23 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             }
         if self.keyframes == 'detected':
             place = {video: number for number, video in enumerate(videos)}
+            people = {
+                key
+                for key, boxes in proposals.items()
+                if len(boxes) and key[0] in place
+            }
+            if not self.test_mode:
+                people.update(annotations)
             chosen: Sequence[Keyframe] = sorted(
-                (
-                    key
-                    for key, boxes in proposals.items()
-                    if len(boxes) and key[0] in place
-                ),
-                key=lambda key: (place[key[0]], key[1]),
+                people, key=lambda key: (place[key[0]], key[1])
             )
         else:
             chosen = list(annotations)
         excluded = read_exclusions(self.exclude_file)
         kept = [keyframe for keyframe in chosen if keyframe not in excluded]
+        if self.keyframe_range is not None:
+            first, last = self.keyframe_range
+            kept = [keyframe for keyframe in kept if first <= keyframe[1] <= last]
         MMLogger.get_current_instance().info(
             f'{len(kept)} out of {len(chosen)} frames are valid.'
         )
@@ -212,7 +231,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             raise ValueError(
                 f'{self.ann_file} leaves no keyframe: {len(annotations)} annotated, '
                 f'keyframes={self.keyframes!r} chooses {len(chosen)}, and all of these '
-                'are excluded; check exclude_file, custom_classes and '
+                'are excluded; check exclude_file, custom_classes, '
+                f'keyframe_range={self.keyframe_range} and '
                 f'person_det_score_thr={self.person_det_score_thr}.'
             )
         sources = self._sources(dict.fromkeys(video for video, _ in kept))

@@ -1,13 +1,12 @@
 """AVA's mean average precision, for streams in which not every frame is annotated."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from mmaction.evaluation import read_labelmap
 from mmaction.evaluation.metrics import AVAMetric
 from mmaction.registry import METRICS
-from mmaction.structures import bbox2result
 from mmengine.logging import MMLogger
 
 from ..datasets.ava_files import (
@@ -61,69 +60,111 @@ def ava_map(
         >>> ava_map(found, truth, [1, 2], ignore_empty_frames=True)
         {1: 1.0, 2: nan}
     """
-    count = dict.fromkeys(sorted(set(labels)), 0)
-    for keyframe, (_, of_box) in ground_truth.items():
-        for label in of_box.tolist() if keyframe not in excluded else ():
-            if label in count:
-                count[label] += 1
-
-    scores, hits, found = [], [], []
-    nothing = (np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+    chosen = np.unique(np.array(list(labels), dtype=np.int64))
     # Sorted, so that equal scores rank alike however the clips were dealt to GPUs.
-    for keyframe in sorted(detections):
-        if keyframe in excluded or (
-            ignore_empty_frames and keyframe not in ground_truth
-        ):
-            continue
-        boxes, of_box, score = detections[keyframe]
-        order = np.argsort(-score, kind='stable')
-        boxes, of_box = boxes[order], of_box[order]
-        truth = ground_truth.get(keyframe, nothing)
-        scores.append(score[order])
-        found.append(of_box)
-        hits.append(_true_positives(boxes, of_box, *truth, iou_threshold))
+    keyframes = sorted(
+        key
+        for key in detections
+        if key not in excluded and (key in ground_truth or not ignore_empty_frames)
+    )
+    found = _stack([detections[key] for key in keyframes], chosen)
+    # What is annotated on a keyframe without detections counts, too: it comes last.
+    others = set(ground_truth).difference(detections, excluded)
+    nobody = (np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+    boxes = [ground_truth.get(key, nobody) for key in [*keyframes, *others]]
+    truth = _stack([(*pair, np.ones(len(pair[1]))) for pair in boxes], chosen)
+    hits = _true_positives(found, truth, len(boxes), len(chosen), iou_threshold)
 
-    if not scores:
-        return {label: 0.0 if num else float('nan') for label, num in count.items()}
-    all_scores, all_found, all_hits = map(np.concatenate, (scores, found, hits))
+    # The rows of each label, in order.
+    order = np.argsort(found.label, kind='stable')
+    ends = np.cumsum(np.bincount(found.label, minlength=len(chosen)))
+    count = np.bincount(truth.label, minlength=len(chosen))
     return {
-        label: _average_precision(
-            all_scores[all_found == label], all_hits[all_found == label], num
+        label: _average_precision(found.score[rows], hits[rows], num_truth)
+        for label, rows, num_truth in zip(
+            chosen.tolist(), np.split(order, ends), count.tolist()
         )
-        for label, num in count.items()
     }
 
 
+class _Rows(NamedTuple):
+    """The boxes of many keyframes, one row for each label of a box.
+
+    Attributes:
+        keyframe (np.ndarray): Number of the keyframe, ascending, ``[n]``.
+        label (np.ndarray): Place of the label among those evaluated, ``[n]``.
+        box (np.ndarray): ``[n, 4]``.
+        score (np.ndarray): ``[n]``.
+    """
+
+    keyframe: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+
+
+def _stack(parts: Sequence[Detections], chosen: np.ndarray) -> _Rows:
+    """The boxes of keyframes, without those of labels that are not ``chosen``."""
+    # So that there is something to stack; of the narrowest types, which change none.
+    none = (np.zeros((0, 4), np.float32), np.zeros(0, np.int8), np.zeros(0, np.float32))
+    boxes, labels, scores = map(np.concatenate, zip(none, *parts))
+    counts = [0, *(len(part[1]) for part in parts)]
+    keyframes = np.repeat(np.arange(-1, len(parts), dtype=np.int32), counts)
+    rows = _Rows(keyframes, labels, boxes, scores)
+    known = np.isin(labels, chosen)
+    if not known.all():
+        rows = _Rows(*(column[known] for column in rows))
+    # Small integers: numpy sorts them in linear time.
+    return rows._replace(label=np.searchsorted(chosen, rows.label).astype(np.uint16))
+
+
 def _true_positives(
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    truth: np.ndarray,
-    truth_labels: np.ndarray,
+    found: _Rows,
+    truth: _Rows,
+    num_keyframes: int,
+    num_labels: int,
     iou_threshold: float,
 ) -> np.ndarray:
-    """Which detections of a keyframe, best first, are right: bool ``[n]``.
+    """Which detections are right: bool ``[n]``.
 
-    A detection goes to the box of its label it overlaps most, and is right if it is the
-    first to reach the threshold there.
+    A detection goes to the box of its keyframe and label it overlaps most, and is right
+    if it reaches the threshold there, and none of a higher score does.
     """
-    hits = np.zeros(len(boxes), dtype=bool)
-    if len(boxes) == 0 or len(truth) == 0:
-        return hits
-    boxes, truth = boxes.astype(np.float32), truth.astype(np.float32)
-    # [n, 1, 2], [1, m, 2] -> [n, m]
-    top = np.maximum(boxes[:, None, :2], truth[None, :, :2])
-    bottom = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
-    overlap = (bottom - top).clip(0).prod(2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    truth_area = (truth[:, 2:] - truth[:, :2]).prod(1)
-    union = area[:, None] + truth_area[None] - overlap
-    iou = overlap / np.maximum(union, np.finfo(np.float32).tiny)
-    iou = np.where(labels[:, None] == truth_labels[None], iou, -1.0)
-    best = iou.argmax(1)
-    (near,) = np.nonzero(iou[np.arange(len(boxes)), best] >= iou_threshold)
-    _, first = np.unique(best[near], return_index=True)
-    hits[near[first]] = True
+    # The boxes of a keyframe and label follow each other in this order.
+    where = truth.keyframe.astype(np.int64) * num_labels + truth.label
+    order = np.argsort(where, kind='stable')
+    count = np.bincount(where, minlength=num_keyframes * num_labels)
+    start = np.cumsum(count) - count
+    # Detections that have such boxes, and how many; then one row for each pair.
+    where = found.keyframe.astype(np.int64) * num_labels + found.label
+    (rows,) = np.nonzero(count[where])
+    where = where[rows]
+    count = count[where]
+    begin = np.cumsum(count) - count
+    of_found = np.repeat(rows, count)
+    of_truth = order[np.repeat(start[where] - begin, count) + np.arange(count.sum())]
+
+    iou = _overlaps(found.box[of_found], truth.box[of_truth])
+    best = np.lexsort((-iou, of_found))[begin]
+    best = best[iou[best] >= iou_threshold]
+    best = best[np.lexsort((-found.score[of_found[best]], of_truth[best]))]
+    _, first = np.unique(of_truth[best], return_index=True)
+    hits = np.zeros(len(found.label), dtype=bool)
+    hits[of_found[best[first]]] = True
     return hits
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of pairs of boxes, ``[n, 4]`` and ``[n, 4]``."""
+    # In the types of MMAction2's evaluation, for pairs that are just at the threshold.
+    boxes, others = boxes.astype(np.float32), others.astype(np.float32)
+    top = np.maximum(boxes[:, :2], others[:, :2])
+    bottom = np.minimum(boxes[:, 2:], others[:, 2:])
+    overlap = (bottom - top).clip(0).astype(np.float64).prod(1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    other_area = (others[:, 2:] - others[:, :2]).prod(1)
+    union = (area + other_area) - overlap
+    return overlap / np.maximum(union, np.finfo(np.float32).tiny)
 
 
 def _average_precision(scores: np.ndarray, hits: np.ndarray, num_truth: int) -> float:
@@ -152,6 +193,8 @@ class MemoryAVAMetric(AVAMetric):
       the detected labels.
     - Keyframes whose clip could not be read (``on_bad_clip='skip'`` in the dataset) do
       not count, neither their detections nor their truth.
+    - Every score is ranked, as in the official evaluation; MMAction2 drops those up to
+      0.002, and with them true positives of rare labels.
     - Scores are not rounded to four digits, nothing is written to the working
       directory, no processes are started, and ``exclude_file`` may be missing.
     - The table of labels goes to the log.
@@ -163,8 +206,10 @@ class MemoryAVAMetric(AVAMetric):
         class_groups (dict[str, list[int]], optional): Labels (as in ``ann_file``) by
             the name of a group; adds the mean of each as ``mAP/<name>``.
         ignore_empty_frames (bool): See above.
-        options, action_thr, num_classes, custom_classes, collect_device, prefix: As
-            ``AVAMetric``, whose order the arguments up to ``prefix`` have.
+        action_thr (float): Scores up to this one are dropped; by default (0) none is.
+            A sequence and a negative one are as in ``AVAMetric``.
+        options, num_classes, custom_classes, collect_device, prefix: As ``AVAMetric``,
+            whose order the arguments up to ``prefix`` have.
 
     Results: ``mAP/overall``, AVA's own three groups ``mAP/person_movement`` (labels to
     14), ``mAP/object_manipulation`` (to 63) and ``mAP/person_interaction`` (from 64)
@@ -182,7 +227,7 @@ class MemoryAVAMetric(AVAMetric):
         exclude_file: Optional[str] = None,
         label_file: Optional[str] = None,
         options: Sequence[str] = ('mAP',),
-        action_thr: float = 0.002,
+        action_thr: float = 0.0,
         num_classes: int = 81,
         custom_classes: Optional[list[int]] = None,
         collect_device: str = 'cpu',
@@ -241,22 +286,24 @@ class MemoryAVAMetric(AVAMetric):
         """
         for sample in data_samples:
             found = sample['pred_instances']
-            outputs = bbox2result(
-                found['bboxes'].float(),
-                found['scores'].float(),
-                num_classes=self.num_classes,
-                thr=self.action_thr,
-            )
+            scores = found['scores'].float().cpu().numpy()
+            if len(scores) and scores.shape[1] != self.num_classes:
+                raise ValueError(
+                    f'The model gives scores of {scores.shape[1]} classes, and '
+                    f'MemoryAVAMetric has num_classes={self.num_classes}: set it to '
+                    "that of the model's bbox_head."
+                )
             self.results.append(
                 dict(
                     video_id=sample['video_id'],
                     timestamp=sample['timestamp'],
-                    outputs=outputs,
+                    bboxes=found['bboxes'].float().cpu().numpy(),
+                    scores=scores,
                 )
             )
         for sample in skipped_samples(data_batch):
             self.results.append(
-                dict(video_id=sample.video_id, timestamp=sample.timestamp, outputs=None)
+                dict(video_id=sample.video_id, timestamp=sample.timestamp, bboxes=None)
             )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -264,7 +311,7 @@ class MemoryAVAMetric(AVAMetric):
         found = {
             (result['video_id'], int(result['timestamp'])): result for result in results
         }
-        skipped = {key for key, result in found.items() if result['outputs'] is None}
+        skipped = {key for key, result in found.items() if result['bboxes'] is None}
         precision = ava_map(
             {
                 keyframe: self._detections(result)
@@ -289,14 +336,18 @@ class MemoryAVAMetric(AVAMetric):
         return means
 
     def _detections(self, result: dict) -> Detections:
-        """All labels' boxes of a keyframe in one array each."""
-        rows = result['outputs']  # per label from 1 on: x1, y1, x2, y2, score
-        labels = np.arange(1, len(rows) + 1)
+        """A keyframe's boxes with each of their labels that is ranked."""
+        boxes, scores = result['bboxes'], result['scores'][:, 1:]
+        labels = np.arange(1, scores.shape[1] + 1, dtype=np.int32)
         if self.custom_classes is not None:
-            labels = np.asarray(self.custom_classes[1:])
-        labels = np.repeat(labels[: len(rows)], [len(row) for row in rows])
-        stacked = np.concatenate([np.asarray(row).reshape(-1, 5) for row in rows])
-        return stacked[:, :4], labels, stacked[:, 4]
+            labels = np.array(self.custom_classes[1:], dtype=np.int32)
+        if np.ndim(self.action_thr) == 0 and self.action_thr < 0:
+            ranked = np.arange(len(labels)) == scores.argmax(axis=1)[:, None]
+        else:
+            least = np.broadcast_to(self.action_thr, len(labels) + 1)[1:]
+            ranked = (scores > least) | (least == 0)
+        people, places = np.nonzero(ranked)
+        return boxes[people], labels[places], scores[people, places]
 
     def _ground_truth(self) -> dict[Keyframe, Boxes]:
         _, keyframes = read_annotations(self.ann_file)

@@ -1,6 +1,7 @@
 """Models: backbone, memory, recognizer, detector and heads."""
 
 from .actor_memory import ActorMemoryHead
+from .bbox_head import MemoryBBoxHeadAVA
 from .detector import MemoryAVARoIHead, MemoryFastRCNN
 from .epic_head import EpicHead
 from .memory import ClipMemory, Stream
@@ -15,6 +16,7 @@ __all__ = [
     'MViTNeck',
     'MeMViT',
     'MemoryAVARoIHead',
+    'MemoryBBoxHeadAVA',
     'MemoryFastRCNN',
     'MemoryRecognizer3D',
     'Stream',

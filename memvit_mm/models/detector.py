@@ -6,12 +6,15 @@ from typing import Any, Optional, Union
 import torch
 from mmaction.models.roi_heads import AVARoIHead
 from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
 from mmaction.utils import InstanceList, SampleList
 from mmdet.models.detectors import FastRCNN
+from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .actor_memory import ActorMemoryHead
@@ -48,7 +51,9 @@ class MemoryAVARoIHead(AVARoIHead):
         Args:
             x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
             rpn_results_list (list[InstanceData]): Proposals, ``bboxes`` in pixels.
-            data_samples (list[ActionDataSample]): With ``gt_instances``.
+            data_samples (list[ActionDataSample]): With ``gt_instances``, and, if the
+                proposals are to be matched with it in the frame before its crop,
+                ``whole_frame_boxes`` in the metainfo (:class:`MemoryAVADataset`).
             memory (MemoryStep, optional): The memory step of this batch.
 
         Returns:
@@ -65,15 +70,32 @@ class MemoryAVARoIHead(AVARoIHead):
         sampled = []
         for proposals, sample in zip(rpn_results_list, data_samples):
             proposals.priors = proposals.pop('bboxes')
-            assigned = self.bbox_assigner.assign(proposals, sample.gt_instances, None)
+            assigned = self._assign(proposals, sample)
             if assigned.labels.ndim == 1:
                 # MMAction2's assigner, where there is no box or nobody annotated.
-                classes = sample.gt_instances.labels.shape[1]
-                assigned.labels = assigned.labels.new_zeros(len(proposals), classes)
+                labels = sample.gt_instances.labels
+                assigned.labels = labels.new_zeros(len(proposals), labels.shape[1])
             sampled.append(
                 self.bbox_sampler.sample(assigned, proposals, sample.gt_instances)
             )
         return sampled
+
+    def _assign(
+        self, proposals: InstanceData, sample: ActionDataSample
+    ) -> AssignResult:
+        """Whose ground truth each of the proposals is."""
+        truth = sample.gt_instances
+        whole = sample.metainfo.get('whole_frame_boxes')
+        if whole is not None:
+            # A crop leaves little or nothing of many boxes, by which a detection
+            # cannot be matched: it would become a negative.
+            boxes, priors = (
+                torch.as_tensor(whole[key]).to(proposals.priors)
+                for key in ('gt_bboxes', 'proposals')
+            )
+            proposals = InstanceData(priors=priors)
+            truth = InstanceData(bboxes=boxes, labels=truth.labels)
+        return self.bbox_assigner.assign(proposals, truth, None)
 
     def bbox_loss(
         self,
@@ -96,8 +118,11 @@ class MemoryAVARoIHead(AVARoIHead):
             scores (Tensor): [people, classes], row by row.
             sampling_results (list[SamplingResult]): Of :meth:`sample`.
         """
-        if not any(len(result.pos_priors) for result in sampling_results):
-            # Nobody is annotated: zero, for every weight.
+        # MMAction2's head has no loss without a labelled box, ours none without a box.
+        negatives = getattr(self.bbox_head, 'negatives', False)
+        counted = 'priors' if negatives else 'pos_priors'
+        if not any(len(getattr(result, counted)) for result in sampling_results):
+            # Zero, for every weight.
             return dict(loss_action_cls=0 * scores.sum())
         return self.bbox_head.loss_and_target(
             cls_score=scores,

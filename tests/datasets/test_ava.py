@@ -131,6 +131,29 @@ def test_detected_keyframes_leave_no_holes(files):
     assert build(files).keyframes == 'annotated'
 
 
+def test_training_keyframes_are_annotated_or_detected(files):
+    dataset = build(files, keyframes='detected')
+    # b,0905 is excluded; of b,0904 and a,0903, the ground truth alone is left.
+    assert keys(dataset) == ['b,0902', 'b,0903', 'b,0904', 'a,0901', 'a,0902', 'a,0903']
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    assert [len(info['gt_bboxes']) for info in infos] == [2, 0, 1, 0, 1, 1]
+    assert [len(info['proposals']) for info in infos] == [2, 1, 0, 1, 1, 0]
+    assert infos[1]['gt_labels'].shape == (0, 5)
+    assert list(zip(*dataset.stream_keys()))[3] == ('a', 901)
+
+
+@pytest.mark.parametrize('keyframes', ['annotated', 'detected'])
+def test_keyframe_range(files, keyframes):
+    every = keys(build(files, keyframes=keyframes))
+    dataset = build(files, keyframes=keyframes, keyframe_range=(902, 903))
+    assert keys(dataset) == [key for key in every if key[2:] in ('0902', '0903')]
+    for wrong in ((903, 902), (902,), (902, 903, 904)):
+        with pytest.raises(ValueError, match=r'first and the last second, .* got \(9'):
+            build(files, keyframe_range=wrong)
+    with pytest.raises(ValueError, match=r'no keyframe: .*keyframe_range=\(1, 9\)'):
+        build(files, keyframe_range=(1, 9))
+
+
 def test_threshold_holds(files):
     dataset = build(files)
     shapes = {
@@ -386,17 +409,20 @@ def test_config_delivers_batches(files, tmp_path, source):
         else:
             write_video(tmp_path / 'data' / f'{video}.mp4', 100, 20, size)
     own = dict(files, timestamp_start=901, data_prefix=dict(img=str(tmp_path / 'data')))
-    own['fps'] = 20
+    own.update(fps=20, keyframe_range=(901, 1798))
     del own['pipeline']
     for name in ('train', 'val', 'test'):
-        cfg[f'{name}_dataloader'].dataset.update(own)
+        dataset = cfg[f'{name}_dataloader'].dataset
+        assert dataset.keyframe_range == (902, 1798)
+        assert dataset.keyframes == 'detected'
+        dataset.update(own)
         cfg[f'{name}_dataloader'].num_workers = 2
         assert cfg[f'{name}_dataloader'].batch_size == 2
     assert cfg.test_dataloader.dataset.test_mode
 
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     assert type(loader.dataset) is DATASETS.get('MemoryAVADataset')
-    seen = {}
+    seen, keyframes = {}, []
     for epoch in range(2):
         loader.batch_sampler.sampler.set_epoch(epoch)
         for batch in loader:
@@ -412,12 +438,23 @@ def test_config_delivers_batches(files, tmp_path, source):
                 proposals = sample.proposals.bboxes
                 assert proposals.shape[1:] == (4,)
                 truth = sample.gt_instances
-                assert len(truth.bboxes) == len(truth.labels) > 0
+                assert truth.bboxes.shape == (len(truth.labels), 4)
+                assert truth.labels.shape[1:] == (5,)
+                keyframes.append(meta['img_key'])
+                whole = meta['whole_frame_boxes']
+                assert len(whole['gt_bboxes']) == len(truth.bboxes)
+                assert len(whole['proposals']) == len(proposals)
                 if meta['img_key'] in ('b,0904', 'a,0903'):
                     assert len(proposals) == 0
-                if meta['video_id'] == 'a':  # whose box is always the same one
+                if meta['img_key'] == 'b,0903':  # nobody is annotated
+                    assert len(truth.bboxes) == 0
+                    np.testing.assert_allclose(whole['proposals'], [BOX], rtol=1e-6)
+                elif meta['img_key'] in ('a,0902', 'a,0903'):  # always the same box
                     box = tuple(truth.bboxes[0].tolist())
                     seen.setdefault(epoch, set()).add(box)
+    assert set(keyframes) == {
+        'b,0902', 'b,0903', 'b,0904', 'a,0901', 'a,0902', 'a,0903',
+    }  # fmt: skip
     assert [len(boxes) for boxes in seen.values()] == [1, 1]
     assert seen[0] != seen[1]
 

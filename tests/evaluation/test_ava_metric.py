@@ -6,9 +6,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from ava_at_size import EVALUATED, by_label, made_set, official
 from mmaction.evaluation import ava_eval
+from mmaction.evaluation.functional.ava_utils import tpfp_single
 from mmaction.evaluation.metrics import AVAMetric
 from mmaction.registry import METRICS
+from mmaction.structures import bbox2result
 
 from memvit_mm.evaluation import MemoryAVAMetric, ava_map
 
@@ -126,6 +129,41 @@ def test_equals_mmaction_where_both_ignore_empty_frames(tmp_path, seed, custom_c
     assert strict.compute_metrics(strict.results)['overall'] < found['overall']
 
 
+def test_equals_the_official_evaluation_of_every_score(tmp_path):
+    # `python tests/evaluation/ava_at_size.py 57000 --official`: at AVA's size
+    files, samples = made_set(tmp_path, 150)
+    metric = by_label(files)
+    metric.process(None, samples)
+    result = metric.compute_metrics(metric.results)
+    for label, value in official(files, samples).items():
+        assert result[str(label)] == pytest.approx(value, abs=1e-9, nan_ok=True)
+    assert 0.3 < result['overall'] < 0.6
+    # and the scores below MMAction2's threshold make a difference
+    metric.action_thr = 0.002
+    fewer = metric.compute_metrics(metric.results)
+    assert any(fewer[str(label)] < result[str(label)] for label in EVALUATED)
+
+
+def test_overlaps_at_the_threshold_are_as_mmactions():
+    # On a grid, where many overlaps are one half but for the last digit.
+    random = np.random.RandomState(0)
+    found, truth, expected = {}, {}, 0
+    for second in range(300):
+        boxes = random.randint(0, 6, (2, 4, 4)) / 10
+        boxes[:, :, 2:] = boxes[:, :, :2] + random.randint(1, 5, (2, 4, 2)) / 10
+        key, score = ('v', second), np.array([0.9, 0.8, 0.7, 0.6])
+        found[key] = (boxes[0], np.ones(4, int), score)
+        truth[key] = (boxes[1], np.ones(4, int))
+        at = [box[:, [1, 0, 3, 2]].tolist() for box in boxes]
+        _, hits = tpfp_single((at[1], [1] * 4, at[0], [1] * 4, score.tolist()))
+        one = ava_map({key: found[key]}, {key: truth[key]}, [1])[1]
+        right = np.cumsum(hits[1]) / np.arange(1, 5)
+        right = np.maximum.accumulate(right[::-1])[::-1]
+        assert one == pytest.approx(right[hits[1]].sum() / 4, abs=1e-9)
+        expected += hits[1].sum()
+    assert expected > 50
+
+
 @pytest.fixture
 def metric(tmp_path):
     """Two people who do 1 and 2 at 902, one who does 1 at 904; nobody does 3."""
@@ -192,6 +230,32 @@ def test_by_hand(metric):
     assert ignores.evaluate(size=4)['mAP/person_movement'] == pytest.approx(
         ((1 + 2 / 3) / 2 + 1) / 2
     )
+
+
+def test_every_score_is_ranked_by_default(metric):
+    # A sigmoid in half precision is 0 long before it should be.
+    counts = metric(class_groups=dict(one=[1], two=[2]))
+    low = scores({1: 1e-7}, {2: 0.0})
+    counts.process(None, [sample('v', 902, PEOPLE, low)])
+    result = counts.evaluate(size=1)
+    # of the two who do 1, one is found, before another box with a score of zero
+    assert result['mAP/one'] == 0.5
+    # he who does 2 ranks behind the other box, whose score is zero, too
+    assert result['mAP/two'] == 0.5
+
+
+@pytest.mark.parametrize('threshold', [0.3, -1.0, [0.0, *np.linspace(0.1, 0.8, 70)]])
+def test_a_threshold_is_as_mmactions(metric, threshold):
+    table = torch.rand(3, 71, generator=torch.Generator().manual_seed(0))
+    boxes = torch.rand(3, 4)
+    counts = metric(action_thr=threshold)
+    counts.process(None, [sample('v', 902, boxes.tolist(), table.tolist())])
+    found, labels, of_box = counts._detections(counts.results[0])
+    expected = bbox2result(boxes, table, num_classes=71, thr=threshold)
+    for label, rows in enumerate(expected, 1):
+        ours = np.column_stack([found, of_box])[labels == label]
+        np.testing.assert_array_equal(ours, rows)
+    assert 0 < len(labels) < 3 * 70
 
 
 def test_excluded_keyframes_do_not_count(metric, tmp_path):
@@ -291,5 +355,9 @@ def test_errors(metric, tmp_path):
         MemoryAVAMetric(metric().ann_file, label_file=str(tmp_path / 'none'))
     with pytest.raises(ValueError, match='Label file .*ann.csv has no labels'):
         MemoryAVAMetric(metric().ann_file, label_file=metric().ann_file)
+    with pytest.raises(
+        ValueError, match='scores of 15 classes, .* num_classes=71: set'
+    ):
+        metric().process(None, [sample('v', 902, PEOPLE, np.zeros((2, 15)))])
     with pytest.raises(ValueError, match='needs label_file'):
         MemoryAVAMetric(metric().ann_file)

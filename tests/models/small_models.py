@@ -58,7 +58,9 @@ def recognizer(backbone: dict = None, **kwargs) -> torch.nn.Module:
     return randomize(build({**cfg, **kwargs})).eval()
 
 
-def detector(backbone: dict = None, actors: dict = dict(), **kwargs) -> torch.nn.Module:
+def detector(
+    backbone: dict = None, actors: dict = dict(), negatives: bool = False, **kwargs
+) -> torch.nn.Module:
     """A detector; ``actors=None`` for one without actor memory."""
     roi_head = dict(
         type='MemoryAVARoIHead',
@@ -73,6 +75,8 @@ def detector(backbone: dict = None, actors: dict = dict(), **kwargs) -> torch.nn
             topk=(2,),
         ),
     )
+    if negatives:
+        roi_head['bbox_head']['type'] = 'MemoryBBoxHeadAVA'
     if actors is not None:
         roi_head['shared_head'] = {
             'type': 'ActorMemoryHead',
@@ -101,7 +105,7 @@ def detector(backbone: dict = None, actors: dict = dict(), **kwargs) -> torch.nn
                     type='RandomSampler',
                     num=32,
                     pos_fraction=1,
-                    neg_pos_ub=0,
+                    neg_pos_ub=-1 if negatives else 0,
                     add_gt_as_proposals=True,
                 ),
                 pos_weight=1.0,

@@ -16,6 +16,8 @@ data_prefix = dict(img='data/ava/rawframes')
 anno_root = 'data/ava/annotations'
 label_file = f'{anno_root}/ava_action_list_v2.2_for_activitynet_2019.pbtxt'
 ann_file_val = f'{anno_root}/ava_val_v2.2.csv'
+# First and last second.
+keyframe_range = (902, 1798)
 exclude_file_val = f'{anno_root}/ava_val_excluded_timestamps_v2.2.csv'
 
 augmentation = [
@@ -84,6 +86,9 @@ train_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_train.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
+        keyframe_range=keyframe_range,
+        # All keyframes with a person, annotated or detected.
+        keyframes='detected',
         pipeline=train_pipeline,
         use_frames=True,
         data_prefix=data_prefix,
@@ -102,6 +107,7 @@ val_dataloader = dict(
         label_file=label_file,
         proposal_file=f'{anno_root}/ava_dense_proposals_val.FAIR.recall_93.9.pkl',
         person_det_score_thr=0.9,
+        keyframe_range=keyframe_range,
         # All keyframes with a person; 'annotated' is MMAction2's choice.
         keyframes='detected',
         pipeline=val_pipeline,

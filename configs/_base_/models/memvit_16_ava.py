@@ -50,7 +50,9 @@ model = dict(
             init_cfg=init_cfg,
         ),
         bbox_head=dict(
-            type='BBoxHeadAVA',
+            # Detections of nobody who is annotated are negatives.
+            type='MemoryBBoxHeadAVA',
+            negatives=True,
             background_class=True,
             in_channels=768,
             num_classes=81,
@@ -73,13 +75,12 @@ model = dict(
                 neg_iou_thr=0.9,
                 min_pos_iou=0.9,
             ),
-            # Ground truth, and detected boxes that match it; no others, since AVA
-            # labels only some of the people.
+            # All ground truth and all detections: no keyframe has as many as num.
             sampler=dict(
                 type='RandomSampler',
-                num=32,
+                num=10000,
                 pos_fraction=1,
-                neg_pos_ub=0,
+                neg_pos_ub=-1,
                 add_gt_as_proposals=True,
             ),
             pos_weight=1.0,
