@@ -14,8 +14,8 @@ PACKAGE = 'memvit_mm'
 MIM_FOLDERS = {'configs': ('.py', '.md', '.yml'), 'tools': ('.py', '.sh')}
 CHECKOUT_ONLY = ('setup_env.sh', 'quickstart.sh', 'quickstart.py', 'run_tests.sh')
 # All of mmcv's Python code without its compiled operators, which no wheel has;
-# memvit_mm/mmcv_ops.py has those that are needed. A full mmcv of the same version goes on
-# working below it: the wheels differ in the compiled file alone.
+# memvit_mm/mmcv_ops.py has those that are needed. A full mmcv of the same version goes
+# on working below it: the wheels differ in the compiled file alone.
 REQUIRES = [
     'torch>=2.4',
     'mmengine>=0.10.3,<1.0.0',

@@ -57,17 +57,17 @@ def check_stack() -> None:
     for package, pip_name in dict(names, mmaction='mmaction2').items():
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f'memvit_mm needs {pip_name}, which is not installed: install memvit_mm '
-                'with its dependencies (`pip install memvit_mm`, or `pip install .` in a '
-                'checkout).'
+                f'memvit_mm needs {pip_name}, which is not installed: install '
+                'memvit_mm with its dependencies (`pip install memvit_mm`, or `pip '
+                'install .` in a checkout).'
             )
     try:
         importlib.import_module('cv2')
     except ImportError as error:
         raise ImportError(
             f'OpenCV cannot be loaded ({error}): on a machine without a screen, `pip '
-            'install --force-reinstall --no-deps opencv-python-headless` puts the build '
-            'in its place that needs no libGL.'
+            'install --force-reinstall --no-deps opencv-python-headless` puts the '
+            'build in its place that needs no libGL.'
         ) from None
 
 

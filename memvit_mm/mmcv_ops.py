@@ -1,9 +1,9 @@
 """mmcv's compiled operators, for an mmcv that comes without them.
 
-``mmcv-lite`` has all of mmcv's Python code, ``mmcv.ops`` included, and lacks one module:
-the compiled ``mmcv._ext``, which needs a compiler (and nvcc) that match torch. Where it
-is missing, :func:`install` puts a module in its place, with the operators that this
-package and mmdet's common person detectors call:
+``mmcv-lite`` has all of mmcv's Python code, ``mmcv.ops`` included, and lacks one
+module: the compiled ``mmcv._ext``, which needs a compiler (and nvcc) that match torch.
+Where it is missing, :func:`install` puts a module in its place, with the operators that
+this package and mmdet's common person detectors call:
 
 ==================== ================================================================
 ``roi_align``        average pooling, forward and backward; every device and dtype
@@ -12,8 +12,8 @@ package and mmdet's common person detectors call:
 deformable attention forward, by mmcv's own form in plain PyTorch
 ==================== ================================================================
 
-Any other operator raises an error that names it. An mmcv with compiled operators is left
-as it is.
+Any other operator raises an error that names it. An mmcv with compiled operators is
+left as it is.
 """
 
 import importlib
@@ -21,7 +21,7 @@ import importlib.machinery
 import logging
 import sys
 import types
-from functools import lru_cache
+from functools import cache
 from typing import Optional
 
 import numpy as np
@@ -47,8 +47,8 @@ def needed() -> bool:
         return True
     except ImportError as error:
         logger.warning(
-            "mmcv's compiled operators do not load (%s), so plain ones are used: compile "
-            'mmcv again for this torch, or install mmcv-lite in its place.',
+            "mmcv's compiled operators do not load (%s), so plain ones are used: "
+            'compile mmcv again for this torch, or install mmcv-lite in its place.',
             error,
         )
         return True
@@ -105,7 +105,7 @@ class Operators(types.ModuleType):
         return missing
 
 
-@lru_cache(maxsize=None)
+@cache
 def torchvision_ops() -> Optional[object]:
     """torchvision's operators, or None where there are none that work."""
     try:
@@ -120,9 +120,9 @@ def torchvision_ops() -> Optional[object]:
 
 # --- RoIAlign ------------------------------------------------------------------------
 #
-# He et al., Mask R-CNN, section 3. A bin is the mean of samples, a sample is bilinear, so
-# with average pooling each channel of a box is `rows @ map @ columns.T`: two matrices a
-# box, `[bins, H]` and `[bins, W]`.
+# He et al., Mask R-CNN, section 3. A bin is the mean of samples, a sample is bilinear,
+# so with average pooling each channel of a box is `rows @ map @ columns.T`: two matrices
+# a box, `[bins, H]` and `[bins, W]`.
 
 
 def roi_align_forward(
@@ -338,7 +338,7 @@ def _axis_weights(start, length, bins: int, size: int, sampling_ratio: int) -> T
     return (of_bin[:, None] == which).to(share) @ share
 
 
-# --- non-maximum suppression -----------------------------------------------------------
+# --- non-maximum suppression ---------------------------------------------------------
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -443,7 +443,7 @@ def soft_nms(
     return kept
 
 
-# --- deformable attention ----------------------------------------------------------------
+# --- deformable attention ------------------------------------------------------------
 
 
 def deformable_attention(

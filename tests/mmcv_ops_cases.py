@@ -1,4 +1,4 @@
-"""Calls of mmcv's operators, for the numbers of the compiled ones and the tests of ours.
+"""Calls of mmcv's operators, for numbers of the compiled ones and the tests of ours.
 
 `python tests/mmcv_ops_cases.py tests/data/mmcv_ops.npz`, run with the full mmcv, writes
 what its compiled operators return (mmcv 2.1.0, CPU); tests/test_mmcv_ops.py compares.
@@ -88,7 +88,9 @@ def nms_inputs(count: int, classes: int = 5) -> tuple:
 NMS_CASES = {
     'nms_10000': dict(count=10000, nms=dict(type='nms', iou_threshold=0.5)),
     'nms_strict': dict(count=3000, nms=dict(type='nms', iou_threshold=0.3, offset=1)),
-    'nms_split': dict(count=3000, nms=dict(type='nms', iou_threshold=0.65, split_thr=9)),
+    'nms_split': dict(
+        count=3000, nms=dict(type='nms', iou_threshold=0.65, split_thr=9)
+    ),
     'nms_agnostic': dict(
         count=2500, nms=dict(type='nms', iou_threshold=0.7, class_agnostic=True)
     ),
@@ -167,7 +169,9 @@ def write(path: str) -> None:
         numbers[f'{name}/scores'] = boxes[:, 4]
     for name in DETECTORS:
         numbers[f'{name}/people'] = torch.from_numpy(detect(name))
-    np.savez_compressed(path, **{key: np.asarray(value) for key, value in numbers.items()})
+    np.savez_compressed(
+        path, **{key: np.asarray(value) for key, value in numbers.items()}
+    )
 
 
 if __name__ == '__main__':

@@ -52,7 +52,9 @@ class TestApply:
     @pytest.mark.parametrize('package', ['mmcv', 'mmdet', 'mmengine', 'mmaction'])
     def test_missing_package(self, monkeypatch, package):
         hide(monkeypatch, package)
-        with pytest.raises(ImportError, match=f'needs {package}\S*, which is not inst'):
+        with pytest.raises(
+            ImportError, match=rf'needs {package}\S*, which is not inst'
+        ):
             compat.check_stack()
 
     def test_opencv_that_does_not_load(self):

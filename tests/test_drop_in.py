@@ -4,17 +4,16 @@ import importlib
 import inspect
 import pkgutil
 
+import mmaction.registry
+import mmdet.registry
+import mmengine.registry
 import pytest
+from mmengine.registry import Registry
 
 import memvit_mm
 
 for module in pkgutil.walk_packages(memvit_mm.__path__, 'memvit_mm.'):
     importlib.import_module(module.name)
-
-import mmaction.registry
-import mmdet.registry
-import mmengine.registry
-from mmengine.registry import Registry
 
 STACK = ('mmaction', 'mmdet', 'mmengine')
 
@@ -92,6 +91,6 @@ def test_arguments_in_their_order(ours, theirs):
 def test_arguments_of_methods_in_their_order(ours, theirs):
     for name in dir(theirs):
         method, other = getattr(ours, name), getattr(theirs, name)
-        if name == '__call__' or not name.startswith('_'):
-            if inspect.isfunction(method) and method is not other:
-                same_order(method, other, ours.__name__)
+        public = name == '__call__' or not name.startswith('_')
+        if public and inspect.isfunction(method) and method is not other:
+            same_order(method, other, ours.__name__)

@@ -1,4 +1,4 @@
-"""mmcv's operators where mmcv has none compiled, against numbers of the compiled ones."""
+"""Our operators for an mmcv without compiled ones, against numbers of those."""
 
 import importlib
 import subprocess
@@ -91,7 +91,7 @@ class TestRoIAlign:
         torch.testing.assert_close(compiled(maps, boxes), layer(maps, boxes))
 
     def test_a_detector_with_a_feature_pyramid_can_be_used(self):
-        """1000 boxes of all sizes on a map of 200 x 304 take no minutes, no gigabytes."""
+        """1000 boxes of all sizes on a map of 200 x 304: a second, no gigabytes."""
         draw = np.random.RandomState(0)
         corner = draw.rand(1000, 2) * 600
         side = draw.rand(1000, 2) * 224
@@ -148,7 +148,9 @@ class TestPersonDetectors:
 class TestInPlaceOfTheModule:
     def test_other_operators_are_refused_by_name(self):
         operators = mmcv_ops.Operators('mmcv._ext')
-        with pytest.raises(NotImplementedError, match='deform_conv_forward is compiled'):
+        with pytest.raises(
+            NotImplementedError, match='deform_conv_forward is compiled'
+        ):
             operators.deform_conv_forward(1, weight=2)
 
     def test_all_of_mmcv_imports_and_is_found(self):
@@ -181,7 +183,9 @@ print(memvit_mm.compat.applied()[0], collect_env()['MMCV Compiler'])
             done = subprocess.run(
                 [sys.executable, '-c', code, kind], capture_output=True, text=True
             )
-            assert done.stdout.splitlines()[-1].startswith('mmcv_ops plain'), done.stderr
+            assert done.stdout.splitlines()[-1].startswith('mmcv_ops plain'), (
+                done.stderr
+            )
             told = 'do not load (undefined symbol: _ZN2at)' in done.stderr
             assert told == warned, done.stderr
 

@@ -63,7 +63,13 @@ def test_wheel_has_configs_and_tools(wheel, checkout):
     assert len(page) >= 7
     assert {f'memvit_mm/apis/report_page/{name}' for name in page} <= set(names)
     # What works in a checkout only, what was deleted, and what nobody installs.
-    for unwanted in ('setup_env.sh', 'quickstart', 'deleted_long_ago.py', 'tests/', '__pycache__'):
+    for unwanted in (
+        'setup_env.sh',
+        'quickstart',
+        'deleted_long_ago.py',
+        'tests/',
+        '__pycache__',
+    ):
         assert not [name for name in names if unwanted in name]
 
 

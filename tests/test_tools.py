@@ -412,7 +412,9 @@ class TestQuickstart:
     def start(self, toy, name, *options):
         config = toy / f'{name}.py'
         config.write_text(
-            CONFIG.replace("'WARNING'", "'INFO'").replace('max_epochs=1', 'max_epochs=3')
+            CONFIG.replace("'WARNING'", "'INFO'").replace(
+                'max_epochs=1', 'max_epochs=3'
+            )
             + 'val_dataloader = test_dataloader\nval_cfg = test_cfg\n'
             'val_evaluator = test_evaluator\n'
             'default_hooks = dict(logger=dict(type="LoggerHook", interval=2))\n'

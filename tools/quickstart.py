@@ -40,7 +40,9 @@ class Step:
         if code:
             lines = self.log.read_text().split('\n')
             told = next((line for line in lines if line.startswith('Error: ')), '')
-            sys.exit(f'{told}\nError: `{" ".join(self.command)}` failed: see {self.log}.')
+            sys.exit(
+                f'{told}\nError: `{" ".join(self.command)}` failed: see {self.log}.'
+            )
         if code == 0 and self.seconds is None:
             self.seconds = time.monotonic() - self.start
         return code == 0

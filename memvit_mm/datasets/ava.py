@@ -123,7 +123,6 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         keep_best_proposal: bool = False,
         check_files: bool = True,
         on_bad_clip: str = 'stop',
-        *,
         keyframe_range: Optional[Sequence[int]] = None,
         **kwargs: Any,
     ) -> None:

@@ -272,7 +272,9 @@ class SequentialClipSampler(Sampler):
                     row,
                     ClipIndex(
                         clips[lane, step],
-                        self._run(lane, int(pieces[lane, step]), int(clips[lane, step])),
+                        self._run(
+                            lane, int(pieces[lane, step]), int(clips[lane, step])
+                        ),
                         epoch,
                         self.seed,
                     ),

@@ -179,7 +179,9 @@ class MemoryAttention(BaseModule):
         self._check_size(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
         if rel_pos_embed:
-            self._build_relative_positions(input_size, out_dims // num_heads, table_size)
+            self._build_relative_positions(
+                input_size, out_dims // num_heads, table_size
+            )
 
     def _check_size(self, input_size: Size) -> None:
         """No layer may be left without a token."""

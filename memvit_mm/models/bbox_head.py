@@ -71,16 +71,6 @@ class MemoryBBoxHeadAVA(BBoxHeadAVA):
         matrix = torch.zeros_like(probs, dtype=torch.bool)
         return matrix.scatter_(1, probs.topk(k, dim=1).indices, True)
 
-    def get_targets(
-        self, sampling_results: list[SamplingResult], rcnn_train_cfg: ConfigDict
-    ) -> tuple[Tensor, Tensor]:
-        """Labels [people, classes] and weights [people] of the sampled boxes."""
-        for result in sampling_results:
-            if result.pos_gt_labels.ndim == 1:
-                # MMAction2's assigner, where there is no box or nobody annotated.
-                result.pos_gt_labels = result.pos_priors.new_zeros(0, self.num_classes)
-        return super().get_targets(sampling_results, rcnn_train_cfg)
-
     def loss_and_target(
         self,
         cls_score: Tensor,
@@ -101,6 +91,10 @@ class MemoryBBoxHeadAVA(BBoxHeadAVA):
             dict: ``loss_bbox``, a dict of loss, recall and precision, and
             ``bbox_targets``.
         """
+        for result in sampling_results:
+            if result.pos_gt_labels.ndim == 1:
+                # MMAction2's assigner, where there is no box or nobody annotated.
+                result.pos_gt_labels = result.pos_priors.new_zeros(0, self.num_classes)
         if not self.negatives:
             return super().loss_and_target(
                 cls_score, rois, sampling_results, rcnn_train_cfg, **kwargs

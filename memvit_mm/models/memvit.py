@@ -406,9 +406,9 @@ class MeMViT(MViT):
         for given, scale in zip(scales, result):
             if not 0 <= scale < self.num_scales:
                 raise ValueError(
-                    f'Invalid out_scales {given}: out_scales has {given}, but there are '
-                    f'{self.num_scales} scales: use 0 to {self.num_scales - 1}, or -1 '
-                    'for the last.'
+                    f'Invalid out_scales {given}: out_scales has {given}, but there '
+                    f'are {self.num_scales} scales: use 0 to {self.num_scales - 1}, or '
+                    '-1 for the last.'
                 )
         return sorted(result)
 

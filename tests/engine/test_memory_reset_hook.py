@@ -13,7 +13,6 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from small_runs import MODEL, SECONDS, VIDEOS, RandomClips, runner_of
 
-from memvit_mm.datasets import SequentialClipSampler
 from memvit_mm.engine import MemoryResetHook
 
 
@@ -184,8 +183,8 @@ def test_copies_of_a_video_are_streams_of_their_own(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings('error', message='.*not later than the one before')
         runner.train()
-        runner.test_loop.evaluator.metrics[0].compute_metrics = (
-            lambda results: seen.extend(results) or {}
+        runner.test_loop.evaluator.metrics[0].compute_metrics = lambda results: (
+            seen.extend(results) or {}
         )
         runner.test()
     scores = {}
@@ -344,7 +343,8 @@ def test_blending(tmp_path, kind):
         return runner_of(tmp_path / name, STEPS, model=model)
 
     with pytest.raises(
-        ValueError, match=f'^{kind} blends .* two videos: remove its blending from model'
+        ValueError,
+        match=f'^{kind} blends .* two videos: remove its blending from model',
     ):
         runner('memory', MODEL).train()
     # In a test it does nothing, and without memory it does no harm.
