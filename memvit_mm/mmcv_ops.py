@@ -121,8 +121,8 @@ def torchvision_ops() -> Optional[object]:
 # --- RoIAlign ------------------------------------------------------------------------
 #
 # He et al., Mask R-CNN, section 3. A bin is the mean of samples, a sample is bilinear,
-# so with average pooling each channel of a box is `rows @ map @ columns.T`: two matrices
-# a box, `[bins, H]` and `[bins, W]`.
+# so that with average pooling each channel of a box is `rows @ map @ columns.T`, with
+# two matrices for each box, `[bins, H]` and `[bins, W]`.
 
 
 def roi_align_forward(
