@@ -350,16 +350,14 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 f'{missing[0]}: check data_prefix, {option} and use_frames='
                 f'{self.use_frames}, or take the videos out of {self.ann_file}.'
             )
-            if len(missing) < len(videos):
-                refuse = self.on_bad_clip == 'stop'
-            else:
-                refuse = self.on_bad_clip == 'skip'
-                self._no_media = sentence
-                if self.use_frames:
-                    frames = dict(shot_info=(0, self._span), total_frames=self._span)
-                    found = {video: {**found[video], **frames} for video in videos}
-            if refuse:
+            # 'skip' with nothing to read, or 'stop' that would come in mid-run.
+            if (len(missing) == len(videos)) == (self.on_bad_clip == 'skip'):
                 raise FileNotFoundError(sentence)
+            if self.on_bad_clip == 'stop':
+                # As AVADataset, for who only looks; stream_keys stops a run.
+                self._no_media = sentence
+                for source in found.values() if self.use_frames else ():
+                    source.update(shot_info=(0, self._span), total_frames=self._span)
             MMLogger.get_current_instance().warning(sentence)
         return found
 
