@@ -29,7 +29,8 @@ def _resize(table: Tensor, length: int) -> Tensor:
         return table
     # As F.interpolate(mode='linear'), whose gradient on a GPU has no deterministic
     # kernel; that of indexing has.
-    places = torch.arange(length, device=table.device) + 0.5
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    places = torch.arange(length, dtype=dtype, device=table.device) + 0.5
     places = (places * (table.shape[0] / length) - 0.5).clamp(0, table.shape[0] - 1)
     before, after = places.floor().long(), places.ceil().long()
     part = (places - before).to(table.dtype)[:, None]

@@ -6,8 +6,11 @@ so that it would say nothing here: what runs is looked at instead.
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_models import FRAMES, backbone_cfg, clip, detector, recognizer, sample
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from memvit_mm.models.relative_position import _resize
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
 WITHOUT = {
@@ -77,3 +80,18 @@ def test_no_operator_without_a_deterministic_kernel(kind, pool_first):
             sum(v for k, v in losses.items() if 'loss' in k).backward()
     assert {'max_pool2d_with_indices_backward', 'convolution'} <= ran.names
     assert not ran.names & WITHOUT
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('length', [1, 2, 5, 9, 10, 11, 31])
+def test_positions_are_interpolated_as_by_torch(length, dtype):
+    torch.manual_seed(0)
+    table = torch.randn(10, 3, dtype=dtype, requires_grad=True)
+    found = _resize(table, length)
+    expected = F.interpolate(table.t()[None], size=length, mode='linear')[0].t()
+    torch.testing.assert_close(found, expected)
+    along = torch.randn_like(found)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, table, along),
+        torch.autograd.grad(expected, table, along),
+    )
