@@ -1,7 +1,7 @@
 """Training uses no operator that has no deterministic kernel on GPUs.
 
-``torch.use_deterministic_algorithms`` lists them. On a CPU they all are deterministic, so
-that it would say nothing here: what runs is looked at instead.
+``torch.use_deterministic_algorithms`` lists them. On a CPU they all are deterministic,
+so that it would say nothing here: what runs is looked at instead.
 """
 
 import pytest
