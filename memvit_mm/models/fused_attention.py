@@ -82,7 +82,7 @@ def is_transforming() -> bool:
     if is_compiling():
         return False
     active = getattr(torch._C, '_are_functorch_transforms_active', None)
-    return forward_ad._current_level >= 0 or bool(active and active())
+    return getattr(forward_ad, '_current_level', -1) >= 0 or bool(active and active())
 
 
 def in_parts(

@@ -342,10 +342,8 @@ def test_blending(tmp_path, kind):
         model = dict(model, data_preprocessor=dict(cfg, blending=blending))
         return runner_of(tmp_path / name, STEPS, model=model)
 
-    with pytest.raises(
-        ValueError,
-        match=f'^{kind} blends .* two videos: remove its blending from model',
-    ):
+    message = f'^{kind} blends .* of two videos: remove its blending from model'
+    with pytest.raises(ValueError, match=message):
         runner('memory', MODEL).train()
     # In a test it does nothing, and without memory it does no harm.
     runner('test', MODEL).test()
