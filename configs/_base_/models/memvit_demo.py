@@ -38,8 +38,8 @@ model = dict(
             drop_rate=0.0,
             init_cfg=init_cfg,
         ),
-        # Detections of the demo data are off by so much that a third of the people would
-        # be negatives, too.
+        # The demo's detections are off by so much that a third of the people would be
+        # negatives, too.
         bbox_head=dict(
             in_channels=48, num_classes=15, dropout_ratio=0.0, negatives=False
         ),
