@@ -40,7 +40,8 @@ model = dict(
             drop_rate=0.0,
             init_cfg=init_cfg,
         ),
-        # Its detections are so far off that half of the people would be negatives.
+        # The demo's detections are off by so much that a third of the people would be
+        # negatives, too.
         bbox_head=dict(
             in_channels=48, num_classes=15, dropout_ratio=0.0, negatives=False
         ),
