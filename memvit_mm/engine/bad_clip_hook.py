@@ -47,7 +47,9 @@ class BadClipHook(Hook):
                 'MemoryFastRCNN, which leave such clips out; '
                 f"{type(model).__name__} does not: set on_bad_clip='stop'."
             )
-        refuse_blending(model, 'those that could not be read are left out only then')
+        refuse_blending(
+            model, "on_bad_clip='skip' leaves out those that could not be read too late"
+        )
 
     def after_iter(
         self,
