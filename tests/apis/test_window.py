@@ -16,7 +16,7 @@ from memvit_mm.apis.window import Window, check_display
 pytestmark = pytest.mark.skipif(shutil.which('Xvfb') is None, reason='needs Xvfb')
 
 
-# opencv-python-headless has none, and is what tools/setup_env.sh installs.
+# opencv-python-headless has none.
 HAS_WINDOWS = not re.search(r'GUI: +NONE', cv2.getBuildInformation())
 
 
