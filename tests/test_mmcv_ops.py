@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mmcv.ops
 import mmcv_ops_cases as cases
 
-NUMBERS = np.load(Path(__file__).parent / 'data' / 'mmcv_ops.npz')
+NUMBERS = np.load(Path(__file__).parent / 'data' / 'mmcv_ops' / 'compiled.npz')
 MODULES = [sys.modules[f'mmcv.ops.{name}'] for name in ('nms', 'roi_align')]
 COMPILED = mmcv_ops.describe() == 'compiled'
 

@@ -158,7 +158,7 @@ def test_scope_of_the_draws():
 def test_published_choices_by_options(checkout):
     """What the page says for MeMViT-24 is what the leaf of MeMViT-16 does."""
     page = (checkout / 'docs' / 'recipe.md').read_text()
-    (command,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+    command, *_ = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
     command = command.replace('\\\n', ' ').split()
     at = command.index('--cfg-options')
     cfg = config('memvit_24_ava')
