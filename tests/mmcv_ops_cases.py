@@ -1,7 +1,7 @@
 """Calls of mmcv's operators, for numbers of the compiled ones and the tests of ours.
 
-`python tests/mmcv_ops_cases.py tests/data/mmcv_ops/compiled.npz` writes what they return,
-where mmcv has them (2.1.0, CPU); tests/test_mmcv_ops.py compares.
+`python tests/mmcv_ops_cases.py tests/data/mmcv_ops/compiled.npz` writes what they
+return, where mmcv has them (2.1.0, CPU); tests/test_mmcv_ops.py compares.
 """
 
 import sys
