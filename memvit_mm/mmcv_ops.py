@@ -21,7 +21,7 @@ import importlib.machinery
 import logging
 import sys
 import types
-from functools import cache
+from functools import cache, wraps
 from typing import Optional
 
 import numpy as np
@@ -48,7 +48,8 @@ def needed() -> bool:
     except ImportError as error:
         logger.warning(
             "mmcv's compiled operators do not load (%s), so plain ones are used: "
-            'compile mmcv again for this torch, or install mmcv-lite in its place.',
+            'compile mmcv again for this torch, or remove it, `pip uninstall mmcv '
+            'mmcv-lite` and `pip install mmcv-lite==2.1.0`.',
             error,
         )
         return True
@@ -98,7 +99,7 @@ class Operators(types.ModuleType):
         def missing(*args, **kwargs):
             raise NotImplementedError(
                 f"mmcv's operator {name} is compiled code, which the installed mmcv "
-                'does not have (mmcv-lite): install the full mmcv, `bash '
+                'does not have, or which does not load: install the full mmcv, `bash '
                 'tools/setup_env.sh --compile-ops` in a checkout of memvit_mm does it.'
             )
 
@@ -125,6 +126,18 @@ def torchvision_ops() -> Optional[object]:
 # two matrices for each box, `[bins, H]` and `[bins, W]`.
 
 
+def in_full_precision(operator):
+    """Keep autocast away, which would place samples in half precision."""
+
+    @wraps(operator)
+    def run(tensor, *args, **kwargs):
+        with torch.autocast(tensor.device.type, enabled=False):
+            operator(tensor, *args, **kwargs)
+
+    return run
+
+
+@in_full_precision
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -139,6 +152,8 @@ def roi_align_forward(
     aligned: bool,
 ) -> None:
     """Fill ``output``, the mean of each bin's samples.
+
+    On small maps a value that is not finite spreads to all boxes of its channel.
 
     Args:
         input (Tensor): Maps ``[B, C, H, W]``.
@@ -163,7 +178,8 @@ def roi_align_forward(
         return
     bins = (aligned_height, aligned_width)
     options = (spatial_scale, sampling_ratio, aligned)
-    maps, boxes = input.float(), rois.float()
+    dtype = torch.promote_types(input.dtype, torch.float)
+    maps, boxes = input.to(dtype), rois.to(dtype)
     if _is_small(input.shape):
         for part in _parts(len(rois), maps[0].numel()):
             rows, columns = _weights(boxes[part], bins, maps.shape, *options)
@@ -187,6 +203,7 @@ def roi_align_forward(
             output[number] = (columns @ part).permute(2, 0, 1)
 
 
+@in_full_precision
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,
@@ -202,13 +219,16 @@ def roi_align_backward(
 ) -> None:
     """Add to ``grad_input``; arguments as of :func:`roi_align_forward`.
 
-    Sums are products, so that the result is the same in every run.
+    The plain form sums by products, so that the result is the same in every run.
+    torchvision's is not: ``torch.use_deterministic_algorithms(True)`` takes the plain
+    one on a GPU, too.
     """
     if not len(rois):
         return
     bins = (aligned_height, aligned_width)
     options = (spatial_scale, sampling_ratio, aligned)
-    grad, boxes = grad_output.float(), rois.float()
+    dtype = torch.promote_types(grad_output.dtype, torch.float)
+    grad, boxes = grad_output.to(dtype), rois.to(dtype)
     shape = grad_input.shape
     if _is_small(shape):
         total = grad.new_zeros(shape)
@@ -245,8 +265,9 @@ def _is_small(shape: torch.Size) -> bool:
 
 def _use_torchvision(tensor: Tensor) -> bool:
     """On a GPU, unless it must be deterministic: its backward adds in any order."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    return tensor.is_cuda and not deterministic and torchvision_ops() is not None
+    if not tensor.is_cuda or torch.are_deterministic_algorithms_enabled():
+        return False
+    return torchvision_ops() is not None and torchvision_ops()._cuda_version() != -1
 
 
 def _parts(boxes: int, elements: int) -> list:
@@ -301,6 +322,9 @@ def _axis_weights(start, length, bins: int, size: int, sampling_ratio: int) -> T
     apart, or one a bin: a box of any size has a limited number of them, so that shapes
     do not depend on values.
     """
+    # A box that is not finite covers nothing.
+    finite = start.isfinite() & length.isfinite()
+    start, length = torch.where(finite, start, -2.0), torch.where(finite, length, 0.0)
     step = (length / bins)[:, None]
     if sampling_ratio > 0:
         samples = torch.full_like(step, sampling_ratio)
@@ -322,11 +346,11 @@ def _axis_weights(start, length, bins: int, size: int, sampling_ratio: int) -> T
     place = place + (number - of_bin * per_bin + 0.5) * step / per_bin
     counts = (place >= -1) & (place <= size) & (of_bin < bins) & (samples > 0)
     place = place.clamp(0, size - 1)
-    share = counts / per_bin
+    share = counts.to(step) / per_bin
     if size**2 > SMALL_MAP:
         cell = place.floor().clamp(max=max(size - 2, 0))
         index = (of_bin.clamp(max=bins - 1) * size + cell).long()
-        weights = torch.zeros(len(start), bins * size, device=start.device)
+        weights = start.new_zeros(len(start), bins * size)
         weights.scatter_add_(1, index, share * (1 - place + cell))
         weights.scatter_add_(1, index + 1, share * (place - cell))
         return weights.view(-1, bins, size)
@@ -356,11 +380,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     if not len(boxes):
         return boxes.new_zeros(0, dtype=torch.long)
     ends = boxes.float() + boxes.new_tensor([0, 0, offset, offset], dtype=torch.float)
-    library = torchvision_ops()
-    if library is not None:
-        return library.nms(ends, scores.float(), iou_threshold)
     # The call of mmcv, for its order of equal scores.
     order = scores.sort(0, descending=True)[1]
+    if _use_torchvision(boxes) or (boxes.device.type == 'cpu' and torchvision_ops()):
+        # Ranks in the place of scores: torchvision orders equal scores otherwise. mmcv
+        # compares in float32.
+        ranks = -torch.arange(len(order), device=order.device, dtype=torch.float)
+        threshold = float(np.float32(iou_threshold))
+        return order[torchvision_ops().nms(ends[order], ranks, threshold)]
     kept = _suppress(ends[order].cpu().numpy(), iou_threshold)
     return order[torch.from_numpy(kept).to(order.device)]
 
@@ -418,7 +445,10 @@ def soft_nms(
     sides, score = np.ascontiguousarray(ends.T), scores.float().numpy().copy()
     index, left, first = np.arange(len(score)), len(score), 0
     while first < left:
-        best = first + score[first:left].argmax()
+        # Boxes without area have an overlap, and so a score, that is no number.
+        best = first
+        if not np.isnan(score[first]):
+            best += np.nan_to_num(score[first:left], nan=-np.inf).argmax()
         for values in (sides.T, score, index):
             values[[first, best]] = values[[best, first]]
         rest = slice(first + 1, left)
@@ -430,7 +460,7 @@ def soft_nms(
             factor = np.where(overlap >= np.float32(iou_threshold), lower, 1)
         score[rest] *= factor.astype(np.float32)
         # Holes are filled from the end, as mmcv does: that decides between equals.
-        stays = score[rest] >= np.float32(min_score)
+        stays = ~(score[rest] < np.float32(min_score))
         count = int(stays.sum())
         holes = first + 1 + np.flatnonzero(~stays[:count])
         fill = first + 1 + count + np.flatnonzero(stays[count:])[::-1]

@@ -75,6 +75,9 @@ def nms_inputs(count: int, classes: int = 5) -> tuple:
     draw = np.random.RandomState(count)
     corner = draw.rand(count, 2) * 400
     size = draw.rand(count, 2) * 120 + 1
+    if count == 450:
+        size[::40] = 0
+        corner[::80] = 7
     boxes = np.concatenate([corner, corner + size], axis=1).round(1)
     boxes[1::50] = boxes[::50]  # some twice
     scores = draw.rand(count)
@@ -87,6 +90,7 @@ def nms_inputs(count: int, classes: int = 5) -> tuple:
 
 NMS_CASES = {
     'nms_10000': dict(count=10000, nms=dict(type='nms', iou_threshold=0.5)),
+    'nms_distinct': dict(count=9999, nms=dict(type='nms', iou_threshold=0.6)),
     'nms_strict': dict(count=3000, nms=dict(type='nms', iou_threshold=0.3, offset=1)),
     'nms_split': dict(
         count=3000, nms=dict(type='nms', iou_threshold=0.65, split_thr=9)
@@ -99,6 +103,10 @@ NMS_CASES = {
     ),
     'soft_gaussian': dict(
         count=600,
+        nms=dict(type='soft_nms', method='gaussian', sigma=0.4, min_score=0.1),
+    ),
+    'soft_empty_boxes': dict(
+        count=450,
         nms=dict(type='soft_nms', method='gaussian', sigma=0.4, min_score=0.1),
     ),
     'soft_naive': dict(count=600, nms=dict(type='soft_nms', method='naive')),

@@ -33,6 +33,7 @@ def test_help():
     [
         (('--python', '/no/python'), '/no/python cannot make a virtual environment in'),
         (('--venv',), '--venv needs a folder'),
+        (('--bogus',), 'There is no option --bogus'),
     ],
 )
 def test_wrong_options(options, sentence, tmp_path):

@@ -71,8 +71,8 @@ def wait(*steps: Step, show: bool = False) -> None:
                 print(up + '\n'.join('\033[2K' + line for line in lines.values()))
             elif show:
                 for step, line in lines.items():
-                    mean = line.split('mAP')[1][:6]
-                    if mean not in before.get(step, mean) or line.endswith('done'):
+                    mean, old = line.split('mAP')[1][:6], before.get(step, line)
+                    if mean not in old or (line.endswith('done') and line != old):
                         print(line)
             sys.stdout.flush()
             time.sleep(1)

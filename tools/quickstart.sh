@@ -5,5 +5,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
 setup_env "$@"
-[ ${#REST[@]} -eq 0 ] || die "There is no option ${REST[0]}: see --help."
 cd "$REPO" && exec "$PY" tools/quickstart.py

@@ -12,7 +12,7 @@ Usage: bash tools/setup_env.sh [OPTIONS]
 
 Installs memvit_mm and its dependencies into a virtual environment in .venv.
 
-  --no-venv        use the active environment, and the torch that is there
+  --no-venv        use the active environment, and its torch from 2.4 on
   --venv DIR       make the environment in DIR instead of .venv
   --python PYTHON  make it with this interpreter, Python 3.9 or newer
   --copy           install memvit_mm as a copy, not as a link to this checkout
@@ -26,7 +26,8 @@ USAGE
 
 die() { echo "Error: $*" >&2 && exit 1; }
 
-setup_env() { # leaves the interpreter in $PY, and arguments that it does not know in $REST
+# Leaves the interpreter in $PY and, with MORE_OPTIONS=yes, what it does not know in $REST.
+setup_env() {
     local venv="$REPO/.venv" python=python3 link=--editable torch='' compile=no
     REST=() SECONDS=0
     while [ $# -gt 0 ]; do
@@ -37,14 +38,15 @@ setup_env() { # leaves the interpreter in $PY, and arguments that it does not kn
         --copy) link='' ;;
         --compile-ops) compile=yes ;;
         -h | --help) setup_usage && exit 0 ;;
-        *) REST+=("$1") ;;
+        *) [ -n "${MORE_OPTIONS:-}" ] || die "There is no option $1: see --help."
+            REST+=("$1") ;;
         esac
         shift
     done
     if [ -z "$venv" ]; then
         PY="$(command -v python || echo python3)"
     else
-        [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
+        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv" ||
             die "$python cannot make a virtual environment in $venv: install its venv" \
                 "package (python3-venv), or use --no-venv."
         PY="$(cd "$venv/bin" && pwd)/python"
@@ -57,7 +59,8 @@ setup_env() { # leaves the interpreter in $PY, and arguments that it does not kn
         die 'pip cannot install memvit_mm: it says above what it lacks.'
     # mmengine and MMAction2 ask for OpenCV with windows, which needs libGL.
     "$PY" -c 'import cv2' 2>/dev/null ||
-        pip_install --force-reinstall --no-deps opencv-python-headless
+        pip_install --force-reinstall --no-deps opencv-python-headless ||
+        die 'OpenCV cannot be loaded, and pip cannot install opencv-python-headless.'
     [ "$compile" = no ] || compile_ops
     (cd / && "$PY" -c 'import memvit_mm') || die 'memvit_mm cannot be imported.'
     echo "Set up in $SECONDS s: $PY"
@@ -67,7 +70,8 @@ pip_install() {
     (cd "$REPO" && "$PY" -m pip install --quiet --disable-pip-version-check "$@")
 }
 
-compile_ops() { # over mmcv-lite, whose files are the same; setup.py imports the first line
+# Over mmcv-lite, whose files are the same. Its setup.py imports what is installed first.
+compile_ops() {
     echo "Compiling mmcv's operators"
     pip_install 'setuptools<81' wheel ninja psutil && MMCV_WITH_OPS=1 pip_install \
         --no-build-isolation --no-deps --no-cache-dir --force-reinstall mmcv==2.1.0 ||
@@ -77,5 +81,4 @@ compile_ops() { # over mmcv-lite, whose files are the same; setup.py imports the
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     set -euo pipefail
     setup_env "$@"
-    [ ${#REST[@]} -eq 0 ] || die "There is no option ${REST[0]}: see --help."
 fi

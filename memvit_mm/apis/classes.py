@@ -3,6 +3,7 @@
 Whoever names or ranks a class asks here.
 """
 
+import math
 import os.path as osp
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Union
@@ -55,13 +56,14 @@ class ClassScores(NamedTuple):
         return np.argsort(-self.scores[row], kind='stable')[:k].tolist()
 
     def best(
-        self, k: int = 5, threshold: float = 0.0, row: Any = ...
+        self, k: int = 5, threshold: float = -math.inf, row: Any = ...
     ) -> list[tuple[str, float]]:
         """The best classes and their scores, best first.
 
         Args:
             k (int): How many at most.
-            threshold (float): Least score.
+            threshold (float): Least score. By default none: a model's scores may be
+                logits, below 0.
             row (int, optional): Whose, where there are several.
 
         Examples:
@@ -131,6 +133,13 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
         given = found.get(kind, ())
         if chosen and (not given or len(given) > count):
             given = _choose(given, chosen)
+        # Names by number have a 'class 0' in front.
+        if reserved and given and given[0] != 'class 0' and len(given) + 1 == count:
+            raise ValueError(
+                f'There are {len(given)} names for {count} classes ({kind}), of which '
+                'number 0 is reserved: put a name for number 0 first, or give a dict '
+                "from numbers, {1: 'bend', ...}."
+            )
         if count is not None and len(given) > count:
             raise ValueError(
                 f'There are {len(given)} names for {count} classes ({kind}): give '

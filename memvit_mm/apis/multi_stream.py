@@ -148,7 +148,7 @@ class MultiStream:
                     f'There is a stream {name!r} already: remove it first, or choose '
                     'another name.'
                 )
-            if self.predictor.memory is not None:
+            if getattr(self.predictor.model, 'remembers', False):
                 count = len(self._lanes) + len(self._opening) + 1
                 self.predictor.memory.check_room(count)
             self._opening.add(name)

@@ -78,14 +78,17 @@ class PredictionLines:
         text = json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
         # At once: what is interrupted has whole lines.
         self.count += predictions
-        content, begin = text.encode(), self._file.tell()
+        content = text.encode()
+        # A pipe cannot be cut off.
+        begin = self._file.tell() if self._file.seekable() else None
         try:
             is_whole = self._file.write(content) == len(content)
         except OSError:
             is_whole = False
         if not is_whole:
-            self._file.truncate(begin)
-            self._file.seek(begin)
+            if begin is not None:
+                self._file.truncate(begin)
+                self._file.seek(begin)
             self.count -= predictions
             raise OSError(
                 f'The lines {self.path} could not be written any further, as if the '

@@ -1,5 +1,6 @@
 """What a stream says about a clip: small dataclasses."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
@@ -37,7 +38,7 @@ class Prediction:
         """The classes of each kind, named, and their scores."""
         return [ClassScores.of('actions', self.names, self.scores)]
 
-    def top(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+    def top(self, k: int = 5, threshold: float = -math.inf) -> list[tuple[str, float]]:
         """The best classes and their scores, see :meth:`ClassScores.best`."""
         return self.groups[0].best(k, threshold)
 
@@ -72,16 +73,20 @@ class EpicPrediction(Prediction):
             ClassScores.of('nouns', self.nouns, self.noun_scores),
         ]
 
-    def top_verbs(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+    def top_verbs(
+        self, k: int = 5, threshold: float = -math.inf
+    ) -> list[tuple[str, float]]:
         """The best verbs and their scores."""
         return self.groups[0].best(k, threshold)
 
-    def top_nouns(self, k: int = 5, threshold: float = 0.0) -> list[tuple[str, float]]:
+    def top_nouns(
+        self, k: int = 5, threshold: float = -math.inf
+    ) -> list[tuple[str, float]]:
         """The best nouns and their scores."""
         return self.groups[1].best(k, threshold)
 
     def top_actions(
-        self, k: int = 5, threshold: float = 0.0
+        self, k: int = 5, threshold: float = -math.inf
     ) -> list[tuple[str, str, float]]:
         """The best actions: verb, noun, and the product of their scores.
 
@@ -132,7 +137,9 @@ class PeoplePrediction(Prediction):
         """The actions, named, and everybody's scores."""
         return [ClassScores.of('actions', self.names, self.scores, self.reserved)]
 
-    def top(self, k: int = 5, threshold: float = 0.0) -> list[list[tuple[str, float]]]:
+    def top(
+        self, k: int = 5, threshold: float = -math.inf
+    ) -> list[list[tuple[str, float]]]:
         """Per person the best classes and their scores."""
         (group,) = self.groups
         return [group.best(k, threshold, row) for row in range(len(group.scores))]

@@ -248,6 +248,8 @@ class LiveCapture:
 
     def _lost(self, seconds: float, tries: int) -> str:
         told = f'{self._name} went away after {seconds:.1f} seconds'
+        if self._length > 0:
+            return f'{told}, before its end: it is a file, download it and try again.'
         if tries:
             return f'{told}; reconnect={tries} tries to read it anew failed: check it.'
         return f'{told}: check it, or let it be opened anew with reconnect=3.'

@@ -151,10 +151,13 @@ def read_annotations(
                 'divide pixels by its width and height.'
             )
         if label_id < first_label:
-            why = ', since 0 means no action' if first_label else ''
+            why = (
+                ', since 0 means no action (for MultiSports, where they count from 0, '
+                "set fps=1 in the dataset and take type='MultiSportsMetric')"
+            )
             raise ValueError(
                 f'{path}:{number}: label {label_id} is not possible: labels count '
-                f'from {first_label}{why}.'
+                f'from {first_label}{why if first_label else ""}.'
             )
         if learned is None and num_classes is not None and label_id >= num_classes:
             raise ValueError(

@@ -60,9 +60,14 @@ class MemoryResetHook(Hook):
         if not getattr(model, 'remembers', True):
             return
         for name in ('train', 'val', 'test'):
-            loader = getattr(getattr(runner, f'_{name}_loop'), 'dataloader', None)
-            if loader is not None and get_world_size() > 1:
-                _check_sampler(runner, f'{name}_dataloader', loader)
+            loop = getattr(runner, f'_{name}_loop')
+            loader = getattr(loop, 'dataloader', None)
+            # MMAction2's MultiLoaderEpochBasedTrainLoop has several.
+            loaders = getattr(
+                loop, 'multi_loaders', [loader] if loader is not None else []
+            )
+            for one in loaders if get_world_size() > 1 else ():
+                _check_sampler(runner, f'{name}_dataloader', one)
             if loader is not None and name == 'train':
                 refuse_blending(
                     model, 'a row of the memory would hold the clips of two videos'

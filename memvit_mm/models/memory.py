@@ -358,6 +358,7 @@ class ClipMemory:
             )
             for entry in state['streams']
         )
+        self._forgotten.clear()
 
     def _commit(self, stream: Stream, clips: list[KeptClip]) -> None:
         self._clips[stream] = clips

@@ -214,9 +214,19 @@ class TestFewerAndMore:
         assert person.top() == [[('class 2', 0.25), ('class 1', 0.125)]]
         write_report(tmp_path / 'a.html', [clip], {})
 
+    def test_logits_are_named_too(self):
+        """Scores of a model without softmax may be below 0."""
+        clip = Prediction('a', 0, 1.0, 0.0, 1.0, [-1.5, -0.25, 0.5], list('abc'))
+        expected = [('c', 0.5), ('b', -0.25), ('a', -1.5)]
+        assert clip.top() == clip.groups[0].best() == expected
+
     @pytest.mark.parametrize(
         'labels, sentence',
         [
+            (
+                list('abcde'),
+                r'5 names for 6 classes \(actions\), .* 0 is reserved: put',
+            ),
             (list('abcdefg'), r'7 names for 6 classes \(actions\): give those of'),
             (dict(verbs=['a'] * 5), r'names of verbs, but the model tells actions: gi'),
         ],

@@ -1,7 +1,10 @@
 """Disks that are full: a small file system, or a limit to the size of files."""
 
+import json
+import os
 import resource
 import subprocess
+import threading
 from contextlib import contextmanager
 
 import cv2
@@ -111,6 +114,21 @@ def test_annotate_video(full, tmp_path):
         with pytest.warns(UserWarning, match=r'o\.mp4 could not be written'):
             annotate_video(stream, str(source), outputs, progress=stop)
     assert error.value.made.files == {}
+
+
+def test_lines_to_a_pipe(tmp_path):
+    source, path = tmp_path / 'a.mp4', tmp_path / 'o.jsonl'
+    data.write_video(source, data.pictures(48))
+    os.mkfifo(path)
+    read = []
+    reader = threading.Thread(target=lambda: read.extend(path.open().readlines()))
+    reader.start()
+    annotate_video(
+        VideoStream(data.epic_model()), str(source), Outputs(lines=str(path))
+    )
+    reader.join(timeout=20)
+    kinds = [json.loads(line)['type'] for line in read]
+    assert kinds[0] == 'stream' and kinds[-1] == 'end' and 'prediction' in kinds
 
 
 def test_lines_stay_whole(full, tmp_path):

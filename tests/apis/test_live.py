@@ -84,6 +84,7 @@ def test_a_file_behind_an_address_ends(server, tmp_path):
     assert (len(frames), error) == (4 * FPS, None)
     frames, error = read(LiveCapture(f'{server}/short.avi', reconnect=2))
     assert 0 < len(frames) < 3 * FPS and 'short.avi went away after' in error
+    assert 'before its end: it is a file' in error and 'reconnect' not in error
 
 
 def test_streams_say_it(tmp_path):

@@ -213,6 +213,12 @@ def test_videos_one_after_the_other_are_not_told():
                 # The second time they begin again.
                 for t in (1, 2, 3):
                     play(memory, [(name, t, t)])
+        # Nor are those whose memory is loaded.
+        saved = memory.state_dict()
+        for name in 'de':
+            play(memory, [(name, 1, 1)])
+        memory.load_state_dict(saved)
+        play(memory, [('c', 5, 5)])
         # Nor are those that begin anew in between.
         memory.reset('a')
         play(memory, [('a', 4, 4)])
