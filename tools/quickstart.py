@@ -28,7 +28,7 @@ class Step:
         self.name, self.log, self.start = name, log, time.monotonic()
         self.command = [sys.executable, *map(str, command)]
         self.seconds = None
-        self.line = ''
+        self.validations = 0
         log.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             self.command,
@@ -55,6 +55,7 @@ class Step:
         text = self.log.read_text()
         epoch, left = (TRAINED.findall(text) or [('1', 'not known yet')])[-1]
         means = VALIDATED.findall(text)
+        self.validations = len(means)
         mean = f'{float(means[-1]):.3f}' if means else '-'
         left = 'done' if self.seconds else f'time left {left}'
         return f'  {self.name:14}  epoch {epoch}  mAP {mean:5}  {left}'
@@ -65,7 +66,7 @@ def wait(*steps: Step, show: bool = False) -> None:
 
     A terminal's lines are redrawn; else there is a new one for each validation.
     """
-    lines = {}
+    lines, told = {}, {}
     try:
         while not all([step.poll() for step in steps]) or lines != texts(steps, show):
             before, lines = lines, texts(steps, show)
@@ -74,9 +75,10 @@ def wait(*steps: Step, show: bool = False) -> None:
                 print(up + '\n'.join('\033[2K' + line for line in lines.values()))
             elif show:
                 for step, line in lines.items():
-                    mean, old = line.split('mAP')[1][:6], before.get(step, line)
-                    if mean not in old or (line.endswith('done') and line != old):
+                    is_new = step.validations > told.get(step, 0)
+                    if is_new or (step.seconds and before.get(step) != line):
                         print(line)
+                    told[step] = step.validations
             sys.stdout.flush()
             time.sleep(1)
     finally:
