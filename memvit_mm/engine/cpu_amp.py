@@ -25,8 +25,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         **kwargs: As ``OptimWrapper``.
 
     Raises:
-        ValueError: For another dtype, or float16 on a torch that has no
-            ``GradScaler`` for CPUs (before 2.3).
+        ValueError: For another dtype.
     """
 
     def __init__(
@@ -50,11 +49,6 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
                 'float16.'
             )
         half = dtype == torch.float16
-        if half and not hasattr(torch.amp, 'GradScaler'):
-            raise ValueError(
-                f'float16 training on a CPU needs torch 2.3 or later, this is '
-                f'{torch.__version__}: set optim_wrapper.dtype to bfloat16.'
-            )
         options: dict[str, Any] = {}
         self._scale_update_param = None
         if isinstance(loss_scale, dict):
@@ -66,10 +60,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
                 f"optim_wrapper.loss_scale is {loss_scale!r}: it takes 'dynamic', a "
                 "number, or a dict of GradScaler's options."
             )
-        if hasattr(torch.amp, 'GradScaler'):
-            self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
-        else:
-            self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
+        self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
         self.cast_dtype = dtype
 
     @contextmanager

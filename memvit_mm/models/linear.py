@@ -102,17 +102,11 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= SMALLEST
-        and not _autocast_on_cpu()
+        and not torch.is_autocast_enabled('cpu')
         and getattr(torch.backends.mkldnn, 'enabled', True)
         # Counters of operations (torch's FlopCounterMode) know torch's own.
         and not (_num_modes is not None and _num_modes())
     )
-
-
-def _autocast_on_cpu() -> bool:
-    if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4
-        return torch.is_autocast_enabled('cpu')
-    return torch.is_autocast_cpu_enabled()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -180,22 +174,10 @@ class LeanMLP(MLP):
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """What autocast makes of a linear layer's input."""
-    if x.dtype == torch.float64:
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return x.dtype
-    if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4
-        kind = x.device.type
-        return (
-            torch.get_autocast_dtype(kind)
-            if torch.is_autocast_enabled(kind)
-            else x.dtype
-        )
-    if x.device.type == 'cpu':
-        return (
-            torch.get_autocast_cpu_dtype()
-            if torch.is_autocast_cpu_enabled()
-            else x.dtype
-        )
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def _two_layers(x, weight1, bias1, weight2, bias2, dtype) -> Tensor:

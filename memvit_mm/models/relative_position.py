@@ -229,8 +229,7 @@ def key_codes(size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
                 [0., 1., 1.]])
     """
     steps, height, width = size
-    # torch 2.1 has no bfloat16 eye.
-    eye = [torch.eye(n, device=device).to(dtype) for n in size]
+    eye = [torch.eye(n, device=device, dtype=dtype) for n in size]
     columns = [
         eye[0][:, None, None, 1:].expand(-1, height, width, -1),
         eye[1][None, :, None, :].expand(steps, -1, width, -1),

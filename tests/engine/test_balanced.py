@@ -179,8 +179,6 @@ def changed_model(**parts) -> dict:
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_mixed_precision_remembers_what_full_precision_does(plain, dtype, tmp_path):
     """With weights that stand still; a scale that overflows skips every step."""
-    if dtype == 'float16' and not hasattr(torch.amp, 'GradScaler'):
-        pytest.skip('torch before 2.3 has no GradScaler for CPUs')
     still = dict(optimizer=dict(type='SGD', lr=0.0))
     full = watched(trained(tmp_path / 'full', EPOCHS, optim_wrapper=still))
     wrapper = dict(type='CPUAmpOptimWrapper', dtype=dtype)
@@ -201,8 +199,6 @@ def test_mixed_precision_remembers_what_full_precision_does(plain, dtype, tmp_pa
 def test_mixed_precision_learns(tmp_path):
     """And the scaler finds its scale."""
     for dtype in ('bfloat16', 'float16'):
-        if dtype == 'float16' and not hasattr(torch.amp, 'GradScaler'):
-            continue
         wrapper = dict(
             type='CPUAmpOptimWrapper',
             dtype=dtype,
@@ -222,6 +218,5 @@ def test_a_wrong_loss_scale_is_named():
         CPUAmpOptimWrapper(loss_scale='static', optimizer=sgd)
     with pytest.raises(ValueError, match='dtype is torch.float64: mixed precision'):
         CPUAmpOptimWrapper(dtype='float64', optimizer=sgd)
-    if hasattr(torch.amp, 'GradScaler'):
-        wrapper = CPUAmpOptimWrapper(512, 'float16', optimizer=sgd)
-        assert wrapper.loss_scaler.get_scale() == 512
+    wrapper = CPUAmpOptimWrapper(512, 'float16', optimizer=sgd)
+    assert wrapper.loss_scaler.get_scale() == 512

@@ -74,9 +74,6 @@ def test_accumulation_changes_nothing(tmp_path):
 
 def test_gradients_are_the_scalers_business(tmp_path):
     """One that overflows is not applied; the loss was finite, so the run goes on."""
-
-    if not hasattr(torch.amp, 'GradScaler'):
-        pytest.skip('torch before 2.3 has no GradScaler for CPUs')
     runner = train(
         tmp_path,
         dataset='RandomClips',

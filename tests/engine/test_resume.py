@@ -201,8 +201,6 @@ def weights(work_dir: Path) -> dict:
     ids=['bfloat16, 2 workers', 'float16, accumulated', 'float32, 2 processes'],
 )
 def test_a_killed_run_goes_on_bit_for_bit(training, options, amp):
-    if 'accumulate' in options and not hasattr(torch.amp, 'GradScaler'):
-        amp = []  # torch before 2.3 has no scaler for CPUs
     whole = finish(training('whole', *amp, **options))
     steps = len(losses(whole)) // 2  # two epochs
     broken = kill_after(7, training('broken', *amp, **options))
