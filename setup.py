@@ -28,7 +28,7 @@ REQUIRES = [
     # What MMAction2 imports and does not declare.
     'importlib_metadata',
 ]
-TESTS = ['pytest', 'pytest-xdist', 'playwright']
+TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter']
 
 
 class BuildWithMim(build_py):
@@ -87,7 +87,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['apis/report_page/*']},
+    package_data={PACKAGE: ['apis/report/report_page/*']},
     python_requires='>=3.9',
     install_requires=REQUIRES,
     extras_require={'tests': TESTS},

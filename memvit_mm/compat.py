@@ -208,14 +208,14 @@ def needs_safe_load() -> bool:
     This is needed on every torch: before 2.6 it unpickles whatever it is given, since
     2.6 it cannot resume from its own checkpoints.
     """
-    from . import safe_load
+    from .io import safe_load
 
     return not safe_load.is_installed()
 
 
 def install_safe_load() -> None:
-    """See :mod:`memvit_mm.safe_load`; open-mmlab/mmengine#1655."""
-    from . import safe_load
+    """See :mod:`memvit_mm.io.safe_load`; open-mmlab/mmengine#1655."""
+    from .io import safe_load
 
     safe_load.install()
 

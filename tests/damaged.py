@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 from memvit_mm.paths import get_config_path
 
 SECONDS = 18  # 16 clips, at 901 to 916

@@ -136,7 +136,7 @@ DETECTORS = {
 def detect(name: str, size: int = 224) -> np.ndarray:
     """``[people, 5]`` that an mmdet detector with drawn weights finds in noise."""
     from memvit_mm.apis import PersonDetector
-    from memvit_mm.apis.load_detector import load_detector_config
+    from memvit_mm.apis.people.load_detector import load_detector_config
 
     config = load_detector_config(DETECTORS[name])
     for step in config.test_dataloader.dataset.pipeline:

@@ -13,8 +13,8 @@ from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from memvit_mm.datasets.check import check_config
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.datasets.check.config import check_config
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 
 SETTINGS = DemoSettings(num_train=2, num_val=2, seconds=20, size=64, people=2)
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'

@@ -17,9 +17,9 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
 import memvit_mm  # noqa: F401
-from memvit_mm.checkpoint import convert_checkpoint, read_checkpoint
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
-from memvit_mm.key_map import (
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
+from memvit_mm.models.checkpoint import convert_checkpoint, read_checkpoint
+from memvit_mm.models.key_map import (
     BLOCK,
     MEMORY,
     Kind,

@@ -12,7 +12,8 @@ import pytest
 from mmengine.config import Config
 
 import memvit_mm  # noqa: F401
-from memvit_mm import compat, safe_load
+from memvit_mm import compat
+from memvit_mm.io import safe_load
 
 
 def hide(monkeypatch, *hidden):

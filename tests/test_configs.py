@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 from memvit_mm.paths import get_config_path
 
 CONFIGS = sorted(

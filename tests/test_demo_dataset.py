@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from memvit_mm.datasets import demo, demo_scene
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset, make_proposals
-from memvit_mm.datasets.demo_files import read_meta
-from memvit_mm.datasets.demo_preview import draw_preview
-from memvit_mm.datasets.demo_scene import (
+from memvit_mm.demo import ava as demo
+from memvit_mm.demo import ava_scene as demo_scene
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset, make_proposals
+from memvit_mm.demo.ava_preview import draw_preview
+from memvit_mm.demo.ava_scene import (
     CLASS_IDS,
     DELAYS,
     MEMORY_CLASSES,
@@ -28,6 +28,7 @@ from memvit_mm.datasets.demo_scene import (
     event_frames,
     person_box,
 )
+from memvit_mm.demo.files import read_meta
 
 TINY = DemoSettings(num_train=2, num_val=1, seconds=20, size=64, people=2)
 TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'make_demo_dataset.py'

@@ -14,15 +14,11 @@ import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 
-from memvit_mm.datasets import EpicKitchensDataset, demo_epic
-from memvit_mm.datasets.demo_epic import (
-    COLUMNS,
-    EpicDemoSettings,
-    make_epic_demo,
-    video_path,
-)
-from memvit_mm.datasets.demo_epic_preview import draw_epic_preview
-from memvit_mm.datasets.demo_epic_scene import (
+from memvit_mm.datasets import EpicKitchensDataset
+from memvit_mm.demo import epic as demo_epic
+from memvit_mm.demo.epic import COLUMNS, EpicDemoSettings, make_epic_demo, video_path
+from memvit_mm.demo.epic_preview import draw_epic_preview
+from memvit_mm.demo.epic_scene import (
     NOUNS,
     PERIOD,
     SEGMENTS,

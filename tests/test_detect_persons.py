@@ -20,10 +20,10 @@ import stream_data as data
 from stream_data import FPS, read_video
 
 from memvit_mm.apis import PersonDetector, VideoStream, inference_stdet
-from memvit_mm.apis.proposal_parts import Part, ProposalParts, is_finished
-from memvit_mm.apis.proposals import detect_persons, find_videos, keyframes
+from memvit_mm.apis.people.proposal_parts import Part, ProposalParts, is_finished
+from memvit_mm.apis.people.proposals import detect_persons, find_videos, keyframes
 from memvit_mm.datasets import MemoryAVADataset
-from memvit_mm.datasets.ava_files import read_proposals
+from memvit_mm.datasets.ava.files import read_proposals
 from memvit_mm.paths import get_tool_path
 
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')

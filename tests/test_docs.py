@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 
 import memvit_mm
 from memvit_mm.apis import init_detector_model, init_recognizer
-from memvit_mm.apis.load_detector import build_detector
+from memvit_mm.apis.people.load_detector import build_detector
 from memvit_mm.paths import get_config_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / 'apis'))

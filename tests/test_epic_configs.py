@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from test_configs import run
 
-from memvit_mm.datasets.demo_epic import EpicDemoSettings, make_epic_demo
+from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo
 from memvit_mm.paths import get_config_path, get_tool_path
 
 CONFIGS = sorted(

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from memvit_mm.complexity import (
+from memvit_mm.benchmark.complexity import (
     MacCounter,
     actors_cost,
     backbone_cost,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 from memvit_mm.paths import get_config_path
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'

@@ -59,9 +59,11 @@ def test_wheel_has_configs_and_tools(wheel, checkout):
             if not {'__pycache__', '.mim', 'quickstart.py'} & set(parts):
                 assert prefix + '/'.join(parts) in names
     assert 'memvit_mm/.mim/tools/dist_train.sh' in names
-    page = {path.name for path in (checkout / 'memvit_mm/apis/report_page').iterdir()}
+    page = {
+        path.name for path in (checkout / 'memvit_mm/apis/report/report_page').iterdir()
+    }
     assert len(page) >= 7
-    assert {f'memvit_mm/apis/report_page/{name}' for name in page} <= set(names)
+    assert {f'memvit_mm/apis/report/report_page/{name}' for name in page} <= set(names)
     # What works in a checkout only, what was deleted, and what nobody installs.
     for unwanted in (
         'setup_env.sh',

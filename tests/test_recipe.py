@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from memvit_mm.checkpoint import convert_checkpoint
 from memvit_mm.datasets import ClipColors, ClipIndex
-from memvit_mm.datasets.picture_transforms import ColorDraw
+from memvit_mm.datasets.transforms.picture import ColorDraw
+from memvit_mm.models.checkpoint import convert_checkpoint
 from memvit_mm.paths import get_config_path
 
 

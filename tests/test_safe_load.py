@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
 import memvit_mm  # noqa: F401
-from memvit_mm import safe_load
+from memvit_mm.io import safe_load
 
 NATIVE = safe_load.has_named_safe_globals(torch.__version__)
 

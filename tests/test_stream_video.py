@@ -210,7 +210,7 @@ class TestErrors:
         def build(*_):
             raise AssertionError('the model was built')
 
-        monkeypatch.setattr('memvit_mm.apis.load_model.MODELS.build', build)
+        monkeypatch.setattr('memvit_mm.apis.models.load_model.MODELS.build', build)
 
     def fails(self, call, *line) -> str:
         code, _, said = call(*line)

@@ -154,8 +154,8 @@ def place() -> tuple:
 def work(args, videos: list, rank: int, world: int, local_rank: int) -> int:
     """Detect the people in this process's share of the videos."""
     from memvit_mm.apis import PersonDetector
-    from memvit_mm.apis.load_detector import load_detector_config
-    from memvit_mm.apis.proposal_parts import ProposalParts, is_finished
+    from memvit_mm.apis.people.load_detector import load_detector_config
+    from memvit_mm.apis.people.proposal_parts import ProposalParts, is_finished
 
     started = TELL in os.environ
     if rank and not started and is_finished(args.out):
@@ -188,7 +188,7 @@ def work(args, videos: list, rank: int, world: int, local_rank: int) -> int:
 
 def detect(args, detector, parts, video: Path, show):
     """Detect the people in one video, from where it stopped; say what is wrong."""
-    from memvit_mm.apis.proposals import detect_keyframes, keyframes
+    from memvit_mm.apis.people.proposals import detect_keyframes, keyframes
 
     part = parts.load(video)
     if part.finished:
@@ -283,8 +283,8 @@ def report(args, merged) -> int:
 def main() -> None:
     args = parse_args()
     import_package()
-    from memvit_mm.apis.proposal_parts import ProposalParts, remove_proposals
-    from memvit_mm.apis.proposals import find_videos
+    from memvit_mm.apis.people.proposal_parts import ProposalParts, remove_proposals
+    from memvit_mm.apis.people.proposals import find_videos
 
     rank, world, local_rank = place()
     if args.overwrite and world > 1:

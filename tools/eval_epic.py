@@ -54,11 +54,11 @@ def main():
     args = parse_args()
     import_package()
     from memvit_mm.evaluation import epic_metrics, read_labels
-    from memvit_mm.evaluation.epic_metric import write_json
-    from memvit_mm.evaluation.epic_prediction_files import read_predictions
-    from memvit_mm.evaluation.epic_predictions import match
-    from memvit_mm.evaluation.epic_scores import format_table
-    from memvit_mm.evaluation.whole_file import require_place
+    from memvit_mm.evaluation.epic.metric import write_json
+    from memvit_mm.evaluation.epic.prediction_files import read_predictions
+    from memvit_mm.evaluation.epic.predictions import match
+    from memvit_mm.evaluation.epic.scores import format_table
+    from memvit_mm.io.whole_file import require_place
 
     if args.json is not None:
         require_place(args.json, ('.json',), '--json')

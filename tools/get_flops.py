@@ -37,7 +37,7 @@ def main():
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from memvit_mm.complexity import model_costs
+    from memvit_mm.benchmark.complexity import model_costs
 
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:

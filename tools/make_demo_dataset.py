@@ -22,7 +22,7 @@ NUMBERS = (
 
 
 def parse_args():
-    from memvit_mm.datasets.demo import DemoSettings
+    from memvit_mm.demo.ava import DemoSettings
 
     parser = argparse.ArgumentParser(
         description='Draw a small data set on which a model needs memory'
@@ -54,11 +54,11 @@ def parse_args():
 
 def main():
     import_package()
-    from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
-    from memvit_mm.datasets.demo_epic import EpicDemoSettings, make_epic_demo
-    from memvit_mm.datasets.demo_epic_preview import draw_epic_preview
-    from memvit_mm.datasets.demo_files import write_error
-    from memvit_mm.datasets.demo_preview import draw_preview
+    from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
+    from memvit_mm.demo.ava_preview import draw_preview
+    from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo
+    from memvit_mm.demo.epic_preview import draw_epic_preview
+    from memvit_mm.demo.files import write_error
 
     args = parse_args()
     begin = time.time()

@@ -77,17 +77,17 @@ def main():
     args = parse_args()
     import_package()
     from memvit_mm.evaluation import read_labels, write_submission
-    from memvit_mm.evaluation.epic_metric import submission_note
-    from memvit_mm.evaluation.epic_prediction_files import read_predictions
-    from memvit_mm.evaluation.epic_predictions import match
-    from memvit_mm.evaluation.epic_submission import (
+    from memvit_mm.evaluation.epic.metric import submission_note
+    from memvit_mm.evaluation.epic.prediction_files import read_predictions
+    from memvit_mm.evaluation.epic.predictions import match
+    from memvit_mm.evaluation.epic.submission import (
         SUFFIXES,
         SubmissionError,
         header_of,
         load_submission,
         validate_submission,
     )
-    from memvit_mm.evaluation.whole_file import require_place
+    from memvit_mm.io.whole_file import require_place
 
     wanted = (args.scores is not None, args.submission is not None)
     if wanted != (args.check is None,) * 2:

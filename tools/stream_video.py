@@ -95,7 +95,7 @@ def parse_args():
 
 def short_stride(predictor, file):
     """For a video that is too short for a clip, a stride that gives one."""
-    from memvit_mm.apis.clip_grid import ClipGrid
+    from memvit_mm.apis.streams.clip_grid import ClipGrid
 
     usual = ClipGrid(predictor.recipe, file.fps).stride
     if file.count is None or usual * file.fps < file.count:
@@ -169,11 +169,11 @@ def check(args, cfg) -> None:
     """Refuse what can be told to be wrong before a model is built."""
     import torch
 
-    from memvit_mm.apis.classes import read_names
-    from memvit_mm.apis.clip_grid import check_stride
-    from memvit_mm.apis.load_model import kind_of
-    from memvit_mm.apis.video_writer import VideoWriter
-    from memvit_mm.apis.window import check_display
+    from memvit_mm.apis.models.classes import read_names
+    from memvit_mm.apis.models.load_model import kind_of
+    from memvit_mm.apis.streams.clip_grid import check_stride
+    from memvit_mm.apis.visualization.window import check_display
+    from memvit_mm.video.writer import VideoWriter
 
     if args.out:
         VideoWriter(args.out, 1.0, args.codec)
@@ -231,16 +231,16 @@ def build(args, cfg, file):
         file (VideoFile): What it is for.
     """
     from memvit_mm.apis import VideoStream, init_detector_model, init_recognizer
-    from memvit_mm.apis.load_model import kind_of
-    from memvit_mm.apis.memory_effect import ComparingPredictor
-    from memvit_mm.apis.predictor import Predictor
+    from memvit_mm.apis.models.load_model import kind_of
+    from memvit_mm.apis.streams.memory_effect import ComparingPredictor
+    from memvit_mm.apis.streams.predictor import Predictor
 
     detects = kind_of(cfg) == 'detector'
     make = init_detector_model if detects else init_recognizer
     model = make(cfg, args.checkpoint, args.device)
     boxes = args.boxes
     if args.det_config:
-        from memvit_mm.apis.persons import PersonDetector
+        from memvit_mm.apis.people.detector import PersonDetector
 
         boxes = PersonDetector(
             args.det_config,
@@ -284,11 +284,15 @@ def main():
 def annotate(args, interrupts) -> int:
     """Make everything; returns the exit code."""
     import_package()
-    from memvit_mm.apis.draw import Look, check_look
-    from memvit_mm.apis.load_model import load_config
-    from memvit_mm.apis.sources import VideoFile
-    from memvit_mm.apis.visualize import Interrupted, Outputs, annotate_video
-    from memvit_mm.datasets.open_video import silence_decord
+    from memvit_mm.apis.models.load_model import load_config
+    from memvit_mm.apis.streams.sources import VideoFile
+    from memvit_mm.apis.visualization.annotate import (
+        Interrupted,
+        Outputs,
+        annotate_video,
+    )
+    from memvit_mm.apis.visualization.draw import Look, check_look
+    from memvit_mm.video.open_video import silence_decord
 
     silence_decord()
     look = Look(args.top, args.min_score, args.max_side)

@@ -1,20 +1,20 @@
 """Predictions from Python: frames as they come, many streams, whole videos."""
 
-from .boxes import PersonBoxes
-from .draw import Look
 from .inference import MemViTInferencer, inference_recognizer, init_recognizer
-from .memory_effect import ComparingPredictor
-from .multi_stream import MultiStream, StreamEnd
-from .persons import PersonDetector
-from .prediction_lines import PredictionLines, read_lines
-from .report import write_report
-from .report_media import KeyFrame
-from .results import EpicPrediction, PeoplePrediction, Prediction, StreamCounts
-from .sources import LiveCapture, VideoFile
+from .people.boxes import PersonBoxes
+from .people.detector import PersonDetector
+from .people.tracking import IoUTracker
+from .report.media import KeyFrame
+from .report.page import write_report
 from .stdet import inference_stdet, init_detector_model, iter_stdet
-from .stream import VideoStream
-from .tracking import IoUTracker
-from .visualize import Annotated, Interrupted, Outputs, annotate_video
+from .streams.memory_effect import ComparingPredictor
+from .streams.multi_stream import MultiStream, StreamEnd
+from .streams.results import EpicPrediction, PeoplePrediction, Prediction, StreamCounts
+from .streams.sources import LiveCapture, VideoFile
+from .streams.stream import VideoStream
+from .visualization.annotate import Annotated, Interrupted, Outputs, annotate_video
+from .visualization.draw import Look
+from .visualization.prediction_lines import PredictionLines, read_lines
 
 __all__ = [
     'Annotated',

@@ -13,9 +13,9 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from .classes import Labels, classes_of
-from .clip_grid import test_dataset
-from .load_model import ConfigLike, build_model, kind_of, load_config
+from .models.classes import Labels, classes_of
+from .models.load_model import ConfigLike, build_model, kind_of, load_config
+from .streams.clip_grid import test_dataset
 from .whole_video import WholeVideoPipeline, play_videos, videos_of
 
 

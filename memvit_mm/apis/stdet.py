@@ -17,15 +17,16 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..datasets.bad_clips import BadClipError
-from ..datasets.transforms import SampleClipFrames
-from .classes import Classes, Labels, classes_of
-from .clip_grid import ClipGrid, ClipRecipe, test_dataset
+from memvit_mm.datasets.transforms.clips import SampleClipFrames
+from memvit_mm.structures import BadClipError
+
 from .inference import as_dict
-from .keyframe_people import Boxes, Detector, people_of
-from .load_model import ConfigLike, build_model, kind_of, load_config
-from .results import PeoplePrediction
-from .tracking import IoUTracker, Tracking, track_people, tracker_for
+from .models.classes import Classes, Labels, classes_of
+from .models.load_model import ConfigLike, build_model, kind_of, load_config
+from .people.keyframe_people import Boxes, Detector, people_of
+from .people.tracking import IoUTracker, Tracking, track_people, tracker_for
+from .streams.clip_grid import ClipGrid, ClipRecipe, test_dataset
+from .streams.results import PeoplePrediction
 from .whole_video import WholeVideo, WholeVideoPipeline, remembering
 
 DEFAULT_THRESHOLD = 0.9

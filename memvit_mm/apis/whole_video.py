@@ -23,12 +23,13 @@ from mmaction.structures import ActionDataSample
 from mmengine.dataset import Compose, pseudo_collate
 from torch import nn
 
-from ..datasets.bad_clips import BadClipError
-from ..datasets.epic_transforms import EpicFrameLabels, SampleEpicFrames
-from ..datasets.transforms import SampleClipFrames
-from ..datasets.video_transforms import VideoDecode, VideoInit
-from ..models.epic_head import EpicScores
-from .clip_grid import ClipGrid, ClipRecipe, test_dataset
+from memvit_mm.datasets.epic.transforms import EpicFrameLabels, SampleEpicFrames
+from memvit_mm.datasets.transforms.clips import SampleClipFrames
+from memvit_mm.datasets.transforms.video import VideoDecode, VideoInit
+from memvit_mm.models.epic_head import EpicScores
+from memvit_mm.structures import BadClipError
+
+from .streams.clip_grid import ClipGrid, ClipRecipe, test_dataset
 
 # How the results of a video's clips become the video's.
 RULES = ('mean', 'last')

@@ -11,8 +11,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from ..complexity import clip_shape
-from ..models.layer_memory import LayerMemories
+from memvit_mm.models.layer_memory import LayerMemories
+
+from .complexity import clip_shape
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 

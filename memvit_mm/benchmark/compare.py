@@ -6,8 +6,8 @@ from typing import Any, Optional
 
 from mmengine.config import ConfigDict
 
-from ..complexity import backbone_cost, clip_shape
 from .case import Case
+from .complexity import backbone_cost, clip_shape
 from .processes import Result, measure
 
 MVIT, OURS, TWIN, SAVING = 'MViT', 'memory full', 'no memory', 'with_cp'

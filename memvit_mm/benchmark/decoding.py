@@ -16,11 +16,11 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit
 from mmengine.dataset import BaseDataset, DefaultSampler
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..datasets.lane_loader import by_lanes
-from ..datasets.open_video import open_video
-from ..datasets.sampler import SequentialClipSampler
-from ..datasets.transforms import SampleClipFrames
-from ..datasets.video_transforms import VideoDecode, VideoInit
+from memvit_mm.datasets.sampling.lane_loader import by_lanes
+from memvit_mm.datasets.sampling.sampler import SequentialClipSampler
+from memvit_mm.datasets.transforms.clips import SampleClipFrames
+from memvit_mm.datasets.transforms.video import VideoDecode, VideoInit
+from memvit_mm.video.open_video import open_video
 
 KINDS = ('in order', 'random access')
 

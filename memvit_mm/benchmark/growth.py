@@ -8,10 +8,12 @@ from typing import Any, Optional
 
 import torch
 
-from ..complexity import clip_shape
-from ..models.memory import ClipMemory, Stream
+from memvit_mm.models.memory import ClipMemory
+from memvit_mm.structures import Stream
+
 from .case import Case, autocast, build_backbone, remembers
 from .compare import MVIT, OURS, TWIN, backbones
+from .complexity import clip_shape
 from .processes import Result, measure, peak_bytes
 
 MEMORIES = (0, 1, 2, 4, 8)

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..complexity import clip_shape
-from ..models.attention import MemoryAttention, pooled_size
-from ..models.linear import LeanMLP, linear
-from ..models.pooling import _by_head, depthwise_pool, max_pool
-from ..models.relative_position import folded_attention
+from memvit_mm.models.attention import MemoryAttention, pooled_size
+from memvit_mm.models.kernels.linear import LeanMLP, linear
+from memvit_mm.models.kernels.pooling import _by_head, depthwise_pool, max_pool
+from memvit_mm.models.relative_position import folded_attention
+
 from .case import Case, build_backbone
 from .compare import OURS, backbones
+from .complexity import clip_shape
 
 Run = Callable[[], Tensor]
 

@@ -13,8 +13,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..apis.clip_grid import read_recipe
-from ..complexity import clip_shape
+from memvit_mm.apis.streams.clip_grid import read_recipe
+
+from .complexity import clip_shape
 
 
 @dataclass

@@ -1,14 +1,15 @@
-from .ava import MemoryAVADataset
+from memvit_mm.structures import BadClipError, ClipIndex
+from memvit_mm.video.sequential_reader import SequentialReader
+
+from .ava.dataset import MemoryAVADataset
 from .bad_clip_mixin import BadClipMixin
-from .bad_clips import BadClipError
-from .epic_kitchens import EpicKitchensDataset
-from .epic_transforms import EpicFrameLabels, SampleEpicFrames
-from .lane_loader import LaneDataLoader
-from .picture_transforms import ClipColors, ResizeShortSide
-from .sampler import ClipIndex, SequentialClipSampler
-from .sequential_reader import SequentialReader
-from .transforms import SampleClipFrames, StreamConsistent
-from .video_transforms import VideoDecode, VideoInit
+from .epic.dataset import EpicKitchensDataset
+from .epic.transforms import EpicFrameLabels, SampleEpicFrames
+from .sampling.lane_loader import LaneDataLoader
+from .sampling.sampler import SequentialClipSampler
+from .transforms.clips import SampleClipFrames, StreamConsistent
+from .transforms.picture import ClipColors, ResizeShortSide
+from .transforms.video import VideoDecode, VideoInit
 
 __all__ = [
     'BadClipError',

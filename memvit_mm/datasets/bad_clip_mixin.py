@@ -10,8 +10,9 @@ from mmaction.datasets import transforms as mm
 from mmaction.structures import ActionDataSample
 from mmengine.dataset import Compose
 
-from .bad_clips import BadClipError, MissingClipError
-from .transforms import seeded
+from memvit_mm.structures import BadClipError, MissingClipError
+
+from .transforms.clips import seeded
 from .worker_notes import noting
 
 # MMAction2's transforms that read files. What they raise is about a file, ...

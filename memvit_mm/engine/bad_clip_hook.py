@@ -8,8 +8,9 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..datasets.bad_clips import is_skipped, samples_of
-from ..models.streams import MemoryOwner
+from memvit_mm.models.streams import MemoryOwner
+from memvit_mm.structures import is_skipped, samples_of
+
 from .memory_reset_hook import refuse_blending, unwrapped
 
 

@@ -14,10 +14,11 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmengine.utils import apply_to
 from torch import Tensor
 
-from ..datasets.sampler import SequentialClipSampler, Start
-from ..models import ClipMemory
-from ..models.memory import Stream
-from .atomic_backend import AtomicLocalBackend
+from memvit_mm.datasets.sampling.sampler import SequentialClipSampler, Start
+from memvit_mm.io.atomic_backend import AtomicLocalBackend
+from memvit_mm.models import ClipMemory
+from memvit_mm.structures import Stream
+
 from .process_state import (
     gather_on_first,
     mean_gradients,

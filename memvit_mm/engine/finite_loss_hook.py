@@ -8,7 +8,7 @@ from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..datasets.bad_clips import is_skipped, samples_of
+from memvit_mm.structures import is_skipped, samples_of
 
 
 @HOOKS.register_module()

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.random import fork_rng
 
-from ..datasets.lane_loader import by_lanes
+from memvit_mm.datasets.sampling.lane_loader import by_lanes
 
 
 @HOOKS.register_module()

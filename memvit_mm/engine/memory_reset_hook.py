@@ -10,8 +10,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from ..datasets import SequentialClipSampler
-from ..models import ClipMemory
+from memvit_mm.datasets import SequentialClipSampler
+from memvit_mm.models import ClipMemory
 
 
 @HOOKS.register_module()

@@ -9,13 +9,13 @@ from mmaction.evaluation.metrics import AVAMetric
 from mmaction.registry import METRICS
 from mmengine.logging import MMLogger
 
-from ..datasets.ava_files import (
+from memvit_mm.datasets.ava.files import (
     Keyframe,
     read_annotations,
     read_exclusions,
     read_lines,
 )
-from ..datasets.bad_clips import skipped_samples
+from memvit_mm.structures import skipped_samples
 
 Boxes = tuple[np.ndarray, np.ndarray]
 """Boxes ``[n, 4]`` (x1, y1, x2, y2 as fractions of the frame), their labels ``[n]``."""

@@ -1,10 +1,12 @@
 """Models: backbone, memory, recognizer, detector and heads."""
 
+from memvit_mm.structures import Stream
+
 from .actor_memory import ActorMemoryHead
 from .bbox_head import MemoryBBoxHeadAVA
 from .detector import MemoryAVARoIHead, MemoryFastRCNN
 from .epic_head import EpicHead
-from .memory import ClipMemory, Stream
+from .memory import ClipMemory
 from .memvit import MeMViT
 from .mvit_neck import MViTNeck
 from .recognizer import MemoryRecognizer3D

@@ -11,9 +11,9 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
+from .kernels.linear import is_plain, linear, run_linear
+from .kernels.pooling import depthwise_pool
 from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
-from .linear import is_plain, linear, run_linear
-from .pooling import depthwise_pool
 from .relative_position import (
     HIDDEN,
     Size,

@@ -10,7 +10,7 @@ from mmaction.registry import MODELS
 from mmaction.utils import SampleList
 from torch import Tensor
 
-from ..datasets.epic_files import IGNORE
+from memvit_mm.structures import IGNORE
 
 
 class EpicScores(NamedTuple):

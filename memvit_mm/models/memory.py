@@ -5,7 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 from weakref import WeakValueDictionary
 
 import torch
@@ -13,35 +13,13 @@ from mmaction.registry import MODELS
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor
 
-from .fused_attention import is_transforming
-from .layer_memory import (
-    KeyValue,
-    LayerMemories,
-    LayerWrites,
-    MemorySpec,
-    PastClips,
-)
+from memvit_mm.structures import Stream
+
+from .kernels.fused_attention import is_transforming
+from .layer_memory import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
 
 # Streams that were forgotten to make room, of which it is known.
 FORGOTTEN = 1024
-
-
-class Stream(NamedTuple):
-    """What a memory belongs to: one video, camera, or crop of a video, in time order.
-
-    Examples:
-        >>> Stream('video_7')
-        Stream(video='video_7', view=0, run=0, epoch=0)
-    """
-
-    video: Hashable
-    """``metainfo['video_id']``."""
-    view: int = 0
-    """Which of several crops or views of the video."""
-    run: int = 0
-    """Which of several passages of the video that are read side by side."""
-    epoch: int = 0
-    """The pass over the data that it belongs to."""
 
 
 def steps_back(length: int, gap: int) -> list[int]:

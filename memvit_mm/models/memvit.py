@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .attention import MemoryAttention, pooled_size
+from .kernels.linear import LeanMLP, run_linear
+from .kernels.pooling import max_pool
 from .layer_memory import (
     LayerMemories,
     LayerWrites,
@@ -27,8 +29,6 @@ from .layer_memory import (
     Written,
     empty_memory,
 )
-from .linear import LeanMLP, run_linear
-from .pooling import max_pool
 from .relative_position import Size
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]

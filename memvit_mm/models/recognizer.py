@@ -19,7 +19,8 @@ from mmengine.model import merge_dict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .memory import Stream
+from memvit_mm.structures import Stream
+
 from .streams import (
     MemoryOwner,
     Rows,
@@ -122,7 +123,7 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         """
         inputs = data.get('inputs') if isinstance(data, dict) else None
         if isinstance(inputs, list) and not isinstance(inputs[0], Tensor):
-            from ..apis.whole_video import play_videos, videos_of
+            from memvit_mm.apis.whole_video import play_videos, videos_of
 
             if videos_of(data):
                 return play_videos(self, data)

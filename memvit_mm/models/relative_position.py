@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fused_attention import attend, head_width
+from .kernels.fused_attention import attend, head_width
 
 # The score of a key that must not be seen. Its weight is exactly zero after the
 # softmax in every dtype, and it fits into float16.

@@ -6,7 +6,7 @@ from mmaction.utils import SampleList
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..datasets.bad_clips import is_skipped
+from memvit_mm.structures import is_skipped
 
 
 def rows_to_keep(data_samples: Optional[SampleList]) -> Optional[list[int]]:

@@ -8,8 +8,9 @@ from mmaction.utils import SampleList
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..datasets.bad_clips import is_skipped
-from .memory import ClipMemory, Stream
+from memvit_mm.structures import Stream, is_skipped
+
+from .memory import ClipMemory
 from .skipped_rows import nothing_read, rows_to_keep
 
 

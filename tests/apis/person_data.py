@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from stream_data import FPS, SIZE, write_video
 
-from memvit_mm.apis.load_detector import build_detector
+from memvit_mm.apis.people.load_detector import build_detector
 
 WIDTH, HEIGHT, SHIRT = 14, 22, 8  # of people and what they wear, in pixels
 CHANNELS = 8

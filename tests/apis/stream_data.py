@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'models'))
 import small_models
 from turned import turn  # noqa: F401
 
-from memvit_mm.datasets.open_video import open_video
+from memvit_mm.video.open_video import open_video
 
 FPS, SECONDS, SIZE = 12, 6, (48, 64)  # height, width
 PREPROCESSOR = dict(

@@ -11,9 +11,9 @@ import pytest
 import stream_data as data
 
 from memvit_mm.apis import Interrupted, Outputs, VideoStream, annotate_video
-from memvit_mm.apis.output_files import check_output
-from memvit_mm.apis.prediction_lines import read_lines
-from memvit_mm.apis.video_writer import CODECS, VideoWriter
+from memvit_mm.apis.visualization.prediction_lines import read_lines
+from memvit_mm.io.output_files import check_output
+from memvit_mm.video.writer import CODECS, VideoWriter
 
 FPS, FRAMES = 30, 90
 IMAGES = [frame.repeat(2, 0).repeat(2, 1) for frame in data.pictures(FRAMES)]

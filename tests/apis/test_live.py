@@ -11,7 +11,8 @@ import stream_data as data
 from network_camera import NetworkCamera
 from stream_data import FPS
 
-from memvit_mm.apis import LiveCapture, MultiStream, VideoStream, sources
+from memvit_mm.apis import LiveCapture, MultiStream, VideoStream
+from memvit_mm.apis.streams import sources
 
 FRAMES = data.pictures(2 * FPS + 3)
 

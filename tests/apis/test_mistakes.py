@@ -396,7 +396,7 @@ class TestModels:
 
 @pytest.mark.parametrize('key', ['street', 'street,', 'street,one', ',0902', 902])
 def test_proposals_with_other_keys(key):
-    from memvit_mm.apis.boxes import ProposalBoxes
+    from memvit_mm.apis.people.boxes import ProposalBoxes
 
     sentence = (
         f"has the key {key!r}, expected 'video,second' such as '1j20qq1JyX4,0902'"

@@ -13,7 +13,7 @@ from person_data import HEIGHT, WIDTH, places, street
 from stream_data import FPS, ava_model, read_video
 
 from memvit_mm.apis import MultiStream, PersonDetector, VideoStream, inference_stdet
-from memvit_mm.apis.load_detector import (
+from memvit_mm.apis.people.load_detector import (
     build_detector,
     find_person,
     frame_pipeline,

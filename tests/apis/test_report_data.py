@@ -11,7 +11,7 @@ import pytest
 from report_samples import COUNT, SIZE, STRIDE, clip, epic, people, plain, written
 
 from memvit_mm.apis import KeyFrame, write_report
-from memvit_mm.apis.report_media import PICTURES, VIDEO, pack_clip, pack_frames
+from memvit_mm.apis.report.media import PICTURES, VIDEO, pack_clip, pack_frames
 
 
 def content(path):

@@ -8,7 +8,7 @@ import stream_data as data
 from stream_data import FPS
 
 from memvit_mm.apis import EpicPrediction, PeoplePrediction, Prediction, VideoStream
-from memvit_mm.apis.classes import ClassScores, find_names, read_names
+from memvit_mm.apis.models.classes import ClassScores, find_names, read_names
 
 
 @pytest.fixture(scope='module')

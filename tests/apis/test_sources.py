@@ -10,8 +10,8 @@ import stream_data as data
 from stream_data import FPS, SIZE
 
 from memvit_mm.apis import VideoFile, VideoStream
-from memvit_mm.apis.sources import LiveCapture, open_source
 from memvit_mm.apis.stdet import iter_stdet
+from memvit_mm.apis.streams.sources import LiveCapture, open_source
 
 
 @pytest.fixture(scope='module')

@@ -11,15 +11,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from stream_data import pictures, read_video, write_video
 
-from memvit_mm.apis import (
-    VideoStream,
-    inference_stdet,
-    init_detector_model,
-    iter_stdet,
-)
+from memvit_mm.apis import VideoStream, inference_stdet, init_detector_model, iter_stdet
 from memvit_mm.datasets import SampleClipFrames
-from memvit_mm.datasets.ava_files import read_proposals
-from memvit_mm.datasets.demo import DemoSettings, action_list, make_demo_dataset
+from memvit_mm.datasets.ava.files import read_proposals
+from memvit_mm.demo.ava import DemoSettings, action_list, make_demo_dataset
 from memvit_mm.models import Stream
 from memvit_mm.paths import get_config_path
 

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from stream_data import FPS, SECONDS, SIZE, assert_same, threads
 
 from memvit_mm.apis import MultiStream, VideoStream, iter_stdet
-from memvit_mm.datasets.bad_clips import BadClipError
 from memvit_mm.paths import get_config_path
+from memvit_mm.structures import BadClipError
 
 
 @pytest.fixture(scope='module')
@@ -646,8 +646,8 @@ class TestOptions:
     def test_configs_of_ours(self, model, frames, name):
         # Their pipelines, with a model that takes their clips' size.
         cfg = Config.fromfile(get_config_path(name))
-        from memvit_mm.apis.clip_buffer import ClipBuffer
-        from memvit_mm.apis.clip_grid import ClipGrid, read_recipe
+        from memvit_mm.apis.streams.clip_buffer import ClipBuffer
+        from memvit_mm.apis.streams.clip_grid import ClipGrid, read_recipe
 
         buffer = ClipBuffer(ClipGrid(read_recipe(cfg), fps=30))
         ready = [c for f in frames * 3 for c in buffer.feed(f)] + buffer.finish()

@@ -15,10 +15,10 @@ from memvit_mm.apis import (
     VideoStream,
     annotate_video,
     read_lines,
-    visualize,
 )
-from memvit_mm.apis.predictor import Predictor
-from memvit_mm.apis.visualize import Playback
+from memvit_mm.apis.streams.predictor import Predictor
+from memvit_mm.apis.visualization import annotate as visualize
+from memvit_mm.apis.visualization.annotate import Playback
 
 NAMES = dict(
     verbs=['take', 'put', 'wash', 'cut'], nouns=[f'noun {n}' for n in range(6)]

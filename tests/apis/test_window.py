@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from memvit_mm.apis.window import Window, check_display
+from memvit_mm.apis.visualization.window import Window, check_display
 
 pytestmark = pytest.mark.skipif(shutil.which('Xvfb') is None, reason='needs Xvfb')
 

@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from memvit_mm.datasets import MemoryAVADataset, SequentialClipSampler
-from memvit_mm.datasets.ava_files import read_proposals
+from memvit_mm.datasets.ava.files import read_proposals
 from memvit_mm.paths import get_config_path
 
 ROWS = [

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from memvit_mm.datasets import BadClipError
-from memvit_mm.datasets.bad_clips import skipped_samples
+from memvit_mm.structures import skipped_samples
 
 # In the middle of demo_va_001; this much of the file are seconds 907 to 909.
 BAD = (0.4, 0.5)

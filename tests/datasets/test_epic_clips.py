@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from memvit_mm.datasets import ClipIndex, SampleEpicFrames
-from memvit_mm.datasets.epic_clips import ClipRule
-from memvit_mm.datasets.epic_files import Segment
+from memvit_mm.datasets.epic.clips import ClipRule
+from memvit_mm.datasets.epic.files import Segment
 from memvit_mm.models import ClipMemory
-from memvit_mm.models.memory import Stream
+from memvit_mm.structures import Stream
 
 
 def segment(number, start, stop):

@@ -3,7 +3,7 @@ import re
 import pytest
 from epic_data import HEADER, TEST_HEADER, row, write_classes, write_csv
 
-from memvit_mm.datasets.epic_files import (
+from memvit_mm.datasets.epic.files import (
     parse_seconds,
     read_classes,
     read_segments,

@@ -22,7 +22,7 @@ from memvit_mm.datasets import (
     VideoDecode,
     VideoInit,
 )
-from memvit_mm.datasets.lane_loader import by_lanes, video_steps
+from memvit_mm.datasets.sampling.lane_loader import by_lanes, video_steps
 
 FPS, SECONDS = 10, {'a': 12, 'b': 9, 'c': 12, 'd': 4}
 

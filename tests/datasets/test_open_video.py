@@ -12,7 +12,7 @@ import pytest
 from turned import turn
 
 from memvit_mm.datasets import VideoDecode, VideoInit
-from memvit_mm.datasets.open_video import OpenCVReader, open_video, read_packets
+from memvit_mm.video.open_video import OpenCVReader, open_video, read_packets
 
 DATA = Path(__file__).resolve().parents[1] / 'data'
 CLOSED, OPEN = DATA / 'h264_closed_gop.mp4', DATA / 'h264_open_gop.mp4'

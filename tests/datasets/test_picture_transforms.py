@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from mmaction.datasets.transforms import Flip, RandomCrop
 
 from memvit_mm.datasets import ClipColors, ResizeShortSide
-from memvit_mm.datasets.picture_transforms import ColorDraw
-from memvit_mm.datasets.transforms import seeded
+from memvit_mm.datasets.transforms.clips import seeded
+from memvit_mm.datasets.transforms.picture import ColorDraw
 
 EIGVAL = np.array([0.225, 0.224, 0.229])
 EIGVEC = np.array(

@@ -51,7 +51,7 @@ class Pack:
 
 
 def build(dataset, batch_size, shuffle, world=(0, 1), seed=0, **kwargs):
-    with patch('memvit_mm.datasets.sampler.get_dist_info', return_value=world):
+    with patch('memvit_mm.datasets.sampling.sampler.get_dist_info', return_value=world):
         return SequentialClipSampler(
             DefaultSampler(dataset, seed=seed), batch_size, shuffle, **kwargs
         )

@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset, DefaultSampler
 from torch.utils.data import DataLoader
 
 from memvit_mm.datasets import SequentialClipSampler
-from memvit_mm.datasets.stream_keys import StreamKeysMixin
+from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
 
 
 class Draws(StreamKeysMixin, BaseDataset):

@@ -20,7 +20,7 @@ from memvit_mm.datasets import (
     VideoDecode,
     VideoInit,
 )
-from memvit_mm.datasets.transforms import seeded
+from memvit_mm.datasets.transforms.clips import seeded
 
 USUAL = [
     dict(type='RandomRescale', scale_range=(40, 60)),

@@ -14,7 +14,7 @@ from mmengine.fileio import get_file_backend
 from small_runs import runner_of
 from test_balanced import watched
 
-from memvit_mm.engine.atomic_backend import AtomicLocalBackend
+from memvit_mm.io.atomic_backend import AtomicLocalBackend
 
 # 24 clips, two rows: 12 iterations are an epoch of the data.
 ITERATIONS = dict(type='IterBasedTrainLoop', max_iters=30, val_interval=7)
@@ -213,7 +213,7 @@ class TestAtomicFiles:
         path = tmp_path / 'file'
         code = (
             'import sys\n'
-            'from memvit_mm.engine.atomic_backend import AtomicLocalBackend\n'
+            'from memvit_mm.io.atomic_backend import AtomicLocalBackend\n'
             'print("ready", flush=True)\n'
             'for number in range(10**6):\n'
             '    data = bytes([number % 256]) * 2**23\n'

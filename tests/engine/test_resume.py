@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memvit_mm.datasets.demo import DemoSettings, make_demo_dataset
+from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 CONFIG = """

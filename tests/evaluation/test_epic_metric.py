@@ -25,7 +25,6 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from memvit_mm.datasets.bad_clips import is_skipped
 from memvit_mm.evaluation import (
     EpicMetric,
     epic_metrics,
@@ -33,7 +32,8 @@ from memvit_mm.evaluation import (
     read_predictions,
     read_submission,
 )
-from memvit_mm.evaluation.epic_predictions import match
+from memvit_mm.evaluation.epic.predictions import match
+from memvit_mm.structures import is_skipped
 
 # An odd number, so that DefaultSampler repeats a sample for two processes.
 ROWS = make_rows(41)

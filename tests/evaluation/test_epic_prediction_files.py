@@ -10,10 +10,10 @@ from epic_made import make_rows, make_scores, write_annotations, write_npz
 from mmaction.structures import ActionDataSample
 from mmengine.evaluator import DumpResults
 
-from memvit_mm.datasets.sampler import ClipIndex
 from memvit_mm.evaluation import EpicPredictions, read_labels, read_predictions
-from memvit_mm.evaluation.epic_prediction_files import write_npz as write_predictions
-from memvit_mm.evaluation.epic_predictions import fill, match
+from memvit_mm.evaluation.epic.prediction_files import write_npz as write_predictions
+from memvit_mm.evaluation.epic.predictions import fill, match
+from memvit_mm.structures import ClipIndex
 
 ROWS = make_rows(10)
 NAMES = [row['narration_id'] for row in ROWS]

@@ -15,7 +15,7 @@ from epic_made import (
 )
 
 from memvit_mm.evaluation import EpicLabels, EpicPredictions, epic_metrics, read_labels
-from memvit_mm.evaluation.epic_scores import (
+from memvit_mm.evaluation.epic.scores import (
     action_hits,
     class_mean,
     explicit_action_hits,

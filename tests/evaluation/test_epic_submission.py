@@ -21,7 +21,7 @@ from memvit_mm.evaluation import (
     validate_submission,
     write_submission,
 )
-from memvit_mm.evaluation.epic_submission import (
+from memvit_mm.evaluation.epic.submission import (
     SubmissionError,
     header_of,
     load_submission,

@@ -10,8 +10,9 @@ from small_models import ARCH, FRAMES, randomize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from memvit_mm.models import MeMViT, fused_attention
-from memvit_mm.models.fused_attention import attend, head_width
+from memvit_mm.models import MeMViT
+from memvit_mm.models.kernels import fused_attention
+from memvit_mm.models.kernels.fused_attention import attend, head_width
 from memvit_mm.models.relative_position import folded_attention
 
 

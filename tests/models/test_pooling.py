@@ -10,9 +10,9 @@ from small_models import ARCH, FRAMES, randomize
 from torch import nn
 
 from memvit_mm.models import MeMViT
-from memvit_mm.models import linear as linear_module
-from memvit_mm.models.linear import LeanMLP, is_plain, linear
-from memvit_mm.models.pooling import _by_head, depthwise_pool, max_pool
+from memvit_mm.models.kernels import linear as linear_module
+from memvit_mm.models.kernels.linear import LeanMLP, is_plain, linear
+from memvit_mm.models.kernels.pooling import _by_head, depthwise_pool, max_pool
 
 MLP = LeanMLP.__mro__[1]
 assert MODELS  # mmaction.models needs memvit_mm's repairs first

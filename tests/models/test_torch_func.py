@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from memvit_mm.models import MeMViT
-from memvit_mm.models import linear as linear_module
+from memvit_mm.models.kernels import linear as linear_module
 
 
 @pytest.fixture(params=[True, False], ids=['pool first', 'project first'])

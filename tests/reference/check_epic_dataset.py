@@ -26,10 +26,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from memvit_mm.datasets import ClipIndex, EpicKitchensDataset, SampleEpicFrames
-from memvit_mm.datasets.epic_files import read_segments, read_video_info
-from memvit_mm.datasets.epic_kitchens import SHORTEST
+from memvit_mm.datasets.epic.dataset import SHORTEST
+from memvit_mm.datasets.epic.files import read_segments, read_video_info
 from memvit_mm.models import ClipMemory
-from memvit_mm.models.memory import Stream
+from memvit_mm.structures import Stream
 
 SPLITS = ('train', 'validation', 'test_timestamps')
 TAU_A = 1.0

@@ -30,9 +30,9 @@ from memvit_mm.evaluation import (
     validate_submission,
     write_submission,
 )
-from memvit_mm.evaluation.epic_prediction_files import write_npz
-from memvit_mm.evaluation.epic_predictions import match
-from memvit_mm.evaluation.epic_submission import SubmissionError, load_submission
+from memvit_mm.evaluation.epic.prediction_files import write_npz
+from memvit_mm.evaluation.epic.predictions import match
+from memvit_mm.evaluation.epic.submission import SubmissionError, load_submission
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_epic.py'
 TOLERANCE = 1e-6

@@ -1,0 +1,125 @@
+"""StreamInfo: what must be known about a model to show its predictions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from memvit_mm.apis.streams.clip_grid import ClipGrid, test_dataset
+from memvit_mm.apis.streams.predictor import Predictor
+from memvit_mm.apis.streams.results import Prediction
+
+from .classes import ClassScores
+
+
+@dataclass
+class StreamInfo:
+    """The kind of model, its classes, and its clips' times."""
+
+    kind: str
+    """'actions' of whole clips, 'verbs and nouns' of them, or 'people' and theirs."""
+    classes: dict[str, list[str]]
+    """Names by class number: of 'actions', or of 'verbs' and 'nouns'. Those of 'people'
+    are 'actions'."""
+    stride: float
+    """Seconds from one clip to the next."""
+    clip_seconds: float
+    """Seconds from a clip's first frame to its last."""
+    memory_seconds: Optional[float]
+    """How far back a clip attends directly, in seconds; None for models without a
+    memory. Through earlier clips it may know more."""
+    ahead: float = 0.0
+    """How long after a prediction's time that is which it is about, in seconds: above 0
+    for models that anticipate."""
+    centered: bool = False
+    """Whether a clip's time is that of its middle, or of its end."""
+    reserved: bool = False
+    """Whether number 0 of the classes stands for nothing, as in AVA."""
+
+    def shown_from(self, time: float) -> float:
+        """From when on a prediction is shown, in seconds; for a ``stride``.
+
+        Recognized is what has happened since the clip before, anticipated what comes,
+        and people's actions are those around the keyframe.
+        """
+        if self.ahead:
+            return time
+        return time - self.stride / (2 if self.centered else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def info_of(
+    predictor: Predictor, fps: float, stride: Optional[float] = None
+) -> StreamInfo:
+    """What a stream of this model is like.
+
+    Args:
+        predictor (Predictor): The model and its pipeline.
+        fps (float): Frames per second of the stream.
+        stride (float, optional): The stream's, if it is not the config's.
+    """
+    grid = ClipGrid(predictor.recipe, fps, stride)
+    sampler = predictor.recipe.sampler
+    # MMAction2's own sampler has the attribute, and nothing in it.
+    rate = getattr(sampler, 'target_fps', None) or fps
+    dataset = test_dataset(predictor.cfg)
+    ahead = 0.0
+    if dataset.get('task') == 'anticipation':
+        ahead = float(dataset.get('tau_a', 1.0))
+    classes = predictor.classes
+    return StreamInfo(
+        'people' if predictor.detects else ' and '.join(classes.names),
+        classes.names,
+        grid.stride,
+        (sampler.clip_len - 1) * sampler.frame_interval / rate,
+        memory_steps(predictor) * grid.stride or None,
+        ahead,
+        predictor.recipe.centered,
+        classes.reserved,
+    )
+
+
+def memory_steps(predictor: Predictor) -> int:
+    """Clips that the model looks back at most, in one layer; 0 without a memory."""
+    if predictor.memory is None:
+        return 0
+    return max(
+        (
+            module.memory_length * module.memory_gap
+            for module in predictor.model.modules()
+            if hasattr(module, 'memory_length') and hasattr(module, 'memory_gap')
+        ),
+        default=0,
+    )
+
+
+# ------------------------------------------------------------ scores to be shown
+
+
+def rows_of(predictions: Sequence[Prediction]) -> list[ClassScores]:
+    """Scores ``[clips, classes]`` of predictions of one model.
+
+    Of people those are the highest that anybody has; nan where nobody was there.
+    """
+    return [
+        groups[0]._replace(scores=np.stack([_highest(g.scores) for g in groups]))
+        for groups in zip(*(prediction.groups for prediction in predictions))
+    ]
+
+
+def _highest(scores: np.ndarray) -> np.ndarray:
+    if scores.ndim == 1:
+        return scores
+    if not len(scores):
+        return np.full(scores.shape[1], np.nan, dtype=np.float32)
+    return scores.max(axis=0)
+
+
+def alone(predictions: Iterable[Prediction]) -> Optional[list[Prediction]]:
+    """The same clips' predictions without memory, None if they were not made."""
+    found = [p.without_memory for p in predictions]
+    return None if any(one is None for one in found) else found

@@ -1,0 +1,188 @@
+"""AVA's person proposals from videos: who is where at every whole second."""
+
+import os.path as osp
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+import numpy as np
+
+from memvit_mm.apis.streams.clip_buffer import ClipBuffer
+from memvit_mm.apis.streams.clip_grid import ClipGrid, ClipRecipe
+from memvit_mm.apis.streams.sources import VideoFile
+from memvit_mm.datasets.ava.dataset import VIDEO_EXTS
+from memvit_mm.datasets.transforms.clips import SampleClipFrames
+
+from .detector import PersonDetector
+
+
+class Keyframe(NamedTuple):
+    """A frame of a video at a whole second."""
+
+    second: int
+    """After the first frame."""
+    image: np.ndarray
+    """``[H, W, 3]`` uint8, RGB."""
+    read: float
+    """How much of the video has been read, 0 to 1; 0 where that is not known."""
+
+
+def find_videos(paths: Sequence[Union[str, Path]]) -> list[Path]:
+    """Video files: those that are named, and those in the folders that are named.
+
+    Args:
+        paths (sequence[str | Path]): Files, and folders, of which the files with the
+            usual extensions are taken.
+
+    Returns:
+        list[Path]: Sorted by the names that the videos have in proposals: those of the
+        files without extension.
+
+    Raises:
+        ValueError, FileNotFoundError: If there is no such file, a folder has no video,
+            or two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        path = path.expanduser()
+        if path.is_dir():
+            files = [p for p in path.iterdir() if p.suffix.lower() in VIDEO_EXTS]
+            if not files:
+                raise ValueError(
+                    f'Folder {path} has no video ({", ".join(VIDEO_EXTS)}) in it: name '
+                    'the folder that holds them, or the files.'
+                )
+        elif path.exists():
+            files = [path]
+        else:
+            raise FileNotFoundError(f'There is no video or folder {path}.')
+        for file in files:
+            other = found.setdefault(file.stem, file)
+            if other.resolve() != file.resolve():
+                raise ValueError(
+                    f'{other} and {file} would have the same name in the proposals, '
+                    f'{file.stem}: make one file of each, or rename one.'
+                )
+    return [found[name] for name in sorted(found)]
+
+
+def keyframes(
+    path: Union[str, Path],
+    first: int = 1,
+    last: Optional[int] = None,
+    timing: str = 'frames',
+    on_damage: str = 'stop',
+) -> Iterator[Keyframe]:
+    """The frames of a video at whole seconds, in order, at constant memory.
+
+    They are those in the middle of the clips that :class:`MemoryAVADataset` and
+    :class:`VideoStream` make of these seconds.
+
+    Args:
+        path (str | Path): The video.
+        first (int): Second of the first one, after the first frame.
+        last (int, optional): Second of the last one. By default to the end.
+        timing (str): See :class:`VideoFile`. Of a video of variable frame rate data
+            sets count frames (``'frames'``), streams take the times (``'auto'``).
+        on_damage (str): See :class:`VideoFile`.
+
+    Raises:
+        ValueError, FileNotFoundError: As :class:`VideoFile`, or if there is none.
+    """
+    source = VideoFile(str(path), timing, on_damage)
+    name = f'Video {path}'
+    recipe = ClipRecipe(SampleClipFrames(1, 1, test_mode=True), [], True, 1.0)
+    times = None if last is None else [float(s) for s in range(first, last + 1)]
+    buffer = ClipBuffer(ClipGrid(recipe, source.fps, 1.0, times), name=name)
+    count = 0
+    try:
+        for number, frame in enumerate(source, 1):
+            for ready in buffer.feed(frame.image, frame.time):
+                second = round(ready.clip.time)
+                if second >= first:
+                    count += 1
+                    read = min(number / source.count, 1.0) if source.count else 0.0
+                    yield Keyframe(second, ready.clip.images[0], read)
+                if second == last:
+                    return
+    finally:
+        source.close()
+    if not count:
+        seconds = buffer.last_time + 1 / source.fps
+        raise ValueError(
+            f'{name} is {seconds:.2f} seconds long, and its first keyframe would be '
+            f'{first} seconds after its beginning.'
+        )
+
+
+def detect_keyframes(
+    detector: PersonDetector, frames: Iterator[Keyframe], limit: int = 100
+) -> Iterator[tuple[Keyframe, np.ndarray]]:
+    """People in keyframes, as proposals say it.
+
+    Args:
+        detector (PersonDetector): Its ``batch_size`` keyframes are detected together.
+        frames (iterator[Keyframe]): Of one video.
+        limit (int): Boxes of a keyframe at most, the best ones.
+
+    Yields:
+        tuple: Each keyframe, and its people, float32 ``[people, 5]``: x1, y1, x2, y2 as
+        fractions of the frame, and score, best first.
+    """
+    batch: list[Keyframe] = []
+    for frame in frames:
+        batch.append(frame)
+        if len(batch) == detector.batch_size:
+            yield from _detect(detector, batch, limit)
+            batch = []
+    if batch:
+        yield from _detect(detector, batch, limit)
+
+
+def _detect(
+    detector: PersonDetector, batch: list[Keyframe], limit: int
+) -> Iterator[tuple[Keyframe, np.ndarray]]:
+    found = detector.detect([keyframe.image for keyframe in batch])
+    for keyframe, boxes in zip(batch, found):
+        height, width = keyframe.image.shape[:2]
+        size = np.array([width, height, width, height, 1], dtype=np.float32)
+        yield keyframe, (boxes[:limit] / size).astype(np.float32)
+
+
+def detect_persons(
+    detector: PersonDetector,
+    video: Union[str, Path],
+    timestamp_start: int = 900,
+    limit: int = 100,
+    **options: object,
+) -> dict[str, np.ndarray]:
+    """AVA's proposals of one video, see ``tools/detect_persons.py`` for many.
+
+    Args:
+        detector (PersonDetector): Who finds them.
+        video (str | Path): The file; its name without extension is the video's.
+        timestamp_start (int): AVA's second at which the video begins.
+        limit (int): Boxes of a keyframe at most.
+        **options: As for :func:`keyframes`.
+
+    Returns:
+        dict[str, np.ndarray]: ``{'video,0902': [people, 5]}``, see
+        :func:`detect_keyframes`. Keyframes in which nobody is are left out.
+    """
+    name = osp.splitext(osp.basename(video))[0]
+    found = detect_keyframes(detector, keyframes(video, **options), limit)
+    return {
+        proposal_key(name, keyframe.second + timestamp_start): boxes
+        for keyframe, boxes in found
+        if len(boxes)
+    }
+
+
+def proposal_key(video: str, second: int) -> str:
+    """A keyframe's key in AVA's proposals.
+
+    Examples:
+        >>> proposal_key('1j20qq1JyX4', 902)
+        '1j20qq1JyX4,0902'
+    """
+    return f'{video},{second:04d}'

@@ -1,0 +1,285 @@
+"""Predictor: complete clips in, predictions out; what streams of a model share."""
+
+import copy
+import threading
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, Optional, Union
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from memvit_mm.apis.models.classes import Labels, classes_of
+from memvit_mm.apis.models.load_model import load_config
+from memvit_mm.apis.people.boxes import BoxSource, PersonBoxes, box_source
+
+from .clip_buffer import Clip
+from .clip_grid import read_recipe
+from .results import EpicPrediction, PeoplePrediction, Prediction
+
+# Of each model, held while it runs or its memory changes, in whatever thread.
+_locks: WeakKeyDictionary = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class PreparedClip(NamedTuple):
+    """A clip as the model takes it."""
+
+    stream: Hashable
+    number: int
+    """Of the clip, from 0."""
+    start: float
+    end: float
+    time: float
+    """These three in seconds, on the clock of the stream's frames."""
+    data: dict
+    """``inputs`` ``[views, C, T, H, W]`` uint8 and ``data_samples``."""
+    people: Optional[PersonBoxes]
+
+
+class Predictor:
+    """A model with its config's test pipeline.
+
+    Args:
+        model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
+            It is put into evaluation mode.
+        cfg (Config | str, optional): Its config. Defaults to ``model.cfg``.
+        boxes (callable | Mapping | str, optional): Where people are, for detectors, see
+            :class:`VideoStream`.
+        labels (optional): Names of the classes, see :class:`VideoStream`.
+        sampler (dict, optional): See :func:`read_recipe`.
+
+    Raises:
+        ValueError: If there is no config, or a detector has no boxes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cfg: Union[Config, str, None] = None,
+        boxes: Optional[BoxSource] = None,
+        labels: Labels = None,
+        sampler: Optional[dict] = None,
+    ) -> None:
+        cfg = cfg if cfg is not None else getattr(model, 'cfg', None)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f'model is a {type(model).__name__}: give what init_recognizer or '
+                'init_detector_model returns.'
+            )
+        if cfg is None:
+            raise ValueError(
+                'The model has no config (model.cfg), which says how frames become '
+                'clips: build it with mmaction.apis.init_recognizer, or give cfg=....'
+            )
+        if not hasattr(cfg, 'get'):
+            cfg = load_config(cfg)
+        self.model = model.eval()
+        self.cfg = cfg
+        self.detects = hasattr(model, 'roi_head')
+        if self.detects and boxes is None:
+            raise ValueError(
+                f'{type(model).__name__} classifies people in boxes: give boxes=..., a '
+                'function of a frame [H, W, 3] and its time in seconds that returns '
+                'boxes [people, 4] in pixels, or a proposal file.'
+            )
+        if not self.detects and boxes is not None:
+            raise ValueError(
+                f'{type(model).__name__} classifies whole clips: leave boxes=... out.'
+            )
+        init_default_scope(cfg.get('default_scope') or 'mmaction')
+        self.recipe = read_recipe(cfg, sampler)
+        self.boxes = box_source(boxes, cfg)
+        with _locks_lock:
+            self._lock = _locks.setdefault(model, threading.RLock())
+        # MMAction2's Resize keeps what it does on itself: one for each thread.
+        self._of_thread = threading.local()
+        self.classes = classes_of(model, cfg, labels)
+
+    @property
+    def memory(self) -> Any:
+        """The model's ``ClipMemory``, None where it has none."""
+        return getattr(self.model, 'memory', None)
+
+    def begin(self, stream: Hashable, owner: Any) -> None:
+        """A stream begins, with an empty memory.
+
+        Raises:
+            ValueError: If its name cannot be one.
+        """
+        try:
+            hash(stream)
+        except TypeError:
+            raise ValueError(
+                f'name={stream!r} cannot name a stream: give a string or a number.'
+            ) from None
+        self.forget(stream)
+        if self.memory is not None:
+            self.memory.open(stream, owner)
+
+    def check_owner(self, stream: Hashable, owner: Any) -> None:
+        """Refuse a stream whose memory another one of its name took over.
+
+        Raises:
+            ValueError: If that happened.
+        """
+        if self.memory is not None and self.memory.owner(stream) is not owner:
+            raise ValueError(
+                f'Another stream of the name {stream!r} began with this model, and its '
+                'memory is kept under the name: give each one a name of its own.'
+            )
+
+    def forget(self, stream: Hashable) -> None:
+        """Drop what is remembered of a stream."""
+        if self.memory is not None:
+            with self._lock:
+                self.memory.reset(stream)
+
+    def remembered(self, stream: Any = None) -> list[dict]:
+        """What is remembered of all streams, or of one, as plain values and tensors."""
+        if self.memory is None:
+            return []
+        with self._lock:
+            entries = self.memory.state_dict()['streams']
+        return [e for e in entries if stream is None or e['stream'][0] == stream]
+
+    def remember(self, entries: list[dict], *streams: Hashable) -> None:
+        """Take back what :meth:`remembered` gave, of some streams and no others.
+
+        Args:
+            entries (list[dict]): Of these streams, and maybe of others.
+            *streams: Their names; what is remembered of others is left as it is.
+        """
+        if self.memory is None:
+            return
+        entries = [e for e in entries if e['stream'][0] in streams]
+        with self._lock:
+            others = self.memory.state_dict()['streams']
+            others = [e for e in others if e['stream'][0] not in streams]
+            self.memory.load_state_dict(dict(streams=others + entries))
+
+    def prepare(
+        self,
+        stream: Hashable,
+        clip: Clip,
+        fps: float,
+        origin: float = 0.0,
+        video: Optional[str] = None,
+    ) -> PreparedClip:
+        """Find the people in a clip and run the rest of the test pipeline on it.
+
+        Args:
+            stream (Hashable): The stream's name.
+            clip (Clip): Complete.
+            fps (float): Of the stream.
+            origin (float): Time of the stream's first frame, in seconds.
+            video (str, optional): Its name in proposals. Defaults to ``stream``.
+        """
+        key = len(clip.images) // 2 if self.recipe.centered else -1
+        time, video = origin + clip.time, stream if video is None else video
+        results = dict(
+            clip.sampled,
+            imgs=list(clip.images),
+            original_shape=clip.images[0].shape[:2],
+            img_shape=clip.images[0].shape[:2],
+            video_id=stream,
+            timestamp=clip.time,
+            img_key=f'{video},{clip.time:g}',
+        )
+        people = None
+        if self.boxes is not None:
+            find_time = clip.time if hasattr(self.boxes, 'table') else time
+            people = self.boxes(clip.images[key], video, find_time)
+            classes = self.model.roi_head.bbox_head.num_classes
+            results.update(
+                gt_bboxes=np.zeros((0, 4), dtype=np.float32),
+                gt_labels=np.zeros((0, classes), dtype=np.float32),
+                proposals=people.boxes,
+                scores=people.scores,
+            )
+        for transform in self._transforms():
+            results = transform(results)
+        results['data_samples'].set_metainfo(dict(video_id=stream, timestamp=clip.time))
+        first, last = (int(clip.frame_inds[i]) for i in (0, -1))
+        return PreparedClip(
+            stream,
+            clip.number,
+            origin + first / fps,
+            origin + last / fps,
+            time,
+            results,
+            people,
+        )
+
+    def _transforms(self) -> Iterable[Any]:
+        """The pipeline of this thread."""
+        mine = self._of_thread
+        if not hasattr(mine, 'transforms'):
+            mine.transforms = copy.deepcopy(self.recipe.transforms)
+        return mine.transforms
+
+    def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
+        """What the model says about some clips, of any streams, in one batch."""
+        if self.model.training:
+            self.model.eval()
+        with self._lock, torch.no_grad():
+            samples = self.model.test_step(pseudo_collate([c.data for c in clips]))
+        return [self._result(*pair) for pair in zip(clips, samples)]
+
+    def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
+        about = dict(
+            stream=clip.stream,
+            number=clip.number,
+            time=clip.time,
+            start=clip.start,
+            end=clip.end,
+            names=self.classes.names.get('actions'),
+            data_sample=sample,
+        )
+        if self.detects:
+            return PeoplePrediction(
+                **about,
+                scores=_array(sample.pred_instances.scores),
+                boxes=clip.people.boxes,
+                box_scores=clip.people.scores,
+                track_ids=clip.people.track_ids,
+                reserved=self.classes.reserved,
+            )
+        scores = _array(sample.pred_score)
+        # A head that averages no views has a row for each.
+        scores = scores.mean(axis=0) if scores.ndim == 2 else scores
+        if 'verb_logits' not in sample:
+            return Prediction(**about, scores=scores)
+        verbs = len(sample.verb_logits)
+        return EpicPrediction(
+            **about,
+            scores=scores,
+            verb_scores=scores[:verbs],
+            noun_scores=scores[verbs:],
+            verbs=self.classes.names.get('verbs'),
+            nouns=self.classes.names.get('nouns'),
+        )
+
+
+def predictor_of(model: Union[nn.Module, Predictor], **options: Any) -> Predictor:
+    """A model's predictor, or what is one already.
+
+    Raises:
+        ValueError: As :class:`Predictor`, or if a predictor comes with options of it.
+    """
+    if not isinstance(model, Predictor):
+        return Predictor(model, **options)
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f'{given[0]}=... belongs to the {type(model).__name__}: give it there.'
+        )
+    return model
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

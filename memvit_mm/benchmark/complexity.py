@@ -1,0 +1,292 @@
+"""Parameters and multiply-adds of a model, as papers state them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from memvit_mm.models.actor_memory import ActorMemoryBlock, ActorMemoryHead
+from memvit_mm.models.attention import MemoryAttention
+from memvit_mm.models.layer_memory import empty_memory
+
+MATMULS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
+CONVS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+class MacCounter(TorchFunctionMode):
+    """Counts the multiply-adds of the PyTorch functions called inside it.
+
+    Counted, one multiplication and one addition together as one: linear layers,
+    convolutions, matrix products and einsums, and of attention both products,
+    queries x keys and weights x values. Not counted: additions of biases and residuals,
+    normalization, activations, softmax, pooling by maximum or mean, RoIAlign. That is
+    what "GFLOPs" means in the MViT, MViTv2 and MeMViT papers.
+
+    Attention counts as its formula has it. Our layers fold relative positions and
+    masks into extra channels of queries and keys (see
+    :mod:`memvit_mm.models.relative_position`); those are a way to compute a sum and
+    are left out, while the products of queries and position vectors count.
+
+    The functions are computed as usual, except for attention, whose output is left
+    empty: run models on the 'meta' device to count without computing.
+
+    Attributes:
+        macs (Counter): Multiply-adds by kind: 'linear', 'conv', 'matmul',
+            'attention'.
+        channels (int, optional): Channels of a head in the attention layer that runs.
+
+    Examples:
+        >>> with MacCounter() as counter:
+        ...     _ = nn.Linear(8, 4)(torch.rand(2, 5, 8))
+        >>> dict(counter.macs)
+        {'linear': 320}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: Counter = Counter()
+        self.channels: Optional[int] = None
+
+    @property
+    def total(self) -> int:
+        """All kinds together."""
+        return sum(self.macs.values())
+
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func is F.linear or getattr(func, '__name__', '') == '_linear_pointwise':
+            self.macs['linear'] += out.numel() * args[0].shape[-1]
+        elif func in CONVS:
+            # [C_out, C_in / groups, *kernel]
+            weight = args[1] if len(args) > 1 else kwargs['weight']
+            self.macs['conv'] += out.numel() * weight[0].numel()
+        elif func in MATMULS:
+            self.macs['matmul'] += out.numel() * args[0].shape[-1]
+        elif func is torch.einsum:
+            self.macs['matmul'] += _einsum_macs(*args)
+        return out
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, *args, **kwargs) -> Tensor:
+        """[B, heads, Q, C], [B, heads, K, C] x 2 -> [B, heads, Q, C], empty."""
+        shape = q.shape[:-1]
+        for tensor in (q, v):
+            channels = self.channels or tensor.shape[-1]
+            self.macs['attention'] += shape.numel() * k.shape[-2] * channels
+        return v.new_empty(*shape, v.shape[-1])
+
+
+def _einsum_macs(equation: str, *operands: Tensor) -> int:
+    """The product of the lengths of all indices."""
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    lengths = {}
+    for indices, operand in zip(equation.split('->')[0].split(','), operands):
+        lengths.update(zip(indices.strip(), operand.shape))
+    total = 1
+    for length in lengths.values():
+        total *= length
+    return total
+
+
+@contextmanager
+def counting(model: nn.Module):
+    """Count what ``model`` does in this context: gives a :class:`MacCounter`."""
+    counter, handles = MacCounter(), []
+
+    def enter(channels: int):
+        def hook(*_) -> None:
+            counter.channels = channels
+
+        return hook
+
+    def leave(*_) -> None:
+        counter.channels = None
+
+    for module in model.modules():
+        proj = None
+        if isinstance(module, MemoryAttention):
+            proj = module.proj
+        elif isinstance(module, ActorMemoryBlock):
+            proj = module.attn['proj']
+        if proj is not None:
+            channels = proj.out_features // module.num_heads
+            handles.append(module.register_forward_pre_hook(enter(channels)))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        with counter:
+            yield counter
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in all parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@dataclass
+class Cost:
+    """What a part of a model costs for one clip."""
+
+    parameters: int
+    macs: int
+    """Multiply-adds."""
+
+    def __str__(self) -> str:
+        return f'{self.parameters / 1e6:8.2f} M  {self.macs / 1e9:8.2f} G'
+
+
+@dataclass
+class Costs:
+    """What a model costs for one clip, by part."""
+
+    clip: tuple[int, int, int, int]
+    """C, T, H, W: channels, frames, pixels."""
+    backbone: Cost
+    """With its memory full, if it has one."""
+    without_memory: Optional[Cost] = None
+    """The same backbone without memory; None if it has none."""
+    memory_everywhere: Optional[int] = None
+    """Parameters with memory parameters in every layer, as the published models carry
+    them."""
+    actors: Optional[Cost] = None
+    """Attention among people, for one clip and full memory."""
+    rest: int = 0
+    """Parameters of everything else: the classifier."""
+
+    def __str__(self) -> str:
+        _, frames, height, width = self.clip
+        lines = [
+            f'One clip of {frames} frames of {height} x {width} pixels',
+            f'{"":36}parameters  multiply-adds',
+            f'{"backbone":36}{self.backbone}',
+        ]
+        if self.without_memory is not None:
+            twin = self.without_memory
+            parameters = self.backbone.parameters / twin.parameters - 1
+            macs = self.backbone.macs / twin.macs - 1
+            every = f'{self.memory_everywhere / 1e6:8.2f} M'
+            lines += [
+                f'{"  without memory":36}{twin}',
+                f'{"  memory adds":36}{parameters:8.1%}    {macs:8.1%}',
+                f'{"  memory parameters in every layer":36}{every}',
+            ]
+        if self.actors is not None:
+            lines.append(f'{"attention among people":36}{self.actors}')
+        if self.rest:
+            lines.append(f'{"classifier and others":36}{self.rest / 1e6:8.2f} M')
+        return '\n'.join(lines)
+
+
+def model_costs(model: dict, size: Optional[Sequence[int]] = None) -> Costs:
+    """Parameters and multiply-adds of the model of a config.
+
+    The classifier's multiply-adds are too few to be listed: less than 0.001 G per
+    clip or box.
+
+    Args:
+        model (dict): Config of the model.
+        size (sequence[int], optional): T, H, W of a clip, in frames and pixels; the
+            size that the backbone is made for by default.
+
+    Raises:
+        ValueError: If there is no backbone or clips of this size do not fit it.
+    """
+    if 'backbone' not in model:
+        raise ValueError('the config has no model.backbone to count.')
+    backbone = model['backbone']
+    clip = clip_shape(backbone, size)
+    costs = Costs(clip, backbone_cost(backbone, clip))
+    built = MODELS.build(ConfigDict(model))
+    if getattr(built.backbone, 'memory_layers', ()):
+        costs.without_memory = backbone_cost(dict(backbone, memory_layers=()), clip)
+        everywhere = range(len(built.backbone.blocks))
+        with torch.device('meta'):
+            costs.memory_everywhere = count_parameters(
+                MODELS.build(ConfigDict(backbone, memory_layers=everywhere))
+            )
+    actors = getattr(getattr(built, 'roi_head', None), 'shared_head', None)
+    if isinstance(actors, ActorMemoryHead):
+        costs.actors = actors_cost(actors)
+    counted = costs.backbone.parameters
+    counted += costs.actors.parameters if costs.actors else 0
+    costs.rest = count_parameters(built) - counted
+    return costs
+
+
+def backbone_cost(cfg: dict, clip: Sequence[int]) -> Cost:
+    """Cost of a backbone on one clip; with memory, of a clip whose memory is full.
+
+    Nothing is computed: the backbone is built and run on the 'meta' device.
+
+    Args:
+        cfg (dict): Config of the backbone.
+        clip (sequence[int]): C, T, H, W: channels, frames, pixels.
+
+    Raises:
+        ValueError: If the clip does not fit the backbone.
+    """
+    cfg = ConfigDict(cfg)
+    cfg.pop('pretrained', None)
+    with torch.device('meta'):
+        backbone = MODELS.build(cfg).eval()
+        x = torch.empty(1, *clip)
+    try:
+        # Slots are fixed in number and hidden where empty: an empty memory is as much
+        # work as a full one.
+        memory = {}
+        if getattr(backbone, 'memory_layers', ()):
+            memory = dict(memory=backbone.empty_memory(x))
+        with torch.no_grad(), counting(backbone) as counter:
+            backbone(x, **memory)
+    except RuntimeError as error:
+        sizes = ' x '.join(map(str, clip[1:]))
+        raise ValueError(
+            f'clips of {sizes} (frames, height, width) do not fit the backbone '
+            f'({str(error).splitlines()[0]}): use larger ones.'
+        ) from error
+    return Cost(count_parameters(backbone), counter.total)
+
+
+def actors_cost(head: ActorMemoryHead) -> Cost:
+    """Cost of attention among ``max_actors`` positions, with a full memory."""
+    past = empty_memory(head.memory_specs(), 1, torch.zeros(1))
+    x = torch.zeros(1, head.max_actors, head.in_channels)
+    with torch.no_grad(), counting(head.eval()) as counter:
+        for i, block in enumerate(head.blocks):
+            x, _ = block(x, head.max_actors, past.get(f'actors{i}'))
+    return Cost(count_parameters(head), counter.total)
+
+
+def clip_shape(
+    backbone: dict, size: Optional[Sequence[int]] = None
+) -> tuple[int, int, int, int]:
+    """C, T, H, W of the clips that a backbone is made for, or of another size.
+
+    Args:
+        backbone (dict): Its config.
+        size (sequence[int], optional): T, H, W in frames and pixels.
+
+    Raises:
+        ValueError: If ``size`` is no size.
+    """
+    if size is None:
+        pixels = backbone.get('spatial_size', 224)
+        size = (backbone.get('temporal_size', 16), pixels, pixels)
+    if len(size) != 3 or min(size) < 1:
+        raise ValueError(
+            f'a clip of size {tuple(size)} is none: give T, H, W, each at least 1.'
+        )
+    return (backbone.get('in_channels', 3), *size)

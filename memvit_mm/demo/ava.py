@@ -1,0 +1,294 @@
+"""An AVA-format action-detection set that is drawn on the spot and needs memory.
+
+:mod:`memvit_mm.demo.ava_scene` plans and draws the scenes; here they become a
+data set that any AVA reader takes::
+
+    OUT/
+      videos/demo_tr_000.mp4 ...    and rawframes/<id>/img_00001.jpg ... if asked for
+      annotations/train.csv, val.csv        video,time,x1,y1,x2,y2,label,person
+      annotations/action_list.pbtxt         names and ids, from 1
+      annotations/proposals_train.pkl, proposals_val.pkl   {'video,0902': [n, 5]}
+      annotations/excluded_val.csv          video,time
+      meta.json                             settings; which classes need memory
+
+Timestamps start at 900, so that a video's frame is ``(timestamp - 900) * fps``.
+"""
+
+import csv
+import io
+import pickle
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+
+from .ava_scene import (
+    CLASS_IDS,
+    CLASSES,
+    CYCLES,
+    DELAYS,
+    EVENT_REACH,
+    MARGIN,
+    MEMORY_CLASSES,
+    TIMESTAMP_START,
+    Scene,
+    draw_frame,
+    person_box,
+    person_labels,
+    plan_scenes,
+)
+from .files import (
+    KIND,
+    MIN_FPS,
+    check_settings,
+    video_bytes,
+    write_dataset,
+    write_text,
+    write_video,
+    write_videos,
+)
+
+# Of each kind of fault, how often a made-up person detector has it.
+MISSED = 0.04
+FALSE_AND_SURE = 0.06
+FALSE_AND_UNSURE = 0.4
+# Scores from here on count as a detection in AVA's recipes.
+SURE = 0.9
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What :func:`make_demo_dataset` draws.
+
+    Args:
+        num_train (int): Training videos. Defaults to 28.
+        num_val (int): Validation videos. Defaults to 12.
+        seconds (int): Length of each video. Defaults to 64.
+        fps (int): Frames per second, 12 or more: OpenCV's mp4 writer codes every
+            12th frame by itself, and the frames between as changes, in which a faint
+            trace of what was shown stays. The trace must be gone before the box is
+            lifted, or the object could be seen after all. Defaults to 12.
+        size (int): Width and height of the videos in pixels. Defaults to 96.
+        people (int): People in each video, 1 to 4. Defaults to 3.
+        seed (int): Everything follows from it. Defaults to 0.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> from memvit_mm.demo.ava import DemoSettings
+        >>> DemoSettings(num_train=2, num_val=1).seconds
+        64
+    """
+
+    num_train: int = 28
+    num_val: int = 12
+    seconds: int = 64
+    fps: int = 12
+    size: int = 96
+    people: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        shortest = 2 * MARGIN + CYCLES[-1] + max(DELAYS)
+        limits = {
+            'num_train': (1, 1000),
+            'num_val': (1, 1000),
+            'seconds': (shortest, 899),
+            'fps': (MIN_FPS, 60),
+            'size': (48, 1024),
+            'people': (1, 4),
+            'seed': (0, 2**32 - 1),
+        }
+        check_settings(self, limits)
+
+    def count(self, split: str) -> int:
+        """Number of videos in a split, 'train' or 'val'."""
+        return {'train': self.num_train, 'val': self.num_val}[split]
+
+    def scenes(self, split: str) -> list[Scene]:
+        """The plans of a split's videos."""
+        return plan_scenes(
+            self.seed,
+            split,
+            self.count(split),
+            self.seconds,
+            self.fps,
+            self.size,
+            self.people,
+        )
+
+
+def make_demo_dataset(
+    out: Union[str, Path],
+    settings: Optional[DemoSettings] = None,
+    rawframes: bool = False,
+    overwrite: bool = False,
+    workers: Optional[int] = None,
+) -> bool:
+    """Draw the demo data set into a folder.
+
+    A half-written set is never found there.
+
+    Args:
+        out (str | Path): The folder; made if it does not exist.
+        settings (DemoSettings, optional): What to draw. Defaults to
+            ``DemoSettings()``.
+        rawframes (bool): Write every frame as JPEG too. Defaults to False.
+        overwrite (bool): Replace a demo data set that is there. Defaults to False:
+            it is kept as it is.
+        workers (int, optional): Processes that draw. Defaults to the number of
+            cores this process may use.
+
+    Returns:
+        bool: True if a set was made, False if the one that was there is kept.
+
+    Raises:
+        ValueError: If ``out`` holds something that is no demo data set, or one of
+            other settings that may not be overwritten.
+        OSError: If ``out`` cannot be written or the disk is full.
+    """
+    settings = settings or DemoSettings()
+
+    def fill(folder: Path) -> None:
+        _write_annotations(folder, settings)
+        _write_videos(folder, settings, rawframes, workers)
+
+    videos = settings.num_train + settings.num_val
+    frames = videos * settings.seconds * settings.fps
+    needed = video_bytes(frames, settings.size, rawframes)
+    return write_dataset(out, _meta(settings, rawframes), needed, fill, overwrite)
+
+
+# ------------------------------------------------------------------ annotations
+
+
+def annotation_rows(scene: Scene) -> Iterable[tuple]:
+    """Rows of AVA's CSV: video, timestamp, x1, y1, x2, y2, label, person."""
+    for timestamp in scene.keyframes:
+        for number, person in enumerate(scene.people):
+            box = person_box(scene, person, scene.frame_of(timestamp))
+            for label in person_labels(scene, person, timestamp):
+                yield (
+                    scene.video_id,
+                    f'{timestamp:04d}',
+                    *(f'{value:.3f}' for value in box),
+                    CLASS_IDS[label],
+                    number,
+                )
+
+
+def make_proposals(scene: Scene) -> dict[str, np.ndarray]:
+    """What a person detector could have found at each keyframe.
+
+    Boxes are off by some percent; a few people are missed or found unsurely; now and
+    then something is found that is no person, mostly unsurely. At least one person
+    of each keyframe is found, so that no keyframe is without a sample.
+
+    Returns:
+        dict: 'video,0902' -> float32 ``[n, 5]``: x1, y1, x2, y2 in [0, 1], score.
+    """
+    rng = np.random.default_rng([*scene.seed, 7])
+    proposals = {}
+    for timestamp in scene.keyframes:
+        boxes, scores = [], []
+        missed = rng.random(len(scene.people)) < MISSED
+        if missed.all():
+            missed[rng.integers(len(missed))] = False
+        for person, is_missed in zip(scene.people, missed):
+            box = person_box(scene, person, scene.frame_of(timestamp))
+            extent = np.tile(box[2:] - box[:2], 2)
+            box = box + rng.normal(0, 0.03, 4) * extent
+            sure, unsure = rng.uniform(0.92, 0.999), rng.uniform(0.3, 0.88)
+            if is_missed and rng.random() < 0.5:
+                continue
+            boxes.append(box)
+            scores.append(unsure if is_missed else sure)
+        faults = (FALSE_AND_SURE, SURE, 0.96), (FALSE_AND_UNSURE, 0.05, 0.85)
+        for how_often, low, high in faults:
+            if rng.random() < how_often:
+                corner, extent = rng.uniform(0, 0.7, 2), rng.uniform(0.1, 0.5, 2)
+                boxes.append([*corner, *(corner + extent)])
+                scores.append(rng.uniform(low, high))
+        rows = np.column_stack([np.clip(boxes, 0, 1), scores]).astype(np.float32)
+        proposals[f'{scene.video_id},{timestamp:04d}'] = rows
+    return proposals
+
+
+def _write_annotations(folder: Path, settings: DemoSettings) -> None:
+    folder = folder / 'annotations'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        scenes, proposals = settings.scenes(split), {}
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator='\n')
+        for scene in scenes:
+            writer.writerows(annotation_rows(scene))
+            proposals.update(make_proposals(scene))
+        write_text(folder / f'{split}.csv', table.getvalue())
+        data = pickle.dumps(proposals, protocol=4)
+        (folder / f'proposals_{split}.pkl').write_bytes(data)
+        if split == 'val':
+            # The last keyframe of every fourth video: no stream gets a hole by it.
+            lines = [f'{s.video_id},{s.keyframes[-1]:04d}\n' for s in scenes[::4]]
+            write_text(folder / 'excluded_val.csv', ''.join(lines))
+    write_text(folder / 'action_list.pbtxt', action_list())
+
+
+def action_list() -> str:
+    """The classes, in the form of AVA's ``ava_action_list_v2.2.pbtxt``."""
+    items = []
+    for name, number in CLASS_IDS.items():
+        kind = 'PERSON_MOVEMENT' if name in ('stand', 'walk') else 'OBJECT_MANIPULATION'
+        items.append(
+            f'label {{\n  name: "{name}"\n  label_id: {number}\n'
+            f'  label_type: {kind}\n}}\n'
+        )
+    return ''.join(items)
+
+
+def _meta(settings: DemoSettings, rawframes: bool) -> dict:
+    return {
+        'kind': KIND,
+        'format': 'ava',
+        'settings': asdict(settings),
+        'rawframes': rawframes,
+        'num_classes': len(CLASSES) + 1,
+        'classes': CLASS_IDS,
+        'seen_in_the_clip': [CLASS_IDS[n] for n in CLASSES if n not in MEMORY_CLASSES],
+        'need_memory': [CLASS_IDS[n] for n in MEMORY_CLASSES],
+        'fps': settings.fps,
+        'timestamp_start': TIMESTAMP_START,
+        'timestamp_end': TIMESTAMP_START + settings.seconds,
+        'first_keyframe': TIMESTAMP_START + MARGIN,
+        'last_keyframe': TIMESTAMP_START + settings.seconds - MARGIN,
+        'seconds_from_take_to_lift_and_give': list(DELAYS),
+        'seconds_shown_around_keyframe': EVENT_REACH,
+    }
+
+
+# ----------------------------------------------------------------------- videos
+
+
+def _write_videos(
+    folder: Path, settings: DemoSettings, rawframes: bool, workers: Optional[int]
+) -> None:
+    (folder / 'videos').mkdir()
+    if rawframes:
+        (folder / 'rawframes').mkdir()
+    jobs = [
+        (scene, str(folder), rawframes)
+        for split in ('train', 'val')
+        for scene in settings.scenes(split)
+    ]
+    write_videos(_write_video, jobs, workers)
+
+
+def _write_video(job: tuple[Scene, str, bool]) -> None:
+    scene, folder, rawframes = job
+    frames = (draw_frame(scene, index) for index in range(scene.num_frames))
+    path = Path(folder, 'videos', f'{scene.video_id}.mp4')
+    jpegs = Path(folder, 'rawframes', scene.video_id) if rawframes else None
+    write_video(path, frames, scene.fps, scene.size, jpegs)

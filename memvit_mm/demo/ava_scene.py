@@ -1,0 +1,420 @@
+"""The made-up scenes of the demo data: who does what and when, and its pixels.
+
+Every person repeats one story. They **take** an object (red ball, green square, blue
+triangle or yellow diamond), hide it in a closed white box, and two and four seconds
+later **lift** that box over their head and **give** it, in either order. What is in
+the box was to be seen when it was taken and at no other time: the pixels of
+``lift_red`` and ``lift_blue`` are the same. Who cannot remember cannot tell.
+
+A scene is planned first (plain numbers, no pixels) and drawn from the plan one frame
+at a time; a frame depends on the plan and its index alone. Randomness that draws
+pixels or boxes never sees which object was taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .draw import circle, line, muted, polygon, rectangle
+
+OBJECTS = ('red', 'green', 'blue', 'yellow')
+# Class names in the order of their ids, which start at 1 as in AVA.
+CLASSES = (
+    'stand',
+    'walk',
+    *(f'take_{name}' for name in OBJECTS),
+    *(f'lift_{name}' for name in OBJECTS),
+    *(f'give_{name}' for name in OBJECTS),
+)
+CLASS_IDS = {name: index for index, name in enumerate(CLASSES, start=1)}
+# Classes that no clip model can tell apart.
+MEMORY_CLASSES = tuple(name for name in CLASSES if name[:5] in ('lift_', 'give_'))
+
+# Seconds of AVA's clock at a video's first frame.
+TIMESTAMP_START = 900
+# Keyframes keep this distance (seconds) from both ends of a video, as in AVA.
+MARGIN = 2
+# Seconds from taking to lifting and giving. Two clips and four clips of a memory with
+# gap 2, length 2 and a clip each second: what it attends to directly.
+DELAYS = (2, 4)
+# An event is seen this many seconds before and after its keyframe.
+EVENT_REACH = 0.4
+# Seconds from one taking to the next; one is drawn each time.
+CYCLES = (7, 8, 9)
+
+_OBJECT_BGR = {
+    'red': (40, 30, 225),
+    'green': (50, 185, 30),
+    'blue': (235, 80, 25),
+    'yellow': (20, 215, 245),
+}
+# Muted, so that none is taken for an object: charcoal, brown, purple, teal, pink,
+# grey, olive, sand.
+_SHIRTS = (
+    (70, 62, 60),
+    (52, 80, 118),
+    (135, 62, 112),
+    (122, 118, 48),
+    (172, 140, 205),
+    (140, 138, 136),
+    (58, 110, 104),
+    (142, 172, 188),
+)
+_TROUSERS = ((48, 44, 40), (84, 66, 58), (54, 66, 82), (92, 88, 86))
+_SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172), (60, 84, 124))
+_WHITE = (248, 248, 248)
+_OUTLINE = (30, 30, 30)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person does around one keyframe.
+
+    Attributes:
+        timestamp (int): The keyframe, in AVA's seconds.
+        kind (str): 'take', 'lift' or 'give'.
+        item (str): The object that is taken, or that is in the box.
+    """
+
+    timestamp: int
+    kind: str
+    item: str
+
+    @property
+    def label(self) -> str:
+        return f'{self.kind}_{self.item}'
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a scene.
+
+    Attributes:
+        x (np.ndarray): Horizontal position at every frame, in pixels.
+        phase (np.ndarray): How far the legs have swung at every frame, in radians.
+        walking (np.ndarray): Whether they walk, at every frame.
+        ground (float): Vertical position of the feet, in pixels.
+        unit (float): Pixels per unit of the figure, which is 55 units tall.
+        shirt, trousers, skin (tuple): BGR colours, the same all along the video.
+        hat (bool): Whether they wear a hat.
+        events (tuple[Event]): What they do, in order of time.
+    """
+
+    x: np.ndarray
+    phase: np.ndarray
+    walking: np.ndarray
+    ground: float
+    unit: float
+    shirt: tuple[int, int, int]
+    trousers: tuple[int, int, int]
+    skin: tuple[int, int, int]
+    hat: bool
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One video's plan.
+
+    Attributes:
+        video_id (str): Its name; 11 characters, as AVA's.
+        seed (tuple[int]): What its random numbers start from.
+        seconds (int), fps (int), size (int): Length; frames per second; width and
+            height in pixels.
+        people (tuple[Person]): From left to right.
+    """
+
+    video_id: str
+    seed: tuple[int, ...]
+    seconds: int
+    fps: int
+    size: int
+    people: tuple[Person, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return self.seconds * self.fps
+
+    @property
+    def keyframes(self) -> range:
+        """Every second from 902 on, until two seconds before the end."""
+        end = TIMESTAMP_START + self.seconds - MARGIN
+        return range(TIMESTAMP_START + MARGIN, end + 1)
+
+    def frame_of(self, timestamp: float) -> int:
+        """Index of the frame at a time in AVA's seconds."""
+        return round((timestamp - TIMESTAMP_START) * self.fps)
+
+
+def event_frames(scene: Scene, event: Event) -> range:
+    """Indices of the frames that show an event."""
+    centre, reach = scene.frame_of(event.timestamp), int(EVENT_REACH * scene.fps)
+    return range(centre - reach, centre + reach + 1)
+
+
+def person_labels(scene: Scene, person: Person, timestamp: int) -> list[str]:
+    """Class names of what a person does at a keyframe: 'stand' or 'walk' always."""
+    labels = ['walk' if person.walking[scene.frame_of(timestamp)] else 'stand']
+    labels += [e.label for e in person.events if e.timestamp == timestamp]
+    return labels
+
+
+def plan_scenes(
+    seed: int,
+    split: str,
+    count: int,
+    seconds: int,
+    fps: int,
+    size: int,
+    num_people: int,
+) -> list[Scene]:
+    """Plan all videos of a split, each object being taken equally often.
+
+    Args:
+        seed (int): The data set's seed; splits draw disjoint random numbers from it.
+        split (str): 'train' or 'val'.
+        count (int): Number of videos.
+        seconds, fps, size (int): Each video's length, frame rate and side (pixels).
+        num_people (int): People in each video.
+
+    Returns:
+        list[Scene]: ``count`` scenes.
+    """
+    base = (seed, ('train', 'val').index(split))
+    starts = []
+    for index in range(count):
+        rng = np.random.default_rng([*base, index, 0])
+        starts.append([_plan_starts(rng, seconds) for _ in range(num_people)])
+    total = sum(len(times) for people in starts for times in people)
+    items = [OBJECTS[i % len(OBJECTS)] for i in range(total)]
+    np.random.default_rng([*base, count, 1]).shuffle(items)
+    deck = iter(items)
+    return [
+        _plan_scene((*base, index), split, starts[index], deck, seconds, fps, size)
+        for index in range(count)
+    ]
+
+
+def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
+    """Timestamps at which one person takes something."""
+    last = TIMESTAMP_START + seconds - MARGIN - max(DELAYS)
+    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, CYCLES[-1]))]
+    while times[-1] + CYCLES[-1] <= last:
+        times.append(times[-1] + int(rng.choice(CYCLES)))
+    return [time for time in times if time <= last]
+
+
+def _plan_scene(seed, split, starts, deck, seconds, fps, size) -> Scene:
+    rng = np.random.default_rng([*seed, 2])
+    num_people, num_frames = len(starts), seconds * fps
+    shirts = rng.permutation(len(_SHIRTS))
+    trousers = rng.permutation(len(_TROUSERS))
+    lane = size / num_people
+    people = []
+    for index, times in enumerate(starts):
+        unit = size / 96 * rng.uniform(0.92, 1.04) * min(1, 3 / num_people)
+        home = lane * (index + 0.5) + rng.uniform(-0.06, 0.06) * lane
+        x, phase, walking = _plan_walk(rng, home, 0.15 * lane, num_frames, fps, unit)
+        events = []
+        for time in times:
+            item, (first, second) = next(deck), rng.permutation(['lift', 'give'])
+            events.append(Event(time, 'take', item))
+            events.append(Event(time + DELAYS[0], str(first), item))
+            events.append(Event(time + DELAYS[1], str(second), item))
+        people.append(
+            Person(
+                x=x,
+                phase=phase,
+                walking=walking,
+                ground=size * rng.uniform(0.9, 0.96),
+                unit=unit,
+                shirt=_SHIRTS[shirts[index]],
+                trousers=_TROUSERS[trousers[index]],
+                skin=_SKINS[rng.integers(len(_SKINS))],
+                hat=bool(rng.random() < 0.5),
+                events=tuple(events),
+            )
+        )
+    name = f'demo_{split[:2]}_{seed[-1]:03d}'
+    return Scene(name, tuple(seed), seconds, fps, size, tuple(people))
+
+
+def _plan_walk(rng, home, reach, num_frames, fps, unit):
+    """Bouts of walking to and fro around ``home``, and of standing still."""
+    x, walking = np.empty(num_frames), np.zeros(num_frames, dtype=bool)
+    # Bouts change half-way between keyframes, so that a clip of one second around a
+    # keyframe shows one of the two.
+    frame, walks = 0, bool(rng.random() < 0.5)
+    while frame < num_frames:
+        end = frame + int(rng.integers(3, 7)) * fps + (fps // 2 if frame == 0 else 0)
+        walking[frame:end] = walks
+        frame, walks = end, not walks
+    at, towards = home + rng.uniform(-reach, reach), rng.choice([-1.0, 1.0])
+    for frame in range(num_frames):
+        x[frame] = at
+        if walking[frame]:
+            at += towards * 3.0 * unit / fps
+            if abs(at - home) > reach:
+                towards = -np.sign(at - home)
+    return x, np.cumsum(walking) * (2 * np.pi * 1.5 / fps), walking
+
+
+# --------------------------------------------------------------------- drawing
+
+
+def draw_frame(scene: Scene, index: int) -> np.ndarray:
+    """Draw one frame.
+
+    Args:
+        scene (Scene): The plan.
+        index (int): The frame, from 0.
+
+    Returns:
+        np.ndarray: ``[size, size, 3]`` uint8, BGR as OpenCV has it.
+    """
+    image = _background(scene.seed, scene.size).copy()
+    _draw_distractors(image, scene, index)
+    for person in scene.people:
+        _draw_person(image, person, index, _current_event(scene, person, index))
+    # The camera: brightness drifts, every pixel is noisy.
+    rng = np.random.default_rng([*scene.seed, 3, index])
+    phase = np.random.default_rng([*scene.seed, 4]).uniform(0, 2 * np.pi)
+    seconds = index / scene.fps
+    gain = 0.97 + 0.06 * np.sin(2 * np.pi * seconds / 23 + phase)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * 4
+    return np.clip(image * np.float32(gain) + noise, 0, 255).astype(np.uint8)
+
+
+def person_box(scene: Scene, person: Person, index: int) -> np.ndarray:
+    """A person's box at a frame, arms and what they hold included.
+
+    Returns:
+        np.ndarray: ``[4]``: x1, y1, x2, y2 in [0, 1].
+    """
+    event = _current_event(scene, person, index)
+    top = 72 if event is not None and event.kind == 'lift' else 58
+    x, ground, unit = person.x[index], person.ground, person.unit
+    box = (x - 11 * unit, ground - top * unit, x + 11 * unit, ground + 2 * unit)
+    return np.clip(np.array(box) / scene.size, 0, 1)
+
+
+def _current_event(scene: Scene, person: Person, index: int):
+    for event in person.events:
+        if index in event_frames(scene, event):
+            return event
+    return None
+
+
+@lru_cache(maxsize=4)
+def _background(seed: Sequence[int], size: int) -> np.ndarray:
+    """A wall, a floor and what stands about, all of it muted."""
+    rng = np.random.default_rng([*seed, 5])
+    image = np.empty((size, size, 3), np.uint8)
+    wall, floor = rng.uniform(105, 165, 3), rng.uniform(75, 120, 3)
+    wall, floor = (0.3 * c + 0.7 * c.mean() for c in (wall, floor))
+    horizon = int(size * rng.uniform(0.68, 0.78))
+    image[:horizon], image[horizon:] = wall, floor
+    for _ in range(7):  # pictures, windows, boxes
+        colour = muted(rng, 60, 190)
+        x, y = rng.uniform(0, size), rng.uniform(0, horizon)
+        w, h = rng.uniform(0.06, 0.16, 2) * size
+        if rng.random() < 0.5:
+            rectangle(image, x - w, y - h, x + w, y + h, colour)
+        else:
+            circle(image, x, y, w, colour)
+    return cv2.GaussianBlur(image, (0, 0), size / 160)
+
+
+def _draw_distractors(image: np.ndarray, scene: Scene, index: int) -> None:
+    """A cart, a bouncing ball and a bird pass behind the people."""
+    size, seconds, u = scene.size, index / scene.fps, scene.size / 96
+    for kind, colour, start, speed, low, high in _distractors(scene.seed):
+        x = ((start + speed * seconds) % 1.4 - 0.2) * size
+        if kind == 'cart':
+            y = low * size
+            rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
+            for wheel in (-5, 5):
+                circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
+        elif kind == 'ball':
+            height = abs(np.sin(seconds * 3)) * 26 * u
+            circle(image, x, low * size - height, 4 * u, colour)
+        else:
+            flap = np.sin(seconds * 9) * 3 * u
+            for side in (-1, 1):
+                tip = (x + side * 5 * u, high * size - flap)
+                line(image, (x, high * size), tip, colour, 2 * u)
+
+
+@lru_cache(maxsize=4)
+def _distractors(seed: tuple[int, ...]) -> list[tuple]:
+    """Kind, colour, place and speed (sides, sides per second), two heights each."""
+    rng = np.random.default_rng([*seed, 6])
+    return [
+        (
+            kind,
+            muted(rng, 50, 200),
+            rng.uniform(0, 1.4),
+            rng.uniform(0.06, 0.16) * rng.choice([-1, 1]),
+            rng.uniform(0.78, 0.86),
+            rng.uniform(0.06, 0.2),
+        )
+        for kind in ('cart', 'ball', 'bird')
+    ]
+
+
+def _draw_person(image, person: Person, index: int, event) -> None:
+    x, ground, u = person.x[index], person.ground, person.unit
+
+    def at(dx, up):
+        return x + dx * u, ground - up * u
+
+    swing = np.sin(person.phase[index]) * 7 if person.walking[index] else 2.0
+    hip, neck = at(0, 23), at(0, 43)
+    for foot in (swing, -swing):
+        line(image, hip, at(foot, 1), person.trousers, 4.5 * u)
+    if event is None:
+        sway = swing * 0.5 if person.walking[index] else 0
+        hands = at(-8 + sway, 25), at(8 + sway, 25)
+    elif event.kind == 'lift':
+        hands = at(-6, 62), at(6, 62)
+    else:
+        hands = at(-7, 32), at(7, 32)
+    shoulders = at(-5, 41), at(5, 41)
+    line(image, hip, neck, person.shirt, 11 * u)
+    for shoulder, hand in zip(shoulders, hands):
+        line(image, shoulder, hand, person.shirt, 4 * u)
+    circle(image, *at(0, 49), 6 * u, person.skin)
+    if person.hat:
+        rectangle(image, *at(-6, 57), *at(6, 52.5), person.trousers)
+    if event is None:
+        pass
+    elif event.kind == 'take':
+        _draw_object(image, *at(0, 33), 7.5 * u, event.item)
+    else:
+        _draw_box(image, *at(0, 65 if event.kind == 'lift' else 33), u)
+    for hand in hands:
+        circle(image, *hand, 2.4 * u, person.skin)
+
+
+def _draw_object(image, x, y, radius, item) -> None:
+    colour = _OBJECT_BGR[item]
+    corners = {
+        'green': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+        'blue': ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),
+        'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
+    }
+    if item == 'red':
+        circle(image, x, y, radius, colour)
+    else:
+        points = [(x + radius * a, y + radius * b) for a, b in corners[item]]
+        polygon(image, points, colour)
+
+
+def _draw_box(image, x, y, u) -> None:
+    """The closed white box, whatever is in it."""
+    rectangle(image, x - 9 * u, y - 6.5 * u, x + 9 * u, y + 6.5 * u, _OUTLINE)
+    rectangle(image, x - 8 * u, y - 5.5 * u, x + 8 * u, y + 5.5 * u, _WHITE)
+    line(image, (x, y - 5.5 * u), (x, y + 5.5 * u), (150, 150, 150), 1.5 * u)

@@ -1,0 +1,285 @@
+"""The made-up kitchens of the EPIC demo data: who prepares what, and its pixels.
+
+A cook looks down on a board. For each **dish** a food and a tool lie on it for one
+second, in which the cook begins: *cut tomato*. Then a cloth covers all of it, and under
+the cloth the cook goes on, three times for a second, two seconds apart: the labels are
+*cut tomato* each time, and the pixels are those of *stir lemon*. Who cannot remember
+cannot tell what is being done, nor what will be done next.
+
+A kitchen is planned first (plain numbers, no pixels) and drawn from the plan one frame
+at a time; a frame depends on the plan and its index alone. Randomness that draws pixels
+never sees which food and tool it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .draw import circle, line, muted, polygon, rectangle
+
+# Class names in the order of their ids, which start at 0 as in EPIC-KITCHENS.
+VERBS = ('cut', 'stir', 'peel', 'pour')
+NOUNS = ('tomato', 'lemon', 'lettuce', 'fish', 'aubergine', 'olive')
+# Dishes with one of these are half as frequent: the tail of the distribution.
+TAIL_VERBS, TAIL_NOUNS = ('pour',), ('olive',)
+
+# Whole seconds from one segment's start to the next one's, and how long it takes.
+# Between the cue and the cloth there are PERIOD - LENGTH seconds, in which the codec
+# forgets: from 12 frames a second on it codes a frame by itself in that time.
+PERIOD, LENGTH = 2, 1
+# Segments of a dish: the first is seen, the others are under the cloth.
+SEGMENTS = 4
+# Seconds between two dishes, one is drawn each time; in them nobody is there.
+PAUSES = (0, 1, 2, 3)
+# Seconds at both ends of a video without a segment.
+MARGIN = 2
+
+TRAIN_COOKS = ('P01', 'P02', 'P03', 'P04')
+# P05's kitchen is not seen in training.
+VAL_COOKS = ('P01', 'P05', 'P02', 'P03', 'P04')
+UNSEEN_COOKS = ('P05',)
+
+_FOOD_BGR = {
+    'tomato': (40, 30, 225),
+    'lemon': (20, 215, 245),
+    'lettuce': (50, 185, 30),
+    'fish': (235, 80, 25),
+    'aubergine': (190, 35, 170),
+    'olive': (22, 24, 20),
+}
+_TOOL_BGR = {
+    'cut': (252, 252, 252),
+    'stir': (0, 120, 255),
+    'peel': (215, 215, 0),
+    'pour': (190, 120, 255),
+}
+# By the cook: what the sleeves look like, and the skin. Muted, unlike any food.
+_SLEEVES = (
+    (70, 62, 60),
+    (52, 80, 118),
+    (122, 118, 48),
+    (140, 138, 136),
+    (58, 110, 104),
+)
+_SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172))
+_BOARD, _CLOTH, _STRIPE = (150, 182, 205), (122, 134, 128), (84, 96, 90)
+
+
+class Dish(NamedTuple):
+    """What is prepared, and from when on."""
+
+    start: int
+    """In seconds from the start of the video."""
+    verb: str
+    """What is done to it, all along."""
+    noun: str
+    """The food."""
+
+    @property
+    def starts(self) -> range:
+        """When its segments start, in seconds."""
+        return range(self.start, self.start + SEGMENTS * PERIOD, PERIOD)
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """One video's plan.
+
+    Attributes:
+        video_id (str): Its name, such as 'P01_02'.
+        seed (tuple[int]): What its random numbers start from.
+        seconds (int), fps (int), size (int): Length; frames per second; width and
+            height in pixels.
+        dishes (tuple[Dish]): In order of time.
+    """
+
+    video_id: str
+    seed: tuple[int, ...]
+    seconds: int
+    fps: int
+    size: int
+    dishes: tuple[Dish, ...]
+
+    @property
+    def cook(self) -> str:
+        """The participant."""
+        return self.video_id.partition('_')[0]
+
+    @property
+    def num_frames(self) -> int:
+        return self.seconds * self.fps
+
+    def frames_of(self, start: float) -> range:
+        """Indices of the frames of a segment that starts then (seconds)."""
+        first = round(start * self.fps)
+        return range(first, first + LENGTH * self.fps)
+
+
+def plan_kitchens(
+    seed: int, split: str, count: int, first: int, seconds: int, fps: int, size: int
+) -> list[Kitchen]:
+    """Plan all videos of a split, the dishes' frequencies as even as can be.
+
+    Args:
+        seed (int): The data set's seed; splits draw disjoint random numbers from it.
+        split (str): 'train' or 'val'.
+        count (int): Number of videos.
+        first (int): Number of the first video of each cook.
+        seconds, fps, size (int): Each video's length, frame rate and side (pixels).
+
+    Returns:
+        list[Kitchen]: ``count`` kitchens.
+    """
+    base = (seed, 100 + ('train', 'val').index(split))
+    cooks = TRAIN_COOKS if split == 'train' else VAL_COOKS
+    starts = [
+        _plan_starts(np.random.default_rng([*base, index, 0]), seconds)
+        for index in range(count)
+    ]
+    deck = _deal(np.random.default_rng([*base, count, 1]), sum(map(len, starts)))
+    kitchens = []
+    for index, times in enumerate(starts):
+        name = f'{cooks[index % len(cooks)]}_{first + index // len(cooks):02d}'
+        dishes = tuple(Dish(time, *deck.pop()) for time in times)
+        kitchens.append(Kitchen(name, (*base, index), seconds, fps, size, dishes))
+    return kitchens
+
+
+def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
+    """When the dishes of one video start."""
+    last = seconds - MARGIN - SEGMENTS * PERIOD + (PERIOD - LENGTH)
+    times = [MARGIN + int(rng.integers(0, 3))]
+    while times[-1] <= last:
+        times.append(times[-1] + SEGMENTS * PERIOD + int(rng.choice(PAUSES)))
+    return times[:-1]
+
+
+def _deal(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """Verbs and nouns of so many dishes: packs with every pair in it, shuffled."""
+    pack = [
+        (verb, noun)
+        for verb in VERBS
+        for noun in NOUNS
+        for _ in range(1 if verb in TAIL_VERBS or noun in TAIL_NOUNS else 2)
+    ]
+    dealt: list = []
+    while len(dealt) < count:
+        dealt += [pack[i] for i in rng.permutation(len(pack))]
+    return dealt[:count]
+
+
+# --------------------------------------------------------------------- drawing
+
+
+def draw_frame(kitchen: Kitchen, index: int) -> np.ndarray:
+    """Draw one frame.
+
+    Args:
+        kitchen (Kitchen): The plan.
+        index (int): The frame, from 0.
+
+    Returns:
+        np.ndarray: ``[size, size, 3]`` uint8, BGR as OpenCV has it.
+    """
+    image = _worktop(kitchen.cook, kitchen.seed, kitchen.size).copy()
+    unit = kitchen.size / 96
+    for dish in kitchen.dishes:
+        for number, start in enumerate(dish.starts):
+            if index in kitchen.frames_of(start):
+                if number == 0:
+                    _draw_food(image, unit, dish.noun)
+                    _draw_tool(image, unit, dish.verb)
+                else:
+                    _draw_cloth(image, unit)
+                _draw_hands(image, unit, kitchen, index)
+    # The camera: brightness drifts, every pixel is noisy.
+    rng = np.random.default_rng([*kitchen.seed, 3, index])
+    phase = np.random.default_rng([*kitchen.seed, 4]).uniform(0, 2 * np.pi)
+    gain = 0.97 + 0.06 * np.sin(2 * np.pi * index / kitchen.fps / 23 + phase)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * 4
+    return np.clip(image * np.float32(gain) + noise, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _worktop(cook: str, seed: Sequence[int], size: int) -> np.ndarray:
+    """A worktop with tiles, one of each cook, the board, and what lies about."""
+    unit = size / 96
+    kitchen = np.random.default_rng([*cook.encode()])
+    image = np.empty((size, size, 3), np.uint8)
+    image[:] = muted(kitchen, 80, 150)
+    for place in np.arange(kitchen.uniform(4, 12), 96, kitchen.uniform(12, 24)):
+        line(image, (0, place * unit), (size, place * unit), (70, 70, 70), 1)
+        line(image, (place * unit, 0), (place * unit, size), (70, 70, 70), 1)
+    video = np.random.default_rng([*seed, 5])
+    for _ in range(6):  # plates, boxes
+        colour = muted(video, 60, 190)
+        x, (w, h) = video.uniform(0, size), video.uniform(0.06, 0.14, 2) * size
+        y = video.choice([0.06, 0.94]) * size
+        if video.random() < 0.5:
+            rectangle(image, x - w, y - h, x + w, y + h, colour)
+        else:
+            circle(image, x, y, w, colour)
+    rectangle(image, 12 * unit, 20 * unit, 84 * unit, 70 * unit, _BOARD)
+    return cv2.GaussianBlur(image, (0, 0), size / 160)
+
+
+def _draw_food(image: np.ndarray, unit: float, noun: str) -> None:
+    colour = _FOOD_BGR[noun]
+    corners = {
+        'lemon': ((-1.1, 0), (0, -0.8), (1.1, 0), (0, 0.8)),
+        'lettuce': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+        'fish': ((-1.1, 0), (0.9, -1.1), (0.9, 1.1)),
+        'aubergine': ((-0.6, -1.1), (0.6, -1.1), (0.6, 1.1), (-0.6, 1.1)),
+    }
+    x, y, radius = 33 * unit, 44 * unit, 17 * unit
+    if noun in corners:
+        polygon(
+            image, [(x + radius * a, y + radius * b) for a, b in corners[noun]], colour
+        )
+    else:
+        circle(image, x, y, radius, colour)
+
+
+def _draw_tool(image: np.ndarray, unit: float, verb: str) -> None:
+    x, y, colour = 66 * unit, 44 * unit, _TOOL_BGR[verb]
+    if verb == 'cut':  # a knife
+        rectangle(
+            image, x - 6 * unit, y - 21 * unit, x + 6 * unit, y + 21 * unit, colour
+        )
+    elif verb == 'stir':  # a wooden spoon
+        line(image, (x, y), (x, y + 18 * unit), colour, 6 * unit)
+        circle(image, x, y - 7 * unit, 13 * unit, colour)
+    elif verb == 'peel':  # a peeler
+        for side in (-1, 1):
+            start = (x - 13 * unit, y - side * 16 * unit)
+            end = (x + 13 * unit, y + side * 16 * unit)
+            line(image, start, end, colour, 8 * unit)
+    else:  # a jug
+        rectangle(
+            image, x - 14 * unit, y - 14 * unit, x + 14 * unit, y + 14 * unit, colour
+        )
+
+
+def _draw_cloth(image: np.ndarray, unit: float) -> None:
+    """The cloth, whatever is under it."""
+    rectangle(image, 10 * unit, 18 * unit, 86 * unit, 72 * unit, _CLOTH)
+    for x in range(18, 86, 12):
+        stripe = (x * unit, 18 * unit), (x * unit, 72 * unit)
+        line(image, *stripe, _STRIPE, 3 * unit)
+
+
+def _draw_hands(image: np.ndarray, unit: float, kitchen: Kitchen, index: int) -> None:
+    """Two hands from below that work, at a pace that says nothing."""
+    rng = np.random.default_rng([*kitchen.seed, 6])
+    number = TRAIN_COOKS.index(kitchen.cook) if kitchen.cook in TRAIN_COOKS else 4
+    sleeve, skin = _SLEEVES[number], _SKINS[number % len(_SKINS)]
+    swing = np.sin(2 * np.pi * (1.5 * index / kitchen.fps + rng.random())) * 4
+    for side in (-1, 1):
+        hand = ((48 + side * (27 + swing)) * unit, (72 - side * swing) * unit)
+        elbow = ((48 + side * 40) * unit, 100 * unit)
+        line(image, elbow, hand, sleeve, 11 * unit)
+        circle(image, *hand, 6.5 * unit, skin)

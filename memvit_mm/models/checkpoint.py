@@ -1,0 +1,204 @@
+"""Checkpoints of published models, of MMAction2's zoo and our own, for our models."""
+
+import os
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from .key_map import Report, State, convert_state
+
+PathLike = Union[str, os.PathLike]
+
+
+def convert_checkpoint(
+    src: PathLike,
+    dst: PathLike,
+    config: Optional[Union[PathLike, Config]] = None,
+    overwrite: bool = False,
+) -> Report:
+    """Write an MMAction2 checkpoint of our model from another model's.
+
+    The result works with ``load_from``, ``init_cfg=dict(type='Pretrained')``,
+    ``init_recognizer`` and ``tools/test.py``.
+
+    Args:
+        src (path): A published MeMViT checkpoint (AVA or Kinetics), one of MMAction2's
+            MViT, or one of ours; it is recognized by its content. Only weights are
+            read: a file that could run code is refused.
+        dst (path): The file to write. It is there as a whole or not at all.
+        config (path | Config, optional): Every name and shape is checked against the
+            model that this config builds, and tables of relative positions are
+            resized to fit it.
+        overwrite (bool): Replace ``dst`` if it exists.
+
+    Returns:
+        Report: What became of each weight.
+
+    Raises:
+        ValueError: If ``src`` is damaged or of another kind, does not fit the config's
+            model, or ``dst`` cannot be written.
+        FileNotFoundError: If ``src``, ``config`` or the folder of ``dst`` is missing.
+    """
+    _check_destination(src, Path(dst), overwrite)
+    state, extras = read_checkpoint(src)
+    model = None if config is None else model_state(config)
+    try:
+        converted, report = convert_state(state, model, extras['notes'])
+    except ValueError as error:
+        raise ValueError(f'{src}: {error}') from None
+    from memvit_mm import __version__
+
+    meta = dict(
+        converted_from=os.path.basename(src),
+        converted_kind=report.kind.value,
+        memvit_mm=__version__,
+    )
+    if 'dataset_meta' in extras:
+        meta['dataset_meta'] = extras['dataset_meta']
+    # Clones: a view would be saved with all of the tensor that it is a view of.
+    weights = {name: value.detach().clone() for name, value in converted.items()}
+    save_atomically(dict(meta=meta, state_dict=weights), dst)
+    return report
+
+
+def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
+    """The weights in a file, and what else is needed of it.
+
+    Returns:
+        tuple: Weights by name, without the prefix of DistributedDataParallel; and
+        'notes', the settings as text ('' if there are none), and 'dataset_meta'
+        where the file has it.
+
+    Raises:
+        ValueError: If the file holds no weights or more than data.
+        FileNotFoundError: If there is no such file.
+    """
+    name = os.fspath(path)
+    if '://' not in name and not os.path.isfile(name):
+        raise FileNotFoundError(f'There is no checkpoint file {name}.')
+    content = CheckpointLoader.load_checkpoint(name, 'cpu', logger='silent')
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'{name} holds a {type(content).__name__}, no checkpoint: that is a dict '
+            "with 'state_dict' or 'model_state'."
+        )
+    state = content
+    for key in ('model_state', 'state_dict'):
+        if isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    weights = {
+        str(key): value for key, value in state.items() if isinstance(value, Tensor)
+    }
+    if not weights:
+        raise ValueError(
+            f'{name} holds no weights: its state is empty. A checkpoint has them in '
+            "'state_dict' or 'model_state'."
+        )
+    if state is not content and len(weights) < len(state):
+        wrong = next(key for key in state if key not in weights)
+        raise ValueError(
+            f'{name} is damaged: {wrong} is a {type(state[wrong]).__name__}, no tensor.'
+        )
+    if all(key.startswith('module.') for key in weights):
+        weights = {key[len('module.') :]: value for key, value in weights.items()}
+    extras = dict(notes=content['cfg'] if isinstance(content.get('cfg'), str) else '')
+    meta = content.get('meta')
+    if isinstance(meta, dict) and 'dataset_meta' in meta:
+        extras['dataset_meta'] = meta['dataset_meta']
+    return weights, extras
+
+
+def model_state(config: Union[PathLike, Config]) -> State:
+    """Names and (initial) weights of the model that a config builds."""
+    if not isinstance(config, Config):
+        if not os.path.isfile(config):
+            raise FileNotFoundError(f'There is no config file {config}.')
+        config = Config.fromfile(config)
+    if 'model' not in config:
+        raise ValueError(f'{config.filename} is no config of a model: it has no model.')
+    init_default_scope(config.get('default_scope', 'mmaction'))
+    return MODELS.build(config.model).state_dict()
+
+
+def save_atomically(content: dict, path: PathLike) -> None:
+    """``torch.save`` into a file that is there as a whole or not at all.
+
+    Raises:
+        ValueError: If it cannot be written, say on a full disk.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with _Checked(open(part, 'xb')) as file:
+            try:
+                torch.save(content, file)
+            except Exception:
+                # torch's writer hides what the disk said.
+                if file.error is not None:
+                    raise file.error from None
+                raise
+            file.sync()
+        os.replace(part, path)
+    except OSError as error:
+        raise ValueError(
+            f'{path} could not be written ({error.strerror or error}): nothing is left '
+            'of it; make room or choose another place.'
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Checked:
+    """A file that remembers the first error, for writers that lose it."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+        self.error: Optional[OSError] = None
+
+    def __enter__(self) -> '_Checked':
+        return self
+
+    def __exit__(self, *_) -> None:
+        try:
+            self.file.close()
+        except OSError as error:
+            # What was still buffered.
+            if self.error is None:
+                raise error
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def sync(self) -> None:
+        """To the disk, so that a later rename never leads to an empty file."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _check_destination(src: PathLike, dst: Path, overwrite: bool) -> None:
+    """Refuse what cannot end well before anything is read."""
+    if dst.is_dir():
+        raise ValueError(f'{dst} is a folder: name a file in it.')
+    if not dst.parent.is_dir():
+        raise FileNotFoundError(f'There is no folder {dst.parent} for {dst.name}.')
+    if dst.exists():
+        if os.path.exists(src) and os.path.samefile(src, dst):
+            raise ValueError(f'{dst} is the source itself: choose another destination.')
+        if not overwrite:
+            raise ValueError(
+                f'{dst} exists and was kept: choose another name or --overwrite it.'
+            )
