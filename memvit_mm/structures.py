@@ -1,6 +1,6 @@
 """The vocabulary that data sets and models share: streams, clips, skipped samples."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 IGNORE = -100
@@ -28,10 +28,8 @@ class Stream(NamedTuple):
 class ClipIndex(int):
     """An index into the dataset that knows why it was drawn.
 
-    It behaves as the plain ``int`` it is, so datasets need not know about it.
-    mmengine's ``BaseDataset`` stores it as ``results['sample_idx']``, where transforms
-    find it, in the worker too; with ``'sample_idx'`` among the ``meta_keys`` of
-    ``PackActionInputs`` it reaches the model.
+    It is an ``int``, so datasets need not know about it. mmengine's ``BaseDataset``
+    stores it as ``results['sample_idx']``; :func:`stream_of` makes a stream of it.
 
     Args:
         value: Index of the clip in the dataset.
@@ -91,6 +89,30 @@ class ClipIndex(int):
         )
 
     __str__ = int.__repr__
+
+
+def stream_of(info: Mapping[str, Any]) -> Stream:
+    """The stream that a sample belongs to, from its dict or its ``metainfo``.
+
+    Our datasets write ``stream``, a plain tuple ``(video, view, run, epoch)``, into
+    every sample. With other datasets, ``SequentialClipSampler``'s :class:`ClipIndex`
+    tells the run and the epoch, if ``sample_idx`` is among the ``meta_keys``.
+
+    Args:
+        info (dict): With ``video_id``, and ``stream`` or ``sample_idx`` if there are.
+
+    Examples:
+        >>> stream_of(dict(video_id='a', sample_idx=ClipIndex(7, run=3, epoch=1)))
+        Stream(video='a', view=0, run=3, epoch=1)
+        >>> stream_of(dict(video_id='a', stream=('a', 0, 3, 1)))
+        Stream(video='a', view=0, run=3, epoch=1)
+    """
+    if 'stream' in info:
+        return Stream(*info['stream'])
+    index = info.get('sample_idx')
+    if isinstance(index, ClipIndex):
+        return Stream(info['video_id'], run=index.run, epoch=index.epoch)
+    return Stream(info['video_id'])
 
 
 class BadClipError(ValueError):

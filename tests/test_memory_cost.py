@@ -13,7 +13,8 @@ sys.path.insert(0, str(TOOLS))
 
 import measure_memory  # noqa: E402
 
-from memvit_mm.models.memory import ClipMemory, MemoryStep  # noqa: E402
+from memvit_mm.models.memory import ClipMemory  # noqa: E402
+from memvit_mm.models.memory_step import MemoryStep  # noqa: E402
 from memvit_mm.paths import get_config_path  # noqa: E402
 
 # The model of configs/memvit_ava.py on clips 25 times smaller. Its steps are that much
@@ -81,7 +82,7 @@ import sys
 
 sys.path.insert(0, {str(TOOLS)!r})
 import measure_memory
-from memvit_mm.models.memory import MemoryStep
+from memvit_mm.models.memory_step import MemoryStep
 
 kept, commit = [], MemoryStep.commit
 

@@ -173,9 +173,9 @@ def run_clip(
             return backbone(x)
         step = memory.step([stream or Stream('stream')], [number])
         features, written = backbone(
-            x, memory=step.past(backbone.memory_specs(x.shape[-3:]), like=x)
+            x, memory=step.read(backbone.memory_specs(x.shape[-3:]), like=x)
         )
-        step.keep(written)
+        step.write(written)
         step.commit()
         if x.is_cuda:
             torch.cuda.synchronize(x.device)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memvit_mm.models.attention import MemoryAttention, pooled_size
-from memvit_mm.models.kernels.linear import LeanMLP, linear
-from memvit_mm.models.kernels.pooling import _by_head, depthwise_pool, max_pool
+from memvit_mm.models.kernels import LeanMLP, linear
+from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
 from memvit_mm.models.relative_position import folded_attention
 
 from .case import Case, build_backbone
@@ -106,7 +106,8 @@ def _pairs(block: nn.Module, x: Tensor, size: tuple):
     def pool_plain() -> Tensor:
         grid = x.unflatten(1, size)
         return sum(
-            _by_head(grid, c.weight, heads, c.stride, c.padding).sum() for c in convs
+            plain_convolution(grid, c.weight, heads, c.stride, c.padding).sum()
+            for c in convs
         )
 
     def pool_ours() -> Tensor:

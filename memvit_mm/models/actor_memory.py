@@ -1,6 +1,6 @@
 """ActorMemoryHead: attention among the people of a clip and of earlier clips."""
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 import torch.nn as nn
@@ -13,9 +13,17 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
-from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
-from .memory import MemoryStep
+from .layer_memory import (
+    KeyValue,
+    LayerMemories,
+    LayerWrites,
+    MemorySpec,
+    PastClips,
+    Written,
+    hidden_slots,
+)
 from .relative_position import folded_attention
+from .schedule import ages_of
 
 
 class ActorMemoryBlock(BaseModule):
@@ -178,8 +186,7 @@ class ActorMemoryHead(BaseModule):
                 'least 0 (0: no memory).'
             )
         self.max_actors = max_actors
-        self.memory_length = memory_length
-        self.memory_gap = memory_gap
+        self.ages = ages_of(memory_length, memory_gap)
         self.in_channels = in_channels
         rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
         self.blocks = ModuleList(
@@ -198,15 +205,9 @@ class ActorMemoryHead(BaseModule):
 
     def memory_specs(self) -> dict[str, MemorySpec]:
         """What each block keeps of a clip, by name: 'actors0', …"""
-        if self.memory_length == 0:
+        if not self.ages:
             return {}
-        spec = MemorySpec(
-            self.in_channels,
-            self.max_actors,
-            self.max_actors,
-            self.memory_length,
-            self.memory_gap,
-        )
+        spec = MemorySpec(self.in_channels, self.max_actors, self.max_actors, self.ages)
         return {f'actors{i}': spec for i in range(len(self.blocks))}
 
     def forward(
@@ -215,9 +216,9 @@ class ActorMemoryHead(BaseModule):
         rois: Tensor,
         feat: Optional[Tensor] = None,
         img_metas: Optional[list[dict]] = None,
-        memory: Optional[MemoryStep] = None,
+        memory: Optional[LayerMemories] = None,
         **kwargs,
-    ) -> Tensor:
+    ) -> Union[Tensor, tuple[Tensor, LayerWrites]]:
         """Relate people.
 
         Args:
@@ -226,15 +227,16 @@ class ActorMemoryHead(BaseModule):
             rois (Tensor): [people, 5], the first column is the row of the batch.
             feat (Tensor, optional): Unused; other shared heads get it.
             img_metas (list[dict], optional): One per row of the batch.
-            memory (MemoryStep, optional): The memory step of this batch.
+            memory (dict[str, PastClips], optional): What each block may attend to of
+                earlier clips, one row per row of the batch.
 
         Returns:
-            Tensor: [people, C, 1, 1, 1].
+            Without memory, [people, C, 1, 1, 1]; with memory, a tuple of that and the
+            ``dict[str, Written]`` to be remembered, as the backbone's.
         """
         people = x.mean(dim=2).amax(dim=(2, 3))
         rows = rois[:, 0].long()
-        batch = len(memory if memory is not None else img_metas or ())
-        batch = batch or (int(rows.max()) + 1 if len(rows) else 0)
+        batch = len(img_metas or ()) or (int(rows.max()) + 1 if len(rows) else 0)
         # Place of each person among those of its row.
         same = rows[:, None] == rows[None, :]
         place = same.tril(-1).sum(dim=1)
@@ -243,15 +245,13 @@ class ActorMemoryHead(BaseModule):
         sequence = x.new_zeros(batch, length, self.in_channels)
         sequence = sequence.index_put((rows, place), people)
 
-        past, written = {}, {}
-        if memory is not None:
-            past = memory.past(self.memory_specs(), like=sequence)
+        written = {}
         for i, block in enumerate(self.blocks):
             name = f'actors{i}'
-            sequence, current = block(sequence, self.max_actors, past.get(name))
-            if name in past:
+            past = memory.get(name) if memory else None
+            sequence, current = block(sequence, self.max_actors, past)
+            if past is not None:
                 written[name] = Written(KeyValue(current, current))
-        if memory is not None:
-            memory.keep(written)
         # (B, L, C) -> (people, C, 1, 1, 1)
-        return sequence[rows, place][:, :, None, None, None]
+        people = sequence[rows, place][:, :, None, None, None]
+        return people if memory is None else (people, written)

@@ -1,4 +1,4 @@
-"""Pooled attention over a clip and the memories of earlier clips (MeMViT)."""
+"""Pooling attention over a clip and the memories of earlier clips."""
 
 from collections.abc import Iterable, Sequence
 from typing import Optional
@@ -11,12 +11,12 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
-from .kernels.linear import is_plain, linear, run_linear
-from .kernels.pooling import depthwise_pool
+from .compression import MemoryWriter, depthwise_conv, pool_tokens, pooled_size
+from .kernels import Size, linear, run_linear
+from .kernels.choice import is_plain
 from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
 from .relative_position import (
     HIDDEN,
-    Size,
     axis_table,
     causal_time_terms,
     concat_tables,
@@ -28,49 +28,7 @@ from .relative_position import (
 )
 
 
-def pool_tokens(
-    x: Tensor,
-    size: Size,
-    conv: nn.Conv3d,
-    norm: nn.Module,
-    num_heads: int,
-    with_cls_token: bool,
-    causal: bool = False,
-) -> tuple[Tensor, Size]:
-    """Pool tokens by a depthwise convolution, then normalize them.
-
-    The class token skips the convolution, not the normalization (MViTv2, sec. 3;
-    MeMViT, sec. 4.1, where a past clip is compressed).
-
-    Args:
-        x (Tensor): [B, cls + T*H*W, num_heads * C].
-        size (tuple[int, int, int]): T, H, W.
-        conv (nn.Conv3d): Over C channels, shared by the heads.
-        norm (nn.Module): Over C channels.
-        num_heads (int): Heads that the channels are split into.
-        with_cls_token (bool): Whether the first token is the class token.
-        causal (bool): Pad the past only, so that no output sees a later frame.
-
-    Returns:
-        tuple: [B, cls + T'*H'*W', num_heads * C] and (T', H', W').
-    """
-    cls_token, patches = x[:, :with_cls_token], x[:, with_cls_token:]
-    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal)
-    if with_cls_token:
-        patches = torch.cat([cls_token, patches], dim=1)
-    # (B, tokens, heads*C) -> (B, tokens, heads, C) -> (B, tokens, heads*C)
-    return norm(patches.unflatten(-1, (num_heads, -1))).flatten(2), out_size
-
-
-def pooled_size(size: Sequence[int], conv: nn.Conv3d) -> Size:
-    """The grid that a pooling convolution makes of a grid T, H, W."""
-    return tuple(
-        (n + 2 * p - k) // s + 1
-        for n, p, k, s in zip(size, conv.padding, conv.kernel_size, conv.stride)
-    )
-
-
-class MemoryAttention(BaseModule):
+class MemoryAttention(MemoryWriter, BaseModule):
     """Multi-head pooling attention that also reads compressed memories.
 
     Two forms of the same layer. ``pool_first=True`` is MeMViT's: the normed input is
@@ -101,9 +59,9 @@ class MemoryAttention(BaseModule):
         with_cls_token (bool): The first token is a class token.
         pool_first (bool): See above.
         causal (bool): No output depends on later frames of its clip.
-        memory_length (int): Clips of memory; 0 for a layer without memory, which
-            then has no memory parameters.
-        memory_gap (int): Steps between attended clips.
+        ages (sequence[int]): The earlier clips that are read, in clips before the
+            present one, newest first; () for a layer without memory, which then has no
+            memory parameters.
         compress_kernel (tuple[int, int, int]): Kernel of the compression.
         compress_stride (tuple[int, int, int]): Stride of the compression.
         init_cfg (dict, optional): As everywhere in mmengine.
@@ -127,8 +85,7 @@ class MemoryAttention(BaseModule):
         with_cls_token: bool = True,
         pool_first: bool = True,
         causal: bool = False,
-        memory_length: int = 0,
-        memory_gap: int = 1,
+        ages: Sequence[int] = (),
         compress_kernel: Sequence[int] = (7, 3, 3),
         compress_stride: Sequence[int] = (4, 2, 2),
         init_cfg: Optional[dict] = None,
@@ -143,8 +100,6 @@ class MemoryAttention(BaseModule):
         self.with_cls_token = with_cls_token
         self.pool_first = pool_first
         self.causal = causal
-        self.memory_length = memory_length
-        self.memory_gap = memory_gap
 
         if pool_first:
             self.q = nn.Linear(in_dims, out_dims, bias=qkv_bias)
@@ -154,27 +109,17 @@ class MemoryAttention(BaseModule):
             self.qkv = nn.Linear(in_dims, out_dims * 3, bias=qkv_bias)
         self.proj = nn.Linear(out_dims, out_dims)
 
-        self.memory_dims = in_dims if pool_first else out_dims
-        pool_dims = self.memory_dims // num_heads
+        kept_dims = in_dims if pool_first else out_dims
+        pool_dims = kept_dims // num_heads
 
-        def pool(stride, kernel=pool_kernel, dims=pool_dims) -> nn.Conv3d:
-            padding = [k // 2 for k in kernel]
-            return nn.Conv3d(
-                dims, dims, kernel, stride, padding, groups=dims, bias=False
-            )
-
-        def norm(dims=pool_dims) -> nn.Module:
+        def norm(dims: int) -> nn.Module:
             return build_norm_layer(norm_cfg, dims)[1]
 
-        self.pool_q, self.norm_q = pool(stride_q), norm()
-        self.pool_k, self.norm_k = pool(stride_kv), norm()
-        self.pool_v, self.norm_v = pool(stride_kv), norm()
-        if memory_length > 0:
-            compress = (compress_stride, compress_kernel, self.memory_dims)
-            self.compress_k = pool(*compress)
-            self.norm_compress_k = norm(self.memory_dims)
-            self.compress_v = pool(*compress)
-            self.norm_compress_v = norm(self.memory_dims)
+        for name, stride in dict(q=stride_q, k=stride_kv, v=stride_kv).items():
+            conv = depthwise_conv(pool_dims, pool_kernel, stride)
+            setattr(self, f'pool_{name}', conv)
+            setattr(self, f'norm_{name}', norm(pool_dims))
+        self.build_compression(ages, kept_dims, compress_kernel, compress_stride, norm)
 
         self._check_size(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
@@ -187,8 +132,8 @@ class MemoryAttention(BaseModule):
         """No layer may be left without a token."""
         sizes = dict(queries=pooled_size(input_size, self.pool_q))
         sizes['keys'] = pooled_size(input_size, self.pool_k)
-        if self.memory_length > 0:
-            sizes['memory'] = pooled_size(sizes['keys'], self.compress_k)
+        if self.ages:
+            sizes['memory'] = self.compressed_size(sizes['keys'])
         for name, size in sizes.items():
             if min(size) < 1:
                 raise ValueError(
@@ -218,15 +163,15 @@ class MemoryAttention(BaseModule):
         self.rel_pos_h = table(2 * lengths[1] - 1)
         self.rel_pos_w = table(2 * lengths[2] - 1)
         self.rel_pos_t = table(2 * lengths[0] - 1)
-        if self.memory_length > 0:
-            m_size = pooled_size(k_size, self.compress_k)
+        if self.ages:
+            m_size = self.compressed_size(k_size)
             self.rel_pos_mem_h = table(2 * max(q_size[1], m_size[1]) - 1)
             self.rel_pos_mem_w = table(2 * max(q_size[2], m_size[2]) - 1)
             # As long as published, or longer where the settings reach further.
-            steps = self.memory_length * m_size[0]
+            steps = len(self.ages) * m_size[0]
             self.rel_pos_mem_t = table(
                 max(
-                    (self.memory_length + 1) * q_size[0] - 1,
+                    (len(self.ages) + 1) * q_size[0] - 1,
                     q_size[0] + self._memory_stride() * (steps - 1),
                 )
             )
@@ -246,32 +191,13 @@ class MemoryAttention(BaseModule):
 
     def memory_spec(self, in_size: Size) -> MemorySpec:
         """What this layer keeps of a clip whose tokens form a grid T, H, W."""
-        k_size = pooled_size(in_size, self.pool_k)
-        m_size = pooled_size(k_size, self.compress_k)
-
-        def count(size):
-            return size[0] * size[1] * size[2] + self.with_cls_token
-
-        return MemorySpec(
-            self.memory_dims,
-            count(k_size),
-            count(m_size),
-            self.memory_length,
-            self.memory_gap,
-            tuple(k_size),
-        )
+        return self.spec_of(pooled_size(in_size, self.pool_k))
 
     def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
         conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
         return pool_tokens(
             x, size, conv, norm, self.num_heads, self.with_cls_token, self.causal
         )
-
-    def _compress(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
-        """Compress a past clip: (B, tokens, C) -> (B, tokens', C), T', H', W'."""
-        conv = getattr(self, f'compress_{name}')
-        norm = getattr(self, f'norm_compress_{name}')
-        return pool_tokens(x, size, conv, norm, 1, self.with_cls_token)
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
@@ -302,10 +228,10 @@ class MemoryAttention(BaseModule):
         written, m_size = None, None
         keys, values = k, v
         if past is not None:
-            memory, m_size = self._read(past, k_size)
-            written = Written(KeyValue(k, v), memory)
-            keys = torch.cat([past.older.key.to(k), memory.key.to(k), k], dim=1)
-            values = torch.cat([past.older.value.to(v), memory.value.to(v), v], dim=1)
+            m_size = self.compressed_size(k_size)
+            clips, written = self.write(KeyValue(k, v), k_size, past)
+            keys = torch.cat([*(clip.key.to(k) for clip in clips), k], dim=1)
+            values = torch.cat([*(clip.value.to(v) for clip in clips), v], dim=1)
         if self.pool_first:
             keys, values = run_linear(self.k, keys), run_linear(self.v, values)
 
@@ -340,18 +266,6 @@ class MemoryAttention(BaseModule):
     def _merge(self, x: Tensor) -> Tensor:
         """(B, heads, tokens, C) -> (B, tokens, heads*C)."""
         return x.transpose(1, 2).flatten(2)
-
-    def _read(self, past: PastClips, k_size: Size) -> tuple[KeyValue, Size]:
-        """Compress the clip that is attended for the first time.
-
-        Its gradient trains the compression; the memory keeps the result detached, so
-        that no gradient ever reaches the past clip itself. (The published code
-        compresses a clip one step after it was seen; with a gap of 2 or more its
-        compression is then never trained.)
-        """
-        key, m_size = self._compress(past.recent.key, k_size, 'k')
-        value, _ = self._compress(past.recent.value, k_size, 'v')
-        return KeyValue(key, value), m_size
 
     def _bias(
         self,
@@ -405,7 +319,7 @@ class MemoryAttention(BaseModule):
             zeros = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, k_size)]
             if m_size is None:
                 return zeros, k_size
-            m_grid = (m_size[0] * self.memory_length, *m_size[1:])
+            m_grid = (m_size[0] * len(self.ages), *m_size[1:])
             memory = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, m_grid)]
             return concat_tables([zeros, memory]), k_size
         current = (
@@ -420,7 +334,7 @@ class MemoryAttention(BaseModule):
             memory_time_table(
                 self.rel_pos_mem_t,
                 q_size[0],
-                m_size[0] * self.memory_length,
+                m_size[0] * len(self.ages),
                 self._memory_stride(),
                 self.built_len,
             ),
@@ -442,11 +356,11 @@ class MemoryAttention(BaseModule):
         if m_size is None:
             return current[None, None]
         steps, height, width = m_size
-        m_grid = (steps * self.memory_length, height, width)
+        m_grid = (steps * len(self.ages), height, width)
         memory = key_codes(m_grid, q.device, q.dtype)
         # One class token in front of each clip:
         # (slots*T*H*W, E) -> (slots, cls + T*H*W, E) -> (slots*(cls + T*H*W), E)
-        memory = memory.unflatten(0, (self.memory_length, -1))
+        memory = memory.unflatten(0, (len(self.ages), -1))
         memory = F.pad(memory, (0, 0, cls, 0)).flatten(0, 1)
         # Channels are [current's, memory's].
         memory = F.pad(memory, (current.shape[-1], 0))

@@ -1,4 +1,4 @@
-"""What passes between the layers with memory and the memory: typed containers."""
+"""Containers that pass between the layers with memory and :class:`ClipMemory`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
@@ -19,18 +19,18 @@ class KeyValue(NamedTuple):
 class PastClips(NamedTuple):
     """What one layer may attend to of earlier clips, one row per row of the batch.
 
-    Slots are fixed in number and hidden where empty, so shapes never depend on how
-    full the memory is.
+    There is one slot for each age of the layer's schedule. Empty slots are hidden, so
+    shapes never depend on how full the memory is.
     """
 
     recent: KeyValue
-    """The clip ``gap`` steps back, not yet compressed: [B, tokens, C]."""
+    """The newest clip of the schedule, not yet compressed: [B, tokens, C]."""
     older: KeyValue
-    """The clips 2 * gap, 3 * gap, … steps back, compressed (where the layer has a
-    compression), joined oldest first: [B, (length - 1) * tokens, C]."""
+    """All older clips, compressed (where the layer compresses), joined oldest first:
+    [B, (slots - 1) * compressed_tokens, C]."""
     valid: Tensor
-    """Which slots hold a clip, oldest first, the last one is ``recent``: bool,
-    [B, length]."""
+    """Which slots hold a clip, oldest first, so that the last one is ``recent``: bool,
+    [B, slots]."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,11 @@ class MemorySpec:
     """Keys of one clip, class token included, as they are written."""
     compressed_tokens: int
     """Keys of one clip after compression; equal to ``tokens`` without it."""
-    length: int
-    """Clips that are attended."""
-    gap: int
-    """Steps between them: the clips gap, 2 * gap, …, length * gap back."""
+    ages: tuple[int, ...]
+    """The clips that are read, in clips before the present one, newest first; see
+    :mod:`.schedule`."""
     grid: tuple[int, ...] = ()
-    """T, H, W of the keys as they are written, where they have a place."""
+    """T, H, W of the keys as they are written; () where keys have no position."""
 
 
 @dataclass
@@ -58,14 +57,16 @@ class Written:
     current: KeyValue
     """This clip, not compressed: [B, tokens, C]."""
     compressed: Optional[KeyValue] = None
-    """The clip ``gap`` steps back, compressed at this step: [B, tokens', C]."""
+    """The newest clip of the schedule, compressed at this step: [B, tokens', C]."""
 
 
 LayerMemories = dict[str, PastClips]
 LayerWrites = dict[str, Written]
 
 
-def empty_memory(specs: dict[str, MemorySpec], batch: int, like: Tensor):
+def empty_memory(
+    specs: dict[str, MemorySpec], batch: int, like: Tensor
+) -> LayerMemories:
     """The memory of streams that have just begun: all slots empty.
 
     Args:
@@ -79,16 +80,14 @@ def empty_memory(specs: dict[str, MemorySpec], batch: int, like: Tensor):
 
     def zeros(tokens: int, channels: int) -> KeyValue:
         # Two tensors, as when they are filled: torch.compile tells that apart.
-        return KeyValue(
-            like.new_zeros(batch, tokens, channels),
-            like.new_zeros(batch, tokens, channels),
-        )
+        size = (batch, tokens, channels)
+        return KeyValue(like.new_zeros(size), like.new_zeros(size))
 
     return {
         name: PastClips(
             zeros(spec.tokens, spec.channels),
-            zeros((spec.length - 1) * spec.compressed_tokens, spec.channels),
-            torch.zeros(batch, spec.length, dtype=torch.bool, device=like.device),
+            zeros((len(spec.ages) - 1) * spec.compressed_tokens, spec.channels),
+            torch.zeros(batch, len(spec.ages), dtype=torch.bool, device=like.device),
         )
         for name, spec in specs.items()
     }

@@ -1,70 +1,21 @@
-"""ClipMemory: what is remembered of each stream's last clips. The only state."""
+"""ClipMemory: the keys and values that are kept of each stream's last clips."""
 
 import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, Optional
 from weakref import WeakValueDictionary
 
-import torch
 from mmaction.registry import MODELS
 from mmdet.registry import MODELS as MMDET_MODELS
-from torch import Tensor
 
 from memvit_mm.structures import Stream
 
-from .kernels.fused_attention import is_transforming
-from .layer_memory import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+from .memory_step import KeptClip, KeptLayer, MemoryStep
 
-# Streams that were forgotten to make room, of which it is known.
+# Number of streams that were forgotten to make room of which the memory knows.
 FORGOTTEN = 1024
-
-
-def steps_back(length: int, gap: int) -> list[int]:
-    """Which earlier clips are attended, oldest first (MeMViT, sec. 4.2).
-
-    Examples:
-        >>> steps_back(length=2, gap=2)
-        [4, 2]
-    """
-    return [gap * i for i in range(length, 0, -1)]
-
-
-@dataclass
-class KeptLayer:
-    """What is kept of one clip at one layer, without gradient."""
-
-    key: Tensor
-    """[tokens, C]."""
-    value: Tensor
-    """[tokens, C]; the same tensor as ``key`` where a layer keeps one thing."""
-    compressed: bool = False
-    grid: tuple[int, ...] = ()
-    """T, H, W of the keys before compression; () where they have no place."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain values and tensors; ``value`` is None where it is the key."""
-        value = None if self.value is self.key else self.value
-        return dict(
-            key=self.key, value=value, compressed=self.compressed, grid=self.grid
-        )
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> 'KeptLayer':
-        """From what :meth:`state_dict` gave."""
-        value = state['key'] if state['value'] is None else state['value']
-        return cls(state['key'], value, state['compressed'], tuple(state['grid']))
-
-
-@dataclass
-class KeptClip:
-    """What is kept of one clip."""
-
-    time: Union[int, float]
-    """In the unit of ``metainfo['timestamp']``; only its order matters."""
-    layers: dict[str, KeptLayer] = field(default_factory=dict)
 
 
 @MMDET_MODELS.register_module()
@@ -88,13 +39,13 @@ class ClipMemory:
         >>> import torch
         >>> from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
         >>> memory = ClipMemory()
-        >>> specs = {'layer0': MemorySpec(4, 3, 3, length=1, gap=1)}
+        >>> specs = {'layer0': MemorySpec(4, 3, 3, ages=(1,))}
         >>> for time in (0, 1):
         ...     step = memory.step([Stream('a'), Stream('b')], [time, time])
-        ...     past = step.past(specs, like=torch.zeros(1))['layer0']
+        ...     past = step.read(specs, like=torch.zeros(1))['layer0']
         ...     print(past.valid.squeeze(1).tolist())
         ...     clip = torch.rand(2, 3, 4)  # [B, tokens, C]
-        ...     step.keep({'layer0': Written(KeyValue(clip, clip))})
+        ...     step.write({'layer0': Written(KeyValue(clip, clip))})
         ...     step.commit()
         [False, False]
         [True, True]
@@ -124,8 +75,6 @@ class ClipMemory:
         self.__dict__.update(state)
         self._owners = WeakValueDictionary()
 
-    # ------------------------------------------------------------------- reading
-
     @property
     def streams(self) -> list[Stream]:
         """The streams remembered, least recently used first."""
@@ -153,7 +102,7 @@ class ClipMemory:
                             storages[storage.data_ptr()] = storage.nbytes()
         return sum(storages.values())
 
-    def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> 'MemoryStep':
+    def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> MemoryStep:
         """Begin one clip for each of some streams; nothing changes before its commit.
 
         Args:
@@ -161,7 +110,7 @@ class ClipMemory:
             times (sequence[int | float]): When each row's clip is, any ordered number.
 
         Returns:
-            MemoryStep: Reads the past, takes what is to be kept.
+            MemoryStep: Reads the past and writes the present.
 
         Raises:
             ValueError: If the batch, with the streams that are open, has more streams
@@ -171,7 +120,7 @@ class ClipMemory:
         self._check_room(streams)
         rows: dict[Stream, int] = {}
         pasts = []
-        for row in sorted(range(len(streams)), key=lambda row: times[row]):
+        for row in sorted(range(len(streams)), key=times.__getitem__):
             stream = streams[row]
             past = list(self._clips.get(stream, ()))
             if stream in rows:
@@ -243,7 +192,7 @@ class ClipMemory:
             f'The clip of {stream.video!r} at {time} is not later than the one before '
             f'it, at {last}: it starts with an empty memory. Memory needs the clips of '
             'a video in time order: use batch_sampler=dict('
-            "type='SequentialClipSampler') in the dataloader, add 'sample_idx' to the "
+            "type='SequentialClipSampler') in the dataloader, add 'stream' to the "
             'meta_keys of PackActionInputs for training, and call reset_memory() '
             'before a video begins again. (Said once.)',
         )
@@ -253,8 +202,6 @@ class ClipMemory:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
-
-    # ----------------------------------------------------------------- lifecycle
 
     def open(self, video: Hashable, owner: Any) -> None:
         """Keep what is remembered of a video until it is reset or its owner is gone.
@@ -349,164 +296,3 @@ class ClipMemory:
             del self._clips[old]
             if len(self._forgotten) > FORGOTTEN:
                 self._forgotten.popitem(last=False)
-
-
-class MemoryStep:
-    """One clip of each of some streams: read the past, keep the present, commit.
-
-    Made by :meth:`ClipMemory.step`. Until :meth:`commit` the memory is as it was, so
-    that a forward pass that fails leaves no trace.
-    """
-
-    def __init__(
-        self,
-        memory: ClipMemory,
-        streams: list[Stream],
-        times: list,
-        pasts: list[list[KeptClip]],
-    ) -> None:
-        self.memory = memory
-        self.streams = streams
-        self.times = times
-        self._pasts = pasts
-        self._new = [KeptClip(time) for time in times]
-        self._compressed: list = []
-        self._specs: dict[str, MemorySpec] = {}
-        self._valid: dict = {}
-
-    def __len__(self) -> int:
-        return len(self.streams)
-
-    def past(self, specs: dict[str, MemorySpec], like: Tensor) -> LayerMemories:
-        """What each layer may attend to.
-
-        Args:
-            specs (dict[str, MemorySpec]): What the layers keep and read.
-            like (Tensor): Gives device and dtype.
-
-        Returns:
-            dict[str, PastClips]: By layer, one row per stream of this step.
-        """
-        for row in range(len(self)):
-            if not self._fits(row, specs):
-                self.memory.warn_once(
-                    'size',
-                    f'The frames of {self.streams[row].video!r} changed their size at '
-                    f'{self.times[row]}: its memory starts afresh. (Said once.)',
-                )
-                self._pasts[row] = []
-        self._specs.update(specs)
-        return {name: self._past(name, spec, like) for name, spec in specs.items()}
-
-    def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
-        for clip in self._pasts[row]:
-            for name, spec in specs.items():
-                kept = clip.layers.get(name)
-                if kept is not None:
-                    size = spec.compressed_tokens if kept.compressed else spec.tokens
-                    if kept.key.shape != (size, spec.channels):
-                        return False
-                    if kept.grid != spec.grid:
-                        return False
-        return True
-
-    def _slot(self, row: int, name: str, back: int) -> Optional[KeptLayer]:
-        """What a row's layer kept of the clip ``back`` steps before this one."""
-        past = self._pasts[row]
-        return past[-back].layers.get(name) if back <= len(past) else None
-
-    def _past(self, name: str, spec: MemorySpec, like: Tensor) -> PastClips:
-        slots = [
-            [self._slot(row, name, back) for row in range(len(self))]
-            for back in steps_back(spec.length, spec.gap)
-        ]
-        *older, recent = [
-            self._stack(slot, tokens, spec.channels, like)
-            for slot, tokens in zip(
-                slots, [spec.compressed_tokens] * (spec.length - 1) + [spec.tokens]
-            )
-        ]
-        if len(older) == 1:
-            older = older[0]
-        elif older:
-            # slots x [B, tokens, C] -> [B, slots*tokens, C]
-            older = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
-        else:
-            none = (len(self), 0, spec.channels)
-            older = KeyValue(like.new_zeros(none), like.new_zeros(none))
-        return PastClips(recent, older, self._filled(slots, like.device))
-
-    def _filled(self, slots: list[list], device: torch.device) -> Tensor:
-        """Which slots hold a clip: bool, [B, length]; one tensor for alike layers."""
-        filled = tuple(tuple(kept is not None for kept in row) for row in zip(*slots))
-        if (filled, device) not in self._valid:
-            # Copying it to a GPU waits for the GPU: once, not once a layer.
-            self._valid[filled, device] = torch.tensor(filled, device=device)
-        return self._valid[filled, device]
-
-    def _stack(
-        self, slot: list[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
-    ) -> KeyValue:
-        """Rows of one slot: [B, tokens, C], zeros where there is nothing."""
-        if not any(slot):
-            # Two tensors, as when they are filled: torch.compile tells that apart.
-            size = (len(slot), tokens, channels)
-            return KeyValue(like.new_zeros(size), like.new_zeros(size))
-        zeros = None if all(slot) else like.new_zeros(tokens, channels)
-
-        def rows(part: str) -> Tensor:
-            return torch.stack(
-                [zeros if k is None else getattr(k, part).to(like) for k in slot]
-            )
-
-        key = rows('key')
-        shared = all(kept is None or kept.key is kept.value for kept in slot)
-        return KeyValue(key, key if shared else rows('value'))
-
-    def keep(self, written: LayerWrites) -> None:
-        """Take what the layers hand over. The one place where gradient ends.
-
-        Args:
-            written (dict[str, Written]): By layer, rows as in this step.
-
-        Raises:
-            RuntimeError: Inside a transform of torch.func, whose tensors mean nothing
-                outside of it.
-        """
-        if is_transforming():
-            raise RuntimeError(
-                'A memory cannot be written inside torch.func (grad, vmap, jvp, ...): '
-                'give the backbone the earlier clips, backbone(x, memory=...), or call '
-                'the model without data samples.'
-            )
-        for name, new in written.items():
-            grid = self._specs[name].grid
-            for row, kept in enumerate(self._rows(new.current, False, grid)):
-                self._new[row].layers[name] = kept
-            if new.compressed is not None:
-                gap = self._specs[name].gap
-                for row, kept in enumerate(self._rows(new.compressed, True, grid)):
-                    if self._slot(row, name, gap) is not None:
-                        self._compressed.append((row, gap, name, kept))
-
-    def _rows(
-        self, pair: KeyValue, compressed: bool, grid: tuple[int, ...]
-    ) -> list[KeptLayer]:
-        # Each row owns its storage: a view would keep the whole batch alive.
-        keys = [key.clone() for key in pair.key.detach()]
-        if pair.value is pair.key:
-            return [KeptLayer(key, key, compressed, grid) for key in keys]
-        values = [value.clone() for value in pair.value.detach()]
-        return [KeptLayer(k, v, compressed, grid) for k, v in zip(keys, values)]
-
-    def commit(self) -> None:
-        """Make this step part of the memory."""
-        for row, gap, name, kept in self._compressed:
-            past = self._pasts[row]
-            clip = past[-gap]
-            past[-gap] = KeptClip(clip.time, {**clip.layers, name: kept})
-        horizon = max((s.length * s.gap for s in self._specs.values()), default=0)
-        # In order of time: if a batch held two clips of a stream, the later one stays.
-        for row in sorted(range(len(self)), key=lambda row: self.times[row]):
-            clips = [*self._pasts[row], self._new[row]]
-            self.memory._commit(self.streams[row], clips[-horizon:] if horizon else [])

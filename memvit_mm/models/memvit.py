@@ -1,7 +1,6 @@
 """MeMViT: the backbone. Clips (and, if given, memory) in, features out."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Optional, Union
 
 import numpy as np
@@ -11,117 +10,19 @@ from mmaction.models.backbones.mvit import MViT, resize_pos_embed
 from mmaction.models.utils.embed import PatchEmbed3D
 from mmaction.registry import MODELS
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .attention import MemoryAttention, pooled_size
-from .kernels.linear import LeanMLP, run_linear
-from .kernels.pooling import max_pool
-from .layer_memory import (
-    LayerMemories,
-    LayerWrites,
-    MemorySpec,
-    PastClips,
-    Written,
-    empty_memory,
-)
-from .relative_position import Size
+from .blocks import MemoryBlock, plan_blocks
+from .compression import pooled_size
+from .kernels import Size
+from .layer_memory import LayerMemories, LayerWrites, MemorySpec, empty_memory
+from .schedule import ages_of, check_published
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
-
-
-class MemoryBlock(BaseModule):
-    """A multiscale transformer block whose attention may read memory.
-
-    Args:
-        in_dims (int): Channels of the input.
-        out_dims (int): Channels of the output.
-        num_heads (int): Attention heads.
-        input_size (tuple[int, int, int]): T, H, W the block is made for.
-        stride_q (sequence[int]): Stride of the queries, and of the skip path.
-        mlp_ratio (float): Hidden channels of the MLP by its input channels.
-        drop_path (float): Stochastic depth.
-        norm_cfg (dict): Normalization layers.
-        dim_mul_in_attention (bool): Change the width in attention, not in the MLP.
-        **attention: As :class:`MemoryAttention`.
-    """
-
-    def __init__(
-        self,
-        in_dims: int,
-        out_dims: int,
-        num_heads: int,
-        input_size: Size,
-        stride_q: Sequence[int],
-        mlp_ratio: float,
-        drop_path: float,
-        norm_cfg: dict,
-        with_cls_token: bool,
-        dim_mul_in_attention: bool,
-        **attention,
-    ) -> None:
-        super().__init__()
-        self.in_dims = in_dims
-        self.out_dims = out_dims
-        self.with_cls_token = with_cls_token
-        self.dim_mul_in_attention = dim_mul_in_attention
-        attn_dims = out_dims if dim_mul_in_attention else in_dims
-        self.norm1 = build_norm_layer(norm_cfg, in_dims)[1]
-        self.attn = MemoryAttention(
-            in_dims,
-            attn_dims,
-            num_heads,
-            input_size,
-            stride_q=stride_q,
-            norm_cfg=norm_cfg,
-            with_cls_token=with_cls_token,
-            **attention,
-        )
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = build_norm_layer(norm_cfg, attn_dims)[1]
-        self.mlp = LeanMLP(attn_dims, int(attn_dims * mlp_ratio), out_dims)
-        self.proj = nn.Linear(in_dims, out_dims) if in_dims != out_dims else None
-
-        self.pool_skip = None
-        if np.prod(stride_q) > 1:
-            kernel = [s + 1 if s > 1 else s for s in stride_q]
-            self.pool_skip = nn.MaxPool3d(kernel, stride_q, [k // 2 for k in kernel])
-        self.init_out_size = pooled_size(input_size, self.attn.pool_q)
-
-    def forward(
-        self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
-    ) -> tuple[Tensor, Size, Optional[Written]]:
-        """Tokens [B, cls + T*H*W, in_dims] -> [B, cls + T'*H'*W', out_dims].
-
-        Returns:
-            tuple: Tokens, (T', H', W'), and what is to be remembered.
-        """
-        normed = self.norm1(x)
-        attended, out_size, written = self.attn(normed, in_size, past)
-        widen = self.proj is not None
-        skip = (
-            run_linear(self.proj, normed) if widen and self.dim_mul_in_attention else x
-        )
-        x = self._pool_skip(skip, in_size) + self.drop_path(attended)
-        normed = self.norm2(x)
-        skip = (
-            run_linear(self.proj, normed)
-            if widen and not self.dim_mul_in_attention
-            else x
-        )
-        return skip + self.drop_path(self.mlp(normed)), out_size, written
-
-    def _pool_skip(self, x: Tensor, size: Size) -> Tensor:
-        """Max-pool the patch tokens; the class token passes as it is."""
-        if self.pool_skip is None:
-            return x
-        cls_token, patches = x[:, : self.with_cls_token], x[:, self.with_cls_token :]
-        patches = max_pool(patches, size, self.pool_skip)
-        return torch.cat([cls_token, patches], dim=1)
 
 
 @MMDET_MODELS.register_module()
@@ -267,9 +168,6 @@ class MeMViT(MViT):
         self.num_layers = self.arch_settings['num_layers']
         self.num_heads = self.arch_settings['num_heads']
         self.downscale_indices = list(self.arch_settings['downscale_indices'])
-        dim_mul_indices = self.arch_settings.get(
-            'dim_mul_indices', self.downscale_indices
-        )
         self.num_scales = len(self.downscale_indices) + 1
         self.stage_indices = {
             index - 1: stage for stage, index in enumerate(self.downscale_indices)
@@ -314,63 +212,47 @@ class MeMViT(MViT):
             count = self.num_extra_tokens + int(np.prod(self.patch_resolution))
             self.pos_embed = nn.Parameter(torch.zeros(1, count, self.embed_dims))
 
-        drop_path = np.linspace(0, drop_path_rate, self.num_layers)
-        size, dims, heads = (
-            self.patch_embed.init_out_size,
-            self.embed_dims,
-            self.num_heads,
-        )
-        # As MViT counts: it rounds sizes down, where its convolutions round up.
-        table_size = size
-        stride_kv = list(adaptive_kv_stride)
         self.blocks = ModuleList()
-        for i in range(self.num_layers):
-            stride_q = [1, 1, 1]
-            if i in self.downscale_indices:
-                stride_q = [1, 2, 2]
-                stride_kv = [max(s // 2, 1) for s in stride_kv]
-            if i in self.downscale_indices or i in dim_mul_indices:
-                heads *= head_mul
-            widens = i if dim_mul_in_attention else i + 1
-            out_dims = dims * dim_mul if widens in dim_mul_indices else dims
-            build_block = partial(
-                MemoryBlock,
-                dims,
-                out_dims,
-                heads,
-                tuple(size),
-                stride_q=stride_q,
-                mlp_ratio=mlp_ratio,
-                drop_path=float(drop_path[i]),
-                norm_cfg=norm_cfg,
-                with_cls_token=with_cls_token,
-                dim_mul_in_attention=dim_mul_in_attention,
-                qkv_bias=qkv_bias,
-                pool_kernel=pool_kernel,
-                stride_kv=stride_kv,
-                rel_pos_embed=rel_pos_embed,
-                rel_pos_zero_init=rel_pos_zero_init,
-                table_size=None if pool_first else table_size,
-                residual_pooling=residual_pooling,
-                pool_first=pool_first,
-                causal=causal,
-                memory_length=memory_length if i in self.memory_layers else 0,
-                memory_gap=memory_gap,
-                compress_kernel=compress_kernel,
-                compress_stride=compress_stride,
+        for layer, plan in enumerate(
+            plan_blocks(
+                self.arch_settings,
+                self.patch_embed.init_out_size,
+                pool_kernel,
+                dim_mul,
+                head_mul,
+                adaptive_kv_stride,
+                dim_mul_in_attention,
+                drop_path_rate,
+                self.memory_layers,
+                ages_of(memory_length, memory_gap),
             )
+        ):
+            if pool_first:
+                plan = plan._replace(table_size=None)
             try:
-                block = build_block()
+                block = MemoryBlock(
+                    **plan._asdict(),
+                    mlp_ratio=mlp_ratio,
+                    norm_cfg=norm_cfg,
+                    with_cls_token=with_cls_token,
+                    dim_mul_in_attention=dim_mul_in_attention,
+                    qkv_bias=qkv_bias,
+                    pool_kernel=pool_kernel,
+                    rel_pos_embed=rel_pos_embed,
+                    rel_pos_zero_init=rel_pos_zero_init,
+                    residual_pooling=residual_pooling,
+                    pool_first=pool_first,
+                    causal=causal,
+                    compress_kernel=compress_kernel,
+                    compress_stride=compress_stride,
+                )
             except ValueError as error:
-                raise ValueError(f'Layer {i}: {error}') from None
+                raise ValueError(f'Layer {layer}: {error}') from None
             self.blocks.append(block)
-            size, dims = block.init_out_size, out_dims
-            table_size = [n // s for n, s in zip(table_size, stride_q)]
-            stage = self.stage_indices.get(i)
+            stage = self.stage_indices.get(layer)
             if stage in self.out_scales:
-                self.add_module(f'norm{stage}', build_norm_layer(norm_cfg, dims)[1])
-
-    # ------------------------------------------------------------------ settings
+                norm = build_norm_layer(norm_cfg, plan.out_dims)[1]
+                self.add_module(f'norm{stage}', norm)
 
     def _check_arch(self, arch: Union[str, dict]) -> dict:
         if isinstance(arch, str):
@@ -429,16 +311,8 @@ class MeMViT(MViT):
                     f'memory_layers has {layer}, but there are {self.num_layers} '
                     f'layers: use 0 to {self.num_layers - 1}.'
                 )
-        if layers and length < 1:
-            raise ValueError(
-                f'memory_length={length} must be at least 1; for a model without '
-                'memory set memory_layers=().'
-            )
-        if layers and gap < 1:
-            raise ValueError(
-                f'memory_gap={gap} must be at least 1: the clip that many steps back '
-                'is the newest one attended.'
-            )
+        if layers:
+            check_published(length, gap)
         if min(*kernel, *stride) < 1 or any(k % 2 == 0 for k in kernel):
             raise ValueError(
                 f'compress_kernel={tuple(kernel)} must be odd and compress_stride='
@@ -459,8 +333,6 @@ class MeMViT(MViT):
         super().init_weights(pretrained)
         if self.with_cls_token and not loaded:
             trunc_normal_(self.cls_token, std=0.02)
-
-    # ------------------------------------------------------------------- forward
 
     def memory_specs(self, clip_size: Sequence[int]) -> dict[str, MemorySpec]:
         """What each memory layer keeps of a clip of T frames of H x W pixels.

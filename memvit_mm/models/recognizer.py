@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmaction.models.recognizers import Recognizer3D
@@ -19,17 +19,8 @@ from mmengine.model import merge_dict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from memvit_mm.structures import Stream
-
-from .streams import (
-    MemoryOwner,
-    Rows,
-    in_row_order,
-    padded_shapes,
-    rows_of,
-    take_rows,
-    waves,
-)
+from .remember import MemoryOwner
+from .rows import in_row_order, padded_shapes, rows_of, take_rows, waves
 
 
 @MODELS.register_module()
@@ -131,12 +122,9 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
 
     def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:
         """Predict, as MMAction2's, with memory."""
-        if self.backbone_remembers:
+        rows = self.batch_rows(data_samples)
+        if self.remembers:
             self.memory.expect(rows_of(data_samples, inputs.shape[1]).streams)
-            rows = rows_of(data_samples)
-        else:
-            samples = range(len(data_samples))
-            rows = Rows([Stream(number) for number in samples], list(samples))
         shapes = padded_shapes(data_samples)
         results: list[Any] = [None] * len(data_samples)
         for group in self.test_groups(rows, shapes, inputs.device):
@@ -181,7 +169,17 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
             limit = self.test_cfg.get('max_testing_views', None)
         else:
             limit = None
-        x = self._remembering_backbone(inputs, data_samples, views, limit)
+        rows = None
+        groups = [list(range(len(inputs)))]
+        if data_samples is not None and self.remembers:
+            rows = rows_of(data_samples, views)
+            groups = waves(rows)
+        if limit is not None:
+            groups = [g[i : i + limit] for g in groups for i in range(0, len(g), limit)]
+        parts = self.remember(
+            inputs, rows, groups, lambda clips, past, _: self.run_backbone(clips, past)
+        )
+        x = in_row_order(parts, groups)
         if stage == 'backbone':
             return x, kwargs
         if self.with_neck:
@@ -196,34 +194,6 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
     def _head_parameters(self) -> Iterable[str]:
         """What the head's forward asks for: TSNHead and its kind want ``num_segs``."""
         return inspect.signature(self.cls_head.forward).parameters
-
-    def _remembering_backbone(
-        self,
-        inputs: Tensor,
-        data_samples: OptSampleList,
-        views: int,
-        limit: Optional[int],
-    ) -> Any:
-        if data_samples is None or not self.backbone_remembers:
-            groups = [list(range(len(inputs)))]
-            rows = None
-        else:
-            rows = rows_of(data_samples, views)
-            groups = waves(rows)
-        if limit is not None:
-            groups = [g[i : i + limit] for g in groups for i in range(0, len(g), limit)]
-        parts = []
-        for group in groups:
-            step = None
-            if rows is not None:
-                step = self.memory.step(
-                    [rows.streams[i] for i in group], [rows.times[i] for i in group]
-                )
-            clips = inputs if len(group) == len(inputs) else inputs[torch.tensor(group)]
-            parts.append(self.run_backbone(clips, step))
-            if step is not None:
-                step.commit()
-        return in_row_order(parts, groups)
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:

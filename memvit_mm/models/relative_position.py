@@ -14,13 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels.fused_attention import attend, head_width
+from .kernels import Size, attend, head_width
 
 # The score of a key that must not be seen. Its weight is exactly zero after the
 # softmax in every dtype, and it fits into float16.
 HIDDEN = -3e4
-
-Size = tuple[int, int, int]
 
 
 def _resize(table: Tensor, length: int) -> Tensor:

@@ -42,10 +42,10 @@ def play(model, backbone, clips: int):
     for number in range(clips):
         x = torch.randn(1, 3, FRAMES, 32, 32, generator=generator)
         step = memory.step([Stream('video')], [number])
-        past = step.past(model.memory_specs(x.shape[-3:]), like=x)
+        past = step.read(model.memory_specs(x.shape[-3:]), like=x)
         features, written = backbone(x, memory=past)
         yield features[-1][1]
-        step.keep(written)
+        step.write(written)
         step.commit()
 
 

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memvit_mm.models import MeMViT
-from memvit_mm.models.kernels import fused_attention
-from memvit_mm.models.kernels.fused_attention import attend, head_width
+from memvit_mm.models.kernels import attention as fused_attention
+from memvit_mm.models.kernels.attention import attend, head_width
 from memvit_mm.models.relative_position import folded_attention
 
 

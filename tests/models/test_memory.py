@@ -9,17 +9,17 @@ import torch
 
 from memvit_mm.models import ClipMemory, Stream
 from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
-from memvit_mm.models.memory import steps_back
+from memvit_mm.models.schedule import ages_of
 
 CHANNELS = 2
-SPECS = {'layer0': MemorySpec(CHANNELS, 4, 1, length=2, gap=2)}
+SPECS = {'layer0': MemorySpec(CHANNELS, 4, 1, ages=(2, 4))}
 LIKE = torch.zeros(1)
 
 
 def play(memory, clips, compress=True):
     """One step: clips are (stream, time, value). Returns what was read."""
     step = memory.step([Stream(s) for s, _, _ in clips], [t for _, t, _ in clips])
-    past = step.past(SPECS, like=LIKE)['layer0']
+    past = step.read(SPECS, like=LIKE)['layer0']
     values = torch.tensor([float(v) for _, _, v in clips])
     current = values[:, None, None].expand(-1, 4, CHANNELS)
     written = Written(KeyValue(current, current + 0.5))
@@ -29,7 +29,7 @@ def play(memory, clips, compress=True):
         written.compressed = KeyValue(
             recent.key.mean(1, keepdim=True), recent.value.mean(1, keepdim=True)
         )
-    step.keep({'layer0': written})
+    step.write({'layer0': written})
     step.commit()
     return past
 
@@ -57,8 +57,8 @@ def test_the_clips_gap_and_twice_gap_back_are_read():
 
 @pytest.mark.parametrize('gap', [1, 2, 3])
 @pytest.mark.parametrize('length', [1, 2, 3])
-def test_steps_back_is_the_whole_policy(length, gap):
-    assert steps_back(length, gap) == [gap * i for i in range(length, 0, -1)]
+def test_the_published_schedule(length, gap):
+    assert ages_of(length, gap) == tuple(gap * i for i in range(1, length + 1))
 
 
 def test_empty_slots_are_hidden_and_zero():
@@ -122,7 +122,7 @@ def test_runs_views_and_epochs_are_streams_of_their_own():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         step = memory.step(streams, [3, 3, 1, 1])
-    step.past(SPECS, like=LIKE)
+    step.read(SPECS, like=LIKE)
     step.commit()
     assert set(memory.streams) == set(streams)
     memory.reset('a')
@@ -244,8 +244,8 @@ def test_a_failed_step_leaves_no_trace():
     for t in (1, 2, 3):
         play(memory, [('a', t, t)])
     step = memory.step([Stream('a')], [4])
-    step.past(SPECS, like=LIKE)
-    step.keep({'layer0': Written(KeyValue(torch.ones(1, 4, 2), torch.ones(1, 4, 2)))})
+    step.read(SPECS, like=LIKE)
+    step.write({'layer0': Written(KeyValue(torch.ones(1, 4, 2), torch.ones(1, 4, 2)))})
     # No commit: an error came.
     assert read(play(memory, [('a', 4, 4)])) == (None, 2)
 
@@ -285,18 +285,16 @@ def test_frames_of_another_size_start_afresh():
         play(memory, [('a', t, t)])
     step = memory.step([Stream('a')], [3])
     with pytest.warns(UserWarning, match='changed their size'):
-        past = step.past(
-            {'layer0': MemorySpec(CHANNELS, 9, 2, length=2, gap=2)}, like=LIKE
-        )
+        past = step.read({'layer0': MemorySpec(CHANNELS, 9, 2, ages=(2, 4))}, like=LIKE)
     assert not past['layer0'].valid.any()
 
 
 def test_kept_rows_own_their_storage_and_carry_no_gradient():
     memory = ClipMemory()
     step = memory.step([Stream('a'), Stream('b')], [1, 1])
-    step.past(SPECS, like=LIKE)
+    step.read(SPECS, like=LIKE)
     big = torch.zeros(2, 4, CHANNELS, requires_grad=True)
-    step.keep({'layer0': Written(KeyValue(big * 2, big * 3))})
+    step.write({'layer0': Written(KeyValue(big * 2, big * 3))})
     step.commit()
     kept = memory._clips[Stream('a')][-1].layers['layer0']
     assert not kept.key.requires_grad
@@ -306,13 +304,13 @@ def test_kept_rows_own_their_storage_and_carry_no_gradient():
 def test_bfloat16_round_trip():
     memory = ClipMemory()
     step = memory.step([Stream('a')], [1])
-    step.past(SPECS, like=LIKE)
+    step.read(SPECS, like=LIKE)
     values = torch.randn(1, 4, CHANNELS).bfloat16()
-    step.keep({'layer0': Written(KeyValue(values, values))})
+    step.write({'layer0': Written(KeyValue(values, values))})
     step.commit()
     step = memory.step([Stream('a')], [2])
-    spec = {'layer0': MemorySpec(CHANNELS, 4, 1, length=1, gap=1)}
-    recent = step.past(spec, like=values)['layer0'].recent.key
+    spec = {'layer0': MemorySpec(CHANNELS, 4, 1, ages=(1,))}
+    recent = step.read(spec, like=values)['layer0'].recent.key
     assert recent.dtype == torch.bfloat16 and torch.equal(recent, values)
 
 

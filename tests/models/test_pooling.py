@@ -10,9 +10,12 @@ from small_models import ARCH, FRAMES, randomize
 from torch import nn
 
 from memvit_mm.models import MeMViT
-from memvit_mm.models.kernels import linear as linear_module
-from memvit_mm.models.kernels.linear import LeanMLP, is_plain, linear
-from memvit_mm.models.kernels.pooling import _by_head, depthwise_pool, max_pool
+from memvit_mm.models.kernels import mlp as mlp_module
+from memvit_mm.models.kernels import onednn
+from memvit_mm.models.kernels.choice import is_plain
+from memvit_mm.models.kernels.mlp import LeanMLP
+from memvit_mm.models.kernels.onednn import linear
+from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
 
 MLP = LeanMLP.__mro__[1]
 assert MODELS  # mmaction.models needs memvit_mm's repairs first
@@ -35,7 +38,7 @@ def test_pooling_is_the_convolution(kernel, stride, causal, heads, batch):
     if causal:
         grid = F.pad(grid, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
         padding = [0, *padding[1:]]
-    expected = _by_head(grid, conv.weight, heads, stride, padding)
+    expected = plain_convolution(grid, conv.weight, heads, stride, padding)
     assert size == tuple(expected.shape[1:4])
     expected = expected.flatten(1, 3)
     torch.testing.assert_close(out, expected)
@@ -62,7 +65,7 @@ def test_channels_stay_where_they_are():
 
 @pytest.mark.parametrize('rows, wide', [(300, 512), (300, 200)])
 def test_linear_layers_by_onednn(rows, wide, monkeypatch):
-    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    monkeypatch.setattr(onednn, 'SMALLEST', 1)
     torch.manual_seed(0)
     x = torch.randn(2, rows, 256, requires_grad=True)
     weight = torch.randn(wide, 256, requires_grad=True)
@@ -79,7 +82,7 @@ def test_linear_layers_by_onednn(rows, wide, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('frozen', [False, True])
 def test_the_lean_mlp_is_the_mlp(dtype, frozen, monkeypatch):
-    monkeypatch.setattr(linear_module, 'WIDE', 2**12)
+    monkeypatch.setattr(mlp_module, 'WIDE', 2**12)
     torch.manual_seed(0)
     lean, full = LeanMLP(16, 64, 8).to(dtype), MLP(16, 64, 8).to(dtype)
     full.load_state_dict(lean.state_dict())
@@ -222,8 +225,8 @@ def test_what_is_more_than_a_layer_is_no_plain_layer():
 
 
 def test_gradients_of_gradients(monkeypatch):
-    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
-    monkeypatch.setattr(linear_module, 'WIDE', 2**8)
+    monkeypatch.setattr(onednn, 'SMALLEST', 1)
+    monkeypatch.setattr(mlp_module, 'WIDE', 2**8)
     torch.manual_seed(0)
     lean, layer = LeanMLP(8, 32, 8), nn.Linear(8, 8)
     conv = nn.Conv3d(4, 4, 3, 2, 1, groups=4, bias=False)
@@ -238,7 +241,9 @@ def test_gradients_of_gradients(monkeypatch):
     def torchs(x: torch.Tensor) -> torch.Tensor:
         grid = MLP.forward(lean, layer(x)).unflatten(1, SIZE).permute(0, 4, 1, 2, 3)
         grid = pool(grid).permute(0, 2, 3, 4, 1)
-        return _by_head(grid, conv.weight, 2, (2, 2, 2), (1, 1, 1)).flatten(1, 3)
+        return plain_convolution(grid, conv.weight, 2, (2, 2, 2), (1, 1, 1)).flatten(
+            1, 3
+        )
 
     results = []
     for function in (ours, torchs):
@@ -251,7 +256,7 @@ def test_gradients_of_gradients(monkeypatch):
 
 def test_torchs_counter_counts_all_products(monkeypatch):
     counter = pytest.importorskip('torch.utils.flop_counter').FlopCounterMode
-    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    monkeypatch.setattr(onednn, 'SMALLEST', 1)
     lean, x = LeanMLP(8, 32, 8), torch.randn(2, 5, 8)
     for context in (torch.no_grad, torch.enable_grad):
         with counter(display=False) as count, context():

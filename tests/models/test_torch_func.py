@@ -8,13 +8,13 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from memvit_mm.models import MeMViT
-from memvit_mm.models.kernels import linear as linear_module
+from memvit_mm.models.kernels import onednn
 
 
 @pytest.fixture(params=[True, False], ids=['pool first', 'project first'])
 def model(request, monkeypatch):
     # Small products, too, go the way of large ones.
-    monkeypatch.setattr(linear_module, 'SMALLEST', 1)
+    monkeypatch.setattr(onednn, 'SMALLEST', 1)
     model = MeMViT(
         arch=ARCH, spatial_size=32, temporal_size=FRAMES, pool_first=request.param
     )

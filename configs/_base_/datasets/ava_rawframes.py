@@ -51,7 +51,7 @@ packing = [
             'img_key',
             'video_id',
             'timestamp',
-            'sample_idx',
+            'stream',
             # Detections are matched with ground truth before the crop.
             'whole_frame_boxes',
         ),

@@ -32,7 +32,7 @@ packing = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(
         type='PackActionInputs',
-        meta_keys=('img_shape', 'video_id', 'timestamp', 'sample_idx', 'narration_id'),
+        meta_keys=('img_shape', 'video_id', 'timestamp', 'stream', 'narration_id'),
     ),
 ]
 train_pipeline = [

@@ -10,7 +10,7 @@ packing = [
     dict(type='FormatShape', input_format='NCTHW', collapse=True),
     dict(
         type='PackActionInputs',
-        meta_keys=('img_shape', 'img_key', 'video_id', 'timestamp', 'sample_idx'),
+        meta_keys=('img_shape', 'img_key', 'video_id', 'timestamp', 'stream'),
     ),
 ]
 train_pipeline = [

@@ -89,9 +89,9 @@ def memory_steps(predictor: Predictor) -> int:
         return 0
     return max(
         (
-            module.memory_length * module.memory_gap
+            max(module.ages)
             for module in predictor.model.modules()
-            if hasattr(module, 'memory_length') and hasattr(module, 'memory_gap')
+            if getattr(module, 'ages', ())
         ),
         default=0,
     )

@@ -50,7 +50,7 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
                 dict(type='Flip', flip_ratio=0.5)]),
             dict(type='FormatShape', input_format='NCTHW'),
             dict(type='PackActionInputs', meta_keys=(
-                'img_shape', 'video_id', 'timestamp', 'sample_idx', 'narration_id'))]
+                'img_shape', 'video_id', 'timestamp', 'stream', 'narration_id'))]
         train_dataloader = dict(
             batch_size=8, num_workers=8,
             sampler=dict(type='DefaultSampler', shuffle=True),

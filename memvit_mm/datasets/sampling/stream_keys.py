@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from memvit_mm.datasets.transforms.clips import seeded, stable_seed
+from memvit_mm.structures import ClipIndex, stream_of
 
 
 class StreamKeysMixin:
@@ -35,9 +36,16 @@ class StreamKeysMixin:
             self._keys = _keys_of(infos)
         return self._keys
 
+    def get_data_info(self, idx: int) -> dict:
+        """As in mmengine, with the sample's ``stream``; see :func:`stream_of`."""
+        info = super().get_data_info(idx)
+        # A plain tuple, which can be unpickled without this package.
+        info['stream'] = tuple(stream_of(info))
+        return info
+
     def prepare_data(self, idx: int) -> Any:
         """As in mmengine, with the draws of this index."""
-        if not hasattr(idx, 'epoch'):
+        if not isinstance(idx, ClipIndex):
             return super().prepare_data(idx)
         with seeded(stable_seed('clip', idx.seed, idx.epoch, int(idx))):
             return super().prepare_data(idx)

@@ -1,0 +1,19 @@
+"""What is made for a processor, each function beside its plain form; see choice.py."""
+
+from .attention import attend, head_width
+from .choice import is_transforming
+from .mlp import LeanMLP
+from .onednn import linear, run_linear
+from .pooling import Size, depthwise_pool, max_pool
+
+__all__ = [
+    'LeanMLP',
+    'Size',
+    'attend',
+    'depthwise_pool',
+    'head_width',
+    'is_transforming',
+    'linear',
+    'max_pool',
+    'run_linear',
+]

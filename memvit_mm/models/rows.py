@@ -1,4 +1,4 @@
-"""Which stream and time each row of a batch belongs to, and which rows run together."""
+"""Rows of a batch: their streams and times, and which of them run together."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional
@@ -8,10 +8,7 @@ from mmaction.utils import SampleList
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from memvit_mm.structures import Stream, is_skipped
-
-from .memory import ClipMemory
-from .skipped_rows import nothing_read, rows_to_keep
+from memvit_mm.structures import Stream, is_skipped, stream_of
 
 
 class Rows(NamedTuple):
@@ -26,8 +23,7 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
 
     Args:
         data_samples (list[ActionDataSample]): With ``video_id`` and ``timestamp`` in
-            their metainfo; in training ``sample_idx``, too, as
-            :class:`SequentialClipSampler` gives it.
+            their metainfo, and in training ``stream``, too: see :func:`stream_of`.
         views (int): Crops or views per sample, each of which is a stream.
 
     Returns:
@@ -56,10 +52,9 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
                 f'{time!r}: the first must be a name or number, the second a number '
                 'that tells the order.'
             ) from None
-        index = meta.get('sample_idx')
-        run, epoch = getattr(index, 'run', 0), getattr(index, 'epoch', 0)
+        stream = stream_of({**meta, 'video_id': video})
         for view in range(views):
-            streams.append(Stream(video, view, run, epoch))
+            streams.append(stream._replace(view=view))
             times.append(time)
     return Rows(streams, times)
 
@@ -144,83 +139,8 @@ def take_rows(inputs: Tensor, group: Sequence[int], shape: Any = None) -> Tensor
     return inputs
 
 
-class MemoryOwner:
-    """Mixin of models that own one :class:`ClipMemory`, at ``self.memory``.
-
-    **Which rows of a test batch run together.** Those of one frame size, so that
-    padding reaches no result. Even so, the last bits of a matrix product depend on its
-    number of rows, since the libraries choose their kernel by it. Where a prediction
-    must not depend, to the last bit, on what else is in its batch,
-    ``test_cfg=dict(one_by_one=True)`` runs each sample by itself. By default that is
-    done on the CPU, where it costs nothing, and not on a GPU.
-
-    **Rows that could not be read** (``on_bad_clip='skip'`` in the dataset) are left out
-    before anything else: no memory, no loss, no prediction.
-    """
-
-    memory: ClipMemory
-
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Optional[SampleList] = None,
-        mode: str = 'tensor',
-        **kwargs: Any,
-    ) -> Any:
-        """As the model's, on the rows that were read."""
-        keep = rows_to_keep(data_samples) if mode in ('loss', 'predict') else None
-        if keep is not None:
-            first = next(filter(is_skipped, data_samples)).metainfo['skipped']
-            self.memory.warn_once(
-                'skipped',
-                f'A clip is left out: {first} (Said once; BadClipHook names all of '
-                'them at the end of the epoch.)',
-            )
-            if not keep:
-                return nothing_read(self, mode)
-            inputs = take_rows(inputs, keep)
-            data_samples = [data_samples[row] for row in keep]
-        return super().forward(inputs, data_samples, mode, **kwargs)
-
-    def test_groups(
-        self, rows: Rows, kinds: Sequence[Any], device: torch.device
-    ) -> list[list[int]]:
-        """Rows of a test batch that run together, in the order in which they run.
-
-        Args:
-            rows (Rows): Their streams and times.
-            kinds (sequence): What must be equal to run together: frame sizes.
-            device (torch.device): Where they run.
-        """
-        one_by_one = (self.test_cfg or {}).get('one_by_one')
-        if one_by_one is None:
-            one_by_one = device.type == 'cpu'
-        return waves(rows, range(len(kinds)) if one_by_one else kinds)
-
-    def reset_memory(self, stream: Any = None) -> None:
-        """Forget everything, or one video id (all its views), or one stream."""
-        self.memory.reset(stream)
-
-    @property
-    def backbone_remembers(self) -> bool:
-        """Whether the backbone takes memory. Others just get none."""
-        return bool(getattr(self.backbone, 'memory_layers', ()))
-
-    @property
-    def remembers(self) -> bool:
-        """Whether earlier clips change a result."""
-        return self.backbone_remembers
-
-    def run_backbone(self, inputs: Tensor, step: Any) -> Any:
-        """Features of clips [B, C, T, H, W], with memory where the backbone has it.
-
-        Args:
-            inputs (Tensor): Clips, [B, C, T, H, W].
-            step (MemoryStep, optional): The memory step of these rows.
-        """
-        if step is None or not self.backbone_remembers:
-            return self.backbone(inputs)
-        past = step.past(self.backbone.memory_specs(inputs.shape[-3:]), like=inputs)
-        features, written = self.backbone(inputs, memory=past)
-        step.keep(written)
-        return features
+def rows_to_keep(data_samples: Optional[SampleList]) -> Optional[list[int]]:
+    """The rows whose clips could be read, or None if all could."""
+    samples = data_samples or []
+    keep = [row for row, sample in enumerate(samples) if not is_skipped(sample)]
+    return keep if len(keep) < len(samples) else None

@@ -1,4 +1,4 @@
-"""Attention by fused kernels, which never write scores of queries x keys to memory."""
+"""Attention without a tensor of scores, queries x keys, in memory."""
 
 import logging
 from functools import cache
@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-# Without a fused kernel, scores are computed for so many at a time.
+from .choice import is_compiling, is_transforming
+
+# Without a fused kernel, about this many scores are computed at a time.
 SCORES_AT_ONCE = 2**22
 
 
@@ -65,24 +66,6 @@ def is_fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> bool:
         return choose(q, k, v, None, 0.0, False, scale=scale) != 0
     except (RuntimeError, TypeError):
         return True
-
-
-def is_compiling() -> bool:
-    """Whether torch.compile or torch.jit is tracing: operators that all know."""
-    if torch.jit.is_tracing():
-        return True
-    compiler = getattr(torch, 'compiler', None)
-    check = getattr(compiler, 'is_compiling', None)
-    return bool(check()) if check is not None else False
-
-
-def is_transforming() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode
-    differentiation is at work, which have rules for torch's own operators alone."""
-    if is_compiling():
-        return False
-    active = getattr(torch._C, '_are_functorch_transforms_active', None)
-    return getattr(forward_ad, '_current_level', -1) >= 0 or bool(active and active())
 
 
 def in_parts(
