@@ -138,12 +138,12 @@ def synchronize() -> None:
 def stop_watch(spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds that the memory's methods take."""
     from memvit_mm.models.memory import ClipMemory
-from memvit_mm.models.memory_step import MemoryStep
+    from memvit_mm.models.memory_step import MemoryStep
 
     methods = [
         (ClipMemory, 'step', 'look-up'),
-        (MemoryStep, 'past', 'look-up'),
-        (MemoryStep, 'keep', 'write'),
+        (MemoryStep, 'read', 'look-up'),
+        (MemoryStep, 'write', 'write'),
         (MemoryStep, 'commit', 'write'),
         (ClipMemory, 'reset', 'reset'),
     ]
