@@ -113,32 +113,27 @@ class ClipMemory:
             MemoryStep: Reads the past and writes the present.
 
         Raises:
-            ValueError: If the batch, with the streams that are open, has more streams
-                than ``max_streams``.
+            ValueError: If two rows are of one stream, or if the batch, with the streams
+                that are open, has more streams than ``max_streams``.
         """
-        times = list(times)
+        if len(set(streams)) < len(streams):
+            raise ValueError(
+                f'A step holds two clips of one stream, of {list(streams)}: clips of a '
+                'stream need a step each, in time order.'
+            )
         self._check_room(streams)
-        rows: dict[Stream, int] = {}
-        pasts = []
-        for row in sorted(range(len(streams)), key=times.__getitem__):
-            stream = streams[row]
-            past = list(self._clips.get(stream, ()))
-            if stream in rows:
-                self._warn_order(stream, times[row], times[rows[stream]])
-                past = []
-            elif past and times[row] <= past[-1].time:
-                self._warn_order(stream, times[row], past[-1].time)
-                past = []
-            elif stream in self._forgotten and times[row] > self._forgotten[stream]:
-                self._warn_room(stream, times[row])
-            rows[stream] = row
-            pasts.append((row, past))
-        return MemoryStep(
-            self,
-            list(streams),
-            times,
-            [p for _, p in sorted(pasts, key=lambda item: item[0])],
-        )
+        pasts = [self._past_of(stream, time) for stream, time in zip(streams, times)]
+        return MemoryStep(self, list(streams), list(times), pasts)
+
+    def _past_of(self, stream: Stream, time: Any) -> list[KeptClip]:
+        """The clips before this one; none if it is not later than the last of them."""
+        past = list(self._clips.get(stream, ()))
+        if past and time <= past[-1].time:
+            self._warn_order(stream, time, past[-1].time)
+            return []
+        if time > self._forgotten.get(stream, time):
+            self._warn_room(stream, time)
+        return past
 
     def expect(self, streams: Sequence[Stream]) -> None:
         """Make room for a batch that will come in several steps.

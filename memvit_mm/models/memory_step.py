@@ -208,7 +208,6 @@ class MemoryStep:
             clip = past[-age]
             past[-age] = KeptClip(clip.time, {**clip.layers, name: kept})
         horizon = max((max(spec.ages) for spec in self._specs.values()), default=0)
-        # In order of time: if a batch held two clips of a stream, the later one stays.
-        for row in sorted(range(len(self)), key=lambda row: self.times[row]):
-            clips = [*self._pasts[row], self._new[row]]
-            self.memory._commit(self.streams[row], clips[-horizon:] if horizon else [])
+        for stream, past, new in zip(self.streams, self._pasts, self._new):
+            clips = [*past, new]
+            self.memory._commit(stream, clips[-horizon:] if horizon else [])

@@ -101,14 +101,10 @@ def test_time_that_does_not_go_on_starts_afresh_with_one_warning():
     assert read(play(memory, [('a', 4, 4)])) == (None, 2)
 
 
-def test_two_clips_of_a_stream_in_one_step():
+def test_two_clips_of_a_stream_need_a_step_each():
     memory = ClipMemory()
-    for t in (1, 2):
-        play(memory, [('a', t, t)])
-    with pytest.warns(UserWarning, match='not later'):
-        past = play(memory, [('a', 4, 4), ('a', 3, 3)])
-    assert read(past, 1) == (None, 1), 'the earlier one goes on'
-    assert read(past, 0) == (None, None), 'the later one starts afresh'
+    with pytest.raises(ValueError, match="two clips of one stream.*video='a'"):
+        memory.step([Stream('a'), Stream('a')], [4, 3])
 
 
 def test_runs_views_and_epochs_are_streams_of_their_own():
