@@ -2,11 +2,22 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+TOOLS = CHECKOUT / 'tools'
+# Tests import tools, and what tools for maintainers share.
+sys.path[:0] = [
+    str(path)
+    for path in (
+        TOOLS,
+        *(TOOLS / folder for folder in ('data', 'analysis_tools', 'deployment')),
+        CHECKOUT / 'tests' / 'reference',
+    )
+]
 
 # Small models on few cores: more threads only get into each other's way.
 os.environ.setdefault('OMP_NUM_THREADS', '1')

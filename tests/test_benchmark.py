@@ -1,4 +1,4 @@
-"""tools/benchmark.py and what it measures, on models of a few channels."""
+"""tools/analysis_tools/benchmark.py and what it measures, on small models."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""tools/detect_persons.py: proposals of videos, on any number of processes."""
+"""tools/data/detect_persons.py: proposals of videos, on any number of processes."""
 
 import argparse
 import pickle

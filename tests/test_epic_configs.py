@@ -176,7 +176,7 @@ def test_one_process_or_two_and_a_break_in_between(demo, tmp_path):
     # What was dumped scores the same after the fact.
     again = tmp_path / 'again.json'
     run(
-        *(sys.executable, str(tools / 'eval_epic.py'), '--task', 'anticipation'),
+        *(sys.executable, get_tool_path('eval_epic.py'), '--task', 'anticipation'),
         *('--annotations', f'{demo}/annotations', '--json', str(again)),
         *('--scores', str(tmp_path / 'two.pkl')),
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""tools/eval_epic.py and tools/make_epic_submission.py, as their users call them."""
+"""eval_epic.py and make_epic_submission.py, as their users call them."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent / 'tools'
-sys.path[:0] = [str(TOOLS), str(HERE / 'evaluation')]
+sys.path.insert(0, str(HERE / 'evaluation'))
 
 import _common  # noqa: E402
 import eval_epic  # noqa: E402

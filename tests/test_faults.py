@@ -9,12 +9,10 @@ from pathlib import Path
 
 import damaged
 import pytest
+import tool_runs
 import torch
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
-sys.path.insert(0, str(TOOLS))
-
-import _runs  # noqa: E402
 
 # A recognizer on random clips, and what goes wrong with them on the second process.
 RANDOM_CLIPS = """
@@ -134,7 +132,7 @@ def runs(tmp_path_factory, demo, checkout):
     script.write_text(TWO_TRAININGS.format(**paths))
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
     commands = dict(
-        trainings=[*torchrun, f'--master-port={_runs.free_port()}', script],
+        trainings=[*torchrun, f'--master-port={tool_runs.free_port()}', script],
         killed=['bash', TOOLS / 'dist_train.sh', folder / 'killed.py', '2'],
     )
     paths = [str(folder), str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
@@ -145,8 +143,8 @@ def runs(tmp_path_factory, demo, checkout):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=_runs.environment(
-                PORT=str(_runs.free_port()), PYTHONPATH=os.pathsep.join(paths)
+            env=tool_runs.environment(
+                PORT=str(tool_runs.free_port()), PYTHONPATH=os.pathsep.join(paths)
             ),
         )
         for name, command in commands.items()

@@ -1,17 +1,15 @@
-"""tools/measure_decoding.py on a small video, and what it refuses."""
+"""tools/analysis_tools/measure_decoding.py on a small video, and what it refuses."""
 
 import json
 import sys
 from pathlib import Path
 
+import measure_decoding
 import pytest
 
+from memvit_mm.benchmark.decoding import make_video, measure_workers
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'tools'))
-
-import measure_decoding  # noqa: E402
-
-from memvit_mm.benchmark.decoding import make_video, measure_workers  # noqa: E402
 
 VIDEO = str(HERE / 'data' / 'h264_closed_gop.mp4')
 

@@ -1,4 +1,4 @@
-"""tools/stream_video.py as its users call it, and as they interrupt it."""
+"""tools/deployment/stream_video.py as its users call it, and as they interrupt it."""
 
 import os
 import pickle

@@ -1,6 +1,6 @@
 """Measuring: against MMAction2's MViT, how cost grows, and how far back memory reaches.
 
-``tools/benchmark.py`` is its command line.
+``tools/analysis_tools/benchmark.py`` is its command line.
 """
 
 from .case import Case, full_memory

@@ -5,8 +5,8 @@ has its fast depthwise kernels, so that nothing is moved before or after. It has
 for the forward pass in three dimensions and for gradients in two only, hence the
 backward pass here: the input's gradient is a forward convolution with the mirrored
 kernel, the weight's a sum of two-dimensional ones. It takes a third of the time of the
-same layer in [B, C, T, H, W], with gradients a fifth (``tools/benchmark.py CONFIG
---tables parts``).
+same layer in [B, C, T, H, W], with gradients a fifth (``python
+tests/reference/measure_parts.py CONFIG``).
 """
 
 import operator

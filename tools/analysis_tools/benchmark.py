@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """What a config's backbone costs: against MMAction2's MViT, and how that grows.
 
-python tools/benchmark.py configs/memvit_ava.py --threads 2
-python tools/benchmark.py configs/memvit_ava.py --tables all --json benchmark.json
-python tools/benchmark.py configs/memvit_ava.py --tables field
-python tools/benchmark.py configs/memvit_ava.py --device cuda --dtype bfloat16 \
+python tools/analysis_tools/benchmark.py configs/memvit_ava.py --threads 2
+python tools/analysis_tools/benchmark.py CONFIG --tables all --json benchmark.json
+python tools/analysis_tools/benchmark.py CONFIG --tables field
+python tools/analysis_tools/benchmark.py CONFIG --device cuda --dtype bfloat16 \
     --training-batch 8 16 --forward-batch 1 32
 
 Weights and clips are made up: no data and no checkpoint are needed.
@@ -14,7 +14,10 @@ import argparse
 import json
 import os
 import platform
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import add_cfg_options, import_package, run
 
 TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'parts', 'field')

@@ -1,14 +1,17 @@
 """Measure how videos are read: clips in order against MMAction2's random access.
 
-python tools/measure_decoding.py                    # makes a video with ffmpeg
-python tools/measure_decoding.py VIDEO --json result.json
+python tools/analysis_tools/measure_decoding.py      # makes a video with ffmpeg
+python tools/analysis_tools/measure_decoding.py VIDEO --json result.json
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env python
 """Parameters and multiply-adds of a config's model, and what memory adds to them.
 
-python tools/get_flops.py configs/memvit_ava.py
+python tools/analysis_tools/get_flops.py configs/memvit_ava.py
 """
 
 import argparse
 import os
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import add_cfg_options, import_package, run
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Union
 
-TOOLS = Path(__file__).resolve().parent
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Largest difference of a score, and of a metric.
 SCORE_LIMIT, METRIC_LIMIT = 1e-5, 1e-6
 # What a dumped sample holds besides its prediction, and a result besides its metrics.
