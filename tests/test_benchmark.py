@@ -9,6 +9,7 @@ from multiprocessing import Pipe
 
 import pytest
 import torch
+from fork_server import python
 from mmengine.config import Config
 
 from memvit_mm.benchmark import (
@@ -55,7 +56,7 @@ def config_file(tmp_path):
 
 def tool(*args, **kwargs) -> subprocess.CompletedProcess:
     env = dict(os.environ, OMP_NUM_THREADS='1')
-    command = [sys.executable, str(get_tool_path('benchmark.py')), *map(str, args)]
+    command = [python(), str(get_tool_path('benchmark.py')), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
 
 

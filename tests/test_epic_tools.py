@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import python
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent / 'tools'
@@ -231,7 +232,7 @@ def test_a_dump_outlives_a_metric_that_refuses_it(folder, call):
 
     torch.save({}, folder / 'a.pth')
     done = subprocess.run(
-        [sys.executable, TOOLS / 'test.py', 'config.py', 'a.pth', '--dump', 'a.pkl'],
+        [python(), TOOLS / 'test.py', 'config.py', 'a.pth', '--dump', 'a.pkl'],
         capture_output=True,
         text=True,
         env=dict(

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import damaged
 import pytest
 import tool_runs
 import torch
+from fork_server import python
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
@@ -87,6 +87,8 @@ def main():
     import damaged
     from mmengine.config import Config
 
+    from memvit_mm.engine import launch
+
     folder = Path({folder!r})
     skip = damaged.config(Path({demo!r}), on_bad_clip='skip')
     skip.train_dataloader.batch_size = 1
@@ -94,7 +96,7 @@ def main():
     for name, cfg in (('skip', skip), ('nan', Config.fromfile(folder / 'nan.py'))):
         cfg.launcher, cfg.experiment_name = 'pytorch', name
         cfg.work_dir = str(folder / name)
-        _common.use_cpu(cfg)
+        launch.use_cpu(cfg)
         runner = damaged.runner(cfg)
         runner.train()
         metric = runner.message_hub.get_scalar('val/mAP/overall').current()
@@ -130,7 +132,7 @@ def runs(tmp_path_factory, demo, checkout):
     script = folder / 'two_trainings.py'
     paths = dict(tools=str(TOOLS), folder=str(folder), demo=str(demo))
     script.write_text(TWO_TRAININGS.format(**paths))
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2']
+    torchrun = [python(), '-m', 'torch.distributed.run', '--nproc-per-node=2']
     commands = dict(
         trainings=[*torchrun, f'--master-port={tool_runs.free_port()}', script],
         killed=['bash', TOOLS / 'dist_train.sh', folder / 'killed.py', '2'],
@@ -144,7 +146,9 @@ def runs(tmp_path_factory, demo, checkout):
             stderr=subprocess.STDOUT,
             text=True,
             env=tool_runs.environment(
-                PORT=str(tool_runs.free_port()), PYTHONPATH=os.pathsep.join(paths)
+                PYTHON=python(),
+                PORT=str(tool_runs.free_port()),
+                PYTHONPATH=os.pathsep.join(paths),
             ),
         )
         for name, command in commands.items()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tool_runs
 import torch
+from fork_server import python
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
@@ -32,11 +33,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, {tools!r})
-from _common import build_runner, import_package, leave_process_group
+from _common import import_package
 
 import_package()
 from mmengine.config import Config
 from mmengine.dist import get_world_size
+
+from memvit_mm.engine.launch import build_runner, leave_process_group
 
 # mmengine formats the config four times a run, most of the time of tests this short.
 Config.pretty_text = property(repr)
@@ -75,7 +78,7 @@ def results(tmp_path_factory):
     torchrun = ('-m', 'torch.distributed.run', '--nproc-per-node=2')
     started = [
         subprocess.Popen(
-            [sys.executable, *command, str(script), launcher, json.dumps(wanted)],
+            [python(), *command, str(script), launcher, json.dumps(wanted)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -132,6 +135,7 @@ def test_memory_counts_in_it(results, name):
 
 
 def check(monkeypatch, *options) -> int:
+    monkeypatch.setenv('PYTHON', python())
     monkeypatch.setattr(sys, 'argv', ['check_invariance.py', *map(str, options)])
     with pytest.raises(SystemExit) as exit:
         check_invariance.main()

@@ -8,6 +8,7 @@ from pathlib import Path
 import measure_memory
 import pytest
 import torch
+from fork_server import python
 
 from memvit_mm.models.memory import ClipMemory, MemoryStep
 from memvit_mm.paths import get_config_path
@@ -56,7 +57,7 @@ def test_too_much_upkeep_is_a_failure(monkeypatch, capsys):
 def fresh_process(*arguments) -> subprocess.CompletedProcess:
     """In this one, what other tests have freed would hide what grows."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [python(), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),

@@ -6,16 +6,16 @@ Slurm cannot be run here: what the scripts ask of `srun` is looked at, no more.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import _common
 import pytest
 import tool_runs
 import torch
+from fork_server import python
 from mmengine.config import Config
 
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
+from memvit_mm.engine.launch import use_cpu
 from memvit_mm.paths import get_config_path
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
@@ -63,6 +63,7 @@ def launch(script: str, folder: Path, nodes: int, gpus: int, *arguments) -> None
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=tool_runs.environment(
+                    PYTHON=python(),
                     NNODES=str(nodes),
                     NODE_RANK=str(rank),
                     MASTER_ADDR='127.0.0.1',
@@ -94,7 +95,7 @@ def predict(folder: Path, work_dir: str, nodes: int) -> tool_runs.Result:
         'test_evaluator.collect_device=gpu',  # for machines without a shared folder
     )
     if nodes == 1:
-        command = [sys.executable, TOOLS / 'test.py', *arguments]
+        command = [python(), TOOLS / 'test.py', *arguments]
         subprocess.run(list(map(str, command)), cwd=disk(folder), check=True)
     else:
         launch('dist_test.sh', folder, nodes, 1, *arguments)
@@ -115,11 +116,10 @@ def test_two_nodes_train_and_test_as_one(folder):
     assert row['ok'] and row['samples'] > 20, row
 
 
-LEAVE = f"""
-import atexit, sys, threading, time
+LEAVE = """
+import atexit, threading, time
 
-sys.path.insert(0, {str(TOOLS)!r})
-from _common import leave_process_group
+from memvit_mm.engine.launch import leave_process_group
 from torch import distributed
 
 store = distributed.HashStore()
@@ -133,7 +133,7 @@ print('never')
 
 
 def test_a_finished_run_ends_well():
-    done = subprocess.run([sys.executable, '-c', LEAVE], capture_output=True, text=True)
+    done = subprocess.run([python(), '-c', LEAVE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split('\n') == ['work', 'thread', 'at exit', '']
 
@@ -245,4 +245,4 @@ class TestArguments:
     @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
     def test_slurm_needs_gpus(self):
         with pytest.raises(ValueError, match='--launcher slurm needs GPUs, and there'):
-            _common.use_cpu(Config(dict(launcher='slurm')))
+            use_cpu(Config(dict(launcher='slurm')))
