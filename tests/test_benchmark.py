@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from multiprocessing import Pipe
 
 import pytest
 import torch
 from fork_server import python
+from measure_parts import measure_parts, profile_operators
 from mmengine.config import Config
 
 from memvit_mm.benchmark import (
@@ -17,14 +16,11 @@ from memvit_mm.benchmark import (
     Comparison,
     Result,
     full_memory,
-    measure_parts,
     receptive_field,
     with_length,
 )
-from memvit_mm.benchmark.case import build_backbone
-from memvit_mm.benchmark.compare import MVIT, OURS, SAVING, TWIN, backbones
-from memvit_mm.benchmark.operators import profile_operators
-from memvit_mm.benchmark.processes import peak_bytes, serve
+from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING, backbones
+from memvit_mm.benchmark.measure import build_backbone, measure, peak_bytes
 from memvit_mm.paths import get_tool_path
 
 BACKBONE = dict(
@@ -65,11 +61,10 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
     done = tool(
         config_file,
         *('--repeats', 2, '--only', 'MViT', 'memory', '--training-batch'),
-        *('--threads', 1, '--profile', 2, '--json', file),
+        *('--threads', 1, '--json', file),
     )
     assert done.returncode == 0, done.stderr
     assert 'forward, no gradient' in done.stdout
-    assert "MMAction2's MViT, forward: slowest operators" in done.stdout
     found = json.loads(file.read_text())
     assert found['environment']['torch'] == torch.__version__
     assert found['environment']['dtype'] == 'float32'
@@ -78,7 +73,6 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
     for result in table['forward'].values():
         assert len(result['seconds']) == 2 and min(result['seconds']) > 0
         assert result['peak_bytes'] > 2**26
-        assert result['operators']['ratio'] > 1
     medians = [table['forward'][name]['median'] for name in (OURS, MVIT)]
     assert table['ratios']['forward against MViT'] == medians[0] / medians[1]
 
@@ -117,40 +111,27 @@ def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
-def asked(case: Case, *questions: str) -> list:
-    """What a worker answers, here in a thread."""
-    pipe, other = Pipe()
-    threading.Thread(target=serve, args=(other, case), daemon=True).start()
-    answers = []
-    for question in questions:
-        pipe.send(question)
-        answers.append(pipe.recv())
-    pipe.close()
-    return answers
-
-
-def test_a_worker_runs_its_case():
+def test_a_training_step_in_a_process():
     case = Case('ours', BACKBONE, training=True, batch=2)
-    (_, started), (_, times), (_, peak), (_, operators) = asked(
-        case, 'start', 'run', 'peak', 'profile'
-    )
-    assert started is None and len(times) == 2 and peak > 2**26
-    assert any('backward' in name for name in operators['backends'])
-    assert 0 < operators['attention'] < operators['products'] < operators['seconds']
-    assert operators['slowest'][0][1] == max(s for _, s, _ in operators['slowest'])
+    (result,) = measure([case], repeats=2)
+    assert len(result.seconds) == len(result.cpu_seconds) == 2
+    assert result.clips_per_second == 2 / result.median
+    assert result.peak_bytes > 2**26
 
 
-def test_a_case_that_fails_says_why():
+def test_a_case_that_fails_says_why(monkeypatch):
     small = Case('too small', BACKBONE, size=(8, 0, 32))
-    ((failed, message),) = asked(small, 'start')
-    assert failed and message.startswith('ValueError: a clip of size (8, 0, 32)')
+    with pytest.raises(
+        ValueError, match=r'^too small: ValueError: a clip of size \(8, 0, 32\)'
+    ):
+        measure([small])
 
 
 def test_backbones_that_are_compared():
     chosen = backbones(dict(BACKBONE, memory_gap=3, drop_path_rate=0.1))
     assert chosen[MVIT]['type'] == 'MViT' and 'memory_gap' not in chosen[MVIT]
     assert chosen[MVIT]['drop_path_rate'] == 0.1
-    assert chosen[TWIN] == dict(chosen[OURS], memory_layers=())
+    assert chosen[BASELINE] == dict(chosen[OURS], memory_layers=())
     assert chosen[SAVING] == dict(chosen[OURS], with_cp=True)
 
 
@@ -161,9 +142,9 @@ def test_ratios():
     forward = {
         MVIT: result(MVIT, [2.0, 9.0, 2.0], 10),
         OURS: result(OURS, [1.0, 1.0, 8.0], 5),
-        TWIN: result(TWIN, [0.5, 0.5, 0.5], 5),
+        BASELINE: result(BASELINE, [0.5, 0.5, 0.5], 5),
     }
-    ratios = Comparison(forward, {}, {OURS: 21, TWIN: 20}).ratios()
+    ratios = Comparison(forward, {}, {OURS: 21, BASELINE: 20}).ratios()
     assert ratios['forward against MViT'] == 0.5
     assert ratios['forward peak memory against MViT'] == 0.5
     assert ratios['forward, memory on / off'] == 2.0
@@ -178,16 +159,17 @@ def test_a_full_memory_is_full():
 
 
 def test_streams_cost_the_same_along_their_length():
-    found = with_length(BACKBONE, Case('template', BACKBONE), clips=8, parts=4)
-    assert [part[:2] for part in found.parts] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    found = with_length(config(), Case('template', BACKBONE), clips=8, parts=4)
+    assert list(found.rows) == ['0 to 1', '2 to 3', '4 to 5', '6 to 7']
+    assert all(len(row.seconds) == 2 for row in found.rows.values())
     assert '6 to 7' in str(found)
-    assert peak_bytes('cpu') >= found.parts[-1][3]
+    assert peak_bytes('cpu') >= found.rows['6 to 7'].peak_bytes
 
 
 def test_a_stream_shorter_than_its_parts():
     case = Case('template', BACKBONE, dtype='bfloat16')
-    found = with_length(BACKBONE, case, clips=2, parts=4)
-    assert [part[:2] for part in found.parts] == [(0, 0), (1, 1)]
+    found = with_length(config(), case, clips=2, parts=4)
+    assert list(found.rows) == ['0 to 0', '1 to 1']
 
 
 @pytest.mark.parametrize('pool_first', [True, False])
@@ -211,6 +193,8 @@ def test_products_are_told_from_the_rest():
 
     found = profile_operators(run)
     assert found['ratio'] == found['seconds'] / found['products'] > 1
+    assert 0 < found['attention'] < found['products']
+    assert found['slowest'][0][1] == max(s for _, s, _ in found['slowest'])
 
 
 @pytest.mark.parametrize(

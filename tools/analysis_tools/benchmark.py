@@ -15,12 +15,13 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from _common import add_cfg_options, import_package, run
+from _common import add_cfg_options, read_config, run
 
-TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'parts', 'field')
+TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'field')
 
 
 def parse_args():
@@ -31,10 +32,10 @@ def parse_args():
         nargs='+',
         choices=[*TABLES, 'all'],
         default=['compare'],
-        help="compare: against MMAction2's MViT and the twin without memory, each in "
-        'its own process, in turn; memories, frames, streams, length: how cost grows '
-        'with them; parts: each part against the plain way; field: which earlier clips '
-        'move the features (default: compare)',
+        help="compare: against MMAction2's MViT and the baseline without memory, each "
+        'in its own process, in turn; memories, frames, streams, length: how cost '
+        'grows with them; field: which earlier clips move the features (default: '
+        'compare)',
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
     parser.add_argument(
@@ -65,16 +66,6 @@ def parse_args():
     parser.add_argument(
         '--compile', action='store_true', help='our backbones through torch.compile'
     )
-    parser.add_argument(
-        '--profile',
-        type=int,
-        nargs='?',
-        const=12,
-        default=0,
-        metavar='N',
-        help='the N slowest operators of each, and the share of matrix products '
-        '(default: 12)',
-    )
     parser.add_argument('--clips', type=int, default=60, help='length: of the stream')
     parser.add_argument('--json', metavar='FILE', help='write everything there, too')
     add_cfg_options(parser)
@@ -83,12 +74,12 @@ def parse_args():
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f'--{name} must be at least 1, got {value}')
-    for batch in [*args.forward_batch, *args.training_batch]:
-        if batch < 1:
-            parser.error(f'a batch has at least 1 clip, got {batch}')
+    batches = [*args.forward_batch, *args.training_batch]
+    if min(batches, default=1) < 1:
+        parser.error(f'a batch has at least 1 clip, got {min(batches)}')
     if 'all' in args.tables:
         args.tables = list(TABLES)
-    if 'compare' in args.tables and not [*args.forward_batch, *args.training_batch]:
+    if 'compare' in args.tables and not batches:
         parser.error(
             'compare has nothing to measure: give --forward-batch or --training-batch '
             'a size'
@@ -98,19 +89,6 @@ def parse_args():
     if not os.path.isdir(folder):
         parser.error(f'--json {args.json}: there is no folder {folder}')
     return args
-
-
-def read_config(args):
-    from mmengine.config import Config
-
-    if not os.path.isfile(args.config):
-        raise FileNotFoundError(f'There is no config file {args.config}.')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if 'model' not in cfg or 'backbone' not in cfg.model:
-        raise ValueError(f'{args.config} has no model.backbone to measure.')
-    return cfg
 
 
 def environment(args) -> dict:
@@ -133,60 +111,36 @@ def environment(args) -> dict:
     )
 
 
-def comparisons(cfg, template, args) -> dict:
-    """The tables against MMAction2's MViT, by kind and batch size; printed."""
-    from dataclasses import replace
-
+def comparisons(backbone, template, args) -> dict:
+    """Print the tables against MMAction2's MViT, and return them by batch size."""
     from memvit_mm.benchmark import compare
-    from memvit_mm.benchmark.compare import MVIT, OURS, SAVING, TWIN
+    from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING
 
-    names = {'MViT': MVIT, 'memory': OURS, 'no-memory': TWIN, 'with-cp': SAVING}
+    names = {'MViT': MVIT, 'memory': OURS, 'no-memory': BASELINE, 'with-cp': SAVING}
     only = [names[name] for name in args.only] if args.only else None
+    sizes = dict(forward=args.forward_batch, training=args.training_batch)
     found = {}
-    batches = dict.fromkeys([*args.forward_batch, *args.training_batch])
-    for batch in batches:
-        what = [
-            kind
-            for kind, chosen in (
-                ('forward', args.forward_batch),
-                ('training', args.training_batch),
-            )
-            if batch in chosen
-        ]
-        table = compare(
-            cfg.model.backbone,
-            replace(template, batch=batch),
-            args.repeats,
-            what,
-            bool(args.profile),
-            only,
-        )
+    for batch in dict.fromkeys([*args.forward_batch, *args.training_batch]):
+        what = [kind for kind, chosen in sizes.items() if batch in chosen]
+        case = replace(template, batch=batch)
+        table = compare(backbone, case, args.repeats, what, only)
         print(f'\nbatch {batch}, medians of {args.repeats} runs\n{table}', flush=True)
-        if args.profile:
-            show_operators(table, args.profile)
         found[f'batch {batch}'] = table.to_dict()
     return found
 
 
-def show_operators(table, count: int) -> None:
-    for results in (table.forward, table.training):
-        for result in results.values():
-            slowest = result.operators['slowest'][:count]
-            print(f'\n{result.case.name}: slowest operators')
-            for name, seconds, calls in slowest:
-                print(f'  {name:56}{seconds * 1e3:9.1f} ms{calls:7d} calls')
-
-
 def main():
     args = parse_args()
-    import_package()
+    cfg = read_config(args)
     from memvit_mm import benchmark
 
-    cfg = read_config(args)
+    if 'model' not in cfg or 'backbone' not in cfg.model:
+        raise ValueError(f'{args.config} has no model.backbone to measure.')
     about = environment(args)
+    backbone = cfg.model.backbone
     template = benchmark.Case(
         'template',
-        cfg.model.backbone,
+        backbone,
         tuple(args.shape) if args.shape else None,
         device=args.device,
         dtype=args.dtype,
@@ -196,24 +150,20 @@ def main():
     print(args.config)
     print(', '.join(f'{key} {value}' for key, value in about.items()))
     found = dict(config=args.config, environment=about)
-    grow = dict(
-        memories=benchmark.with_memories,
-        frames=benchmark.with_frame_size,
-        streams=benchmark.with_streams,
-        parts=benchmark.measure_parts,
+    tables = dict(
+        memories=lambda: benchmark.with_memories(backbone, template, args.repeats),
+        frames=lambda: benchmark.with_frame_size(backbone, template, args.repeats),
+        streams=lambda: benchmark.with_streams(backbone, template, args.repeats),
+        length=lambda: benchmark.with_length(cfg, template, args.clips),
+        field=lambda: benchmark.receptive_field(cfg),
     )
-    for table in args.tables:
-        if table == 'compare':
-            found[table] = comparisons(cfg, template, args)
-            continue
-        if table == 'field':
-            result = benchmark.receptive_field(cfg)
-        elif table == 'length':
-            result = benchmark.with_length(cfg.model.backbone, template, args.clips)
+    for name in args.tables:
+        if name == 'compare':
+            found[name] = comparisons(backbone, template, args)
         else:
-            result = grow[table](cfg.model.backbone, template, args.repeats)
-        print(f'\n{result}', flush=True)
-        found[table] = result.to_dict()
+            table = tables[name]()
+            print(f'\n{table}', flush=True)
+            found[name] = table.to_dict()
     if args.json:
         with open(args.json, 'w') as file:
             json.dump(found, file, indent=2, default=str)
