@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fork_server import leave_configs_unformatted
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOOLS = CHECKOUT / 'tools'
@@ -52,6 +53,13 @@ def pytest_sessionstart(session):
     package = Path(importlib.util.find_spec('memvit_mm').origin).resolve().parent
     if os.environ.get('MEMVIT_TEST_INSTALLED') and package == CHECKOUT / 'memvit_mm':
         pytest.exit(f'memvit_mm comes from the checkout: {package}', returncode=3)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_configs() -> None:
+    import memvit_mm  # noqa: F401 (mmengine may need what it mends)
+
+    leave_configs_unformatted()
 
 
 @pytest.fixture(scope='session')

@@ -29,6 +29,17 @@ PRELOADED = (
 _program = None
 
 
+def leave_configs_unformatted() -> None:
+    """Let mmengine write configs as they come.
+
+    It formats a config several times a run and once a checkpoint, by yapf, which takes
+    most of the time of runs as short as those of the tests.
+    """
+    import mmengine.config.config
+
+    mmengine.config.config.FormatCode = lambda text, **_: (text, False)
+
+
 def python() -> str:
     """The path of a program that stands in for the interpreter."""
     global _program
@@ -109,6 +120,7 @@ def serve(path: str) -> list:
 
     for name in PRELOADED:
         importlib.import_module(name)
+    leave_configs_unformatted()
     assert len(os.listdir('/proc/self/task')) == 1, 'fork would lose a thread'
     gc.collect()
     gc.freeze()

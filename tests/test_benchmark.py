@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from fork_server import python
+from measure_growth import with_length
 from measure_parts import measure_parts, profile_operators
 from mmengine.config import Config
 
@@ -15,12 +17,12 @@ from memvit_mm.benchmark import (
     Case,
     Comparison,
     Result,
+    Table,
     full_memory,
     receptive_field,
-    with_length,
 )
 from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING, backbones
-from memvit_mm.benchmark.measure import build_backbone, measure, peak_bytes
+from memvit_mm.benchmark.measure import _ask, _run, _start, build_backbone, peak_bytes
 from memvit_mm.paths import get_tool_path
 
 BACKBONE = dict(
@@ -111,20 +113,22 @@ def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
-def test_a_training_step_in_a_process():
+def test_a_training_step():
     case = Case('ours', BACKBONE, training=True, batch=2)
-    (result,) = measure([case], repeats=2)
-    assert len(result.seconds) == len(result.cpu_seconds) == 2
-    assert result.clips_per_second == 2 / result.median
-    assert result.peak_bytes > 2**26
+    # As in a process of its own.
+    with ThreadPoolExecutor(1) as process:
+        _ask(process, case, _start, case)
+        wall, cpu = _ask(process, case, _run)
+    assert wall > 0 and cpu > 0
+    result = Result(case, [2.0], [2.0])
+    assert result.clips_per_second == 1.0 and result.to_dict()['median'] == 2.0
 
 
-def test_a_case_that_fails_says_why(monkeypatch):
+def test_a_case_that_fails_says_why():
     small = Case('too small', BACKBONE, size=(8, 0, 32))
-    with pytest.raises(
-        ValueError, match=r'^too small: ValueError: a clip of size \(8, 0, 32\)'
-    ):
-        measure([small])
+    sentence = r'^too small: ValueError: a clip of size \(8, 0, 32\)'
+    with ThreadPoolExecutor(1) as process, pytest.raises(ValueError, match=sentence):
+        _ask(process, small, _start, small)
 
 
 def test_backbones_that_are_compared():
@@ -170,6 +174,13 @@ def test_a_stream_shorter_than_its_parts():
     case = Case('template', BACKBONE, dtype='bfloat16')
     found = with_length(config(), case, clips=2, parts=4)
     assert list(found.rows) == ['0 to 0', '1 to 1']
+
+
+def test_a_table():
+    cases = [Case('template', BACKBONE, batch=batch) for batch in (1, 4)]
+    results = [Result(case, [1.0], [1.0], 2**20) for case in cases]
+    lines = str(Table('streams', dict(zip(('one', 'four'), results)))).splitlines()
+    assert lines[2].split() == 'four 0.250 0.25 0.250 0.25 4.00 1 1.00'.split()
 
 
 @pytest.mark.parametrize('pool_first', [True, False])

@@ -41,8 +41,6 @@ from mmengine.dist import get_world_size
 
 from memvit_mm.engine.launch import build_runner, leave_process_group
 
-# mmengine formats the config four times a run, most of the time of tests this short.
-Config.pretty_text = property(repr)
 folder, launcher = Path({folder!r}), sys.argv[1]
 for name, batch, workers, cleared in json.loads(sys.argv[2]):
     cfg = Config.fromfile(folder / f'{{name}}.py')

@@ -1,11 +1,10 @@
-"""Measuring: cost against MMAction2's MViT, its growth, and how far memory reaches.
+"""Measuring: cost against MMAction2's MViT, and how far memory reaches.
 
 ``tools/analysis_tools/benchmark.py``, ``get_flops.py`` and ``measure_decoding.py`` are
 the command lines.
 """
 
 from .compare import Comparison, compare
-from .growth import with_frame_size, with_length, with_memories, with_streams
 from .measure import Case, Result, Table, full_memory, measure
 from .receptive_field import ReceptiveField, receptive_field
 
@@ -19,8 +18,4 @@ __all__ = [
     'full_memory',
     'measure',
     'receptive_field',
-    'with_frame_size',
-    'with_length',
-    'with_memories',
-    'with_streams',
 ]

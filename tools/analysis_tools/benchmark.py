@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a config's backbone costs: against MMAction2's MViT, and how that grows.
+"""What a config's backbone costs against MMAction2's MViT, and how far back it sees.
 
 python tools/analysis_tools/benchmark.py configs/memvit_ava.py --threads 2
 python tools/analysis_tools/benchmark.py CONFIG --tables all --json benchmark.json
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import add_cfg_options, read_config, run
 
-TABLES = ('compare', 'memories', 'frames', 'streams', 'length', 'field')
+TABLES = ('compare', 'field')
 
 
 def parse_args():
@@ -33,9 +33,8 @@ def parse_args():
         choices=[*TABLES, 'all'],
         default=['compare'],
         help="compare: against MMAction2's MViT and the baseline without memory, each "
-        'in its own process, in turn; memories, frames, streams, length: how cost '
-        'grows with them; field: which earlier clips move the features (default: '
-        'compare)',
+        'in its own process, in turn; field: which earlier clips move the features '
+        '(default: compare)',
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
     parser.add_argument(
@@ -66,11 +65,10 @@ def parse_args():
     parser.add_argument(
         '--compile', action='store_true', help='our backbones through torch.compile'
     )
-    parser.add_argument('--clips', type=int, default=60, help='length: of the stream')
     parser.add_argument('--json', metavar='FILE', help='write everything there, too')
     add_cfg_options(parser)
     args = parser.parse_args()
-    for name in ('repeats', 'clips', 'threads'):
+    for name in ('repeats', 'threads'):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f'--{name} must be at least 1, got {value}')
@@ -150,20 +148,12 @@ def main():
     print(args.config)
     print(', '.join(f'{key} {value}' for key, value in about.items()))
     found = dict(config=args.config, environment=about)
-    tables = dict(
-        memories=lambda: benchmark.with_memories(backbone, template, args.repeats),
-        frames=lambda: benchmark.with_frame_size(backbone, template, args.repeats),
-        streams=lambda: benchmark.with_streams(backbone, template, args.repeats),
-        length=lambda: benchmark.with_length(cfg, template, args.clips),
-        field=lambda: benchmark.receptive_field(cfg),
-    )
-    for name in args.tables:
-        if name == 'compare':
-            found[name] = comparisons(backbone, template, args)
-        else:
-            table = tables[name]()
-            print(f'\n{table}', flush=True)
-            found[name] = table.to_dict()
+    if 'compare' in args.tables:
+        found['compare'] = comparisons(backbone, template, args)
+    if 'field' in args.tables:
+        field = benchmark.receptive_field(cfg)
+        print(f'\n{field}', flush=True)
+        found['field'] = field.to_dict()
     if args.json:
         with open(args.json, 'w') as file:
             json.dump(found, file, indent=2, default=str)

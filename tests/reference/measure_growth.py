@@ -1,16 +1,27 @@
-"""How cost grows: with memories, frame size, streams in a batch, stream length."""
+#!/usr/bin/env python
+"""How cost grows: with memories, frame size, streams in a batch, stream length.
 
+python tests/reference/measure_growth.py configs/memvit_ava.py
+python tests/reference/measure_growth.py configs/memvit_ava.py --tables streams
+"""
+
+import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .compare import BASELINE, MVIT, OURS, backbones
-from .complexity import clip_shape
-from .measure import Case, Result, Table, measure, peak_bytes
-from .receptive_field import build_model, feed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+from _common import add_cfg_options, read_config, run
+
+from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, backbones
+from memvit_mm.benchmark.complexity import clip_shape
+from memvit_mm.benchmark.measure import Case, Result, Table, measure, peak_bytes
+from memvit_mm.benchmark.receptive_field import build_model, feed
 
 
 def with_memories(
@@ -107,3 +118,34 @@ def with_length(
             rows[f'{number + 1 - len(result.seconds)} to {number}'] = result
             result = Result(template)
     return Table('clips of one stream', rows)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Measure how the cost grows')
+    parser.add_argument('config', help='config file of a MeMViT model')
+    tables = ('memories', 'frames', 'streams', 'length')
+    parser.add_argument('--tables', nargs='+', choices=tables, default=tables)
+    parser.add_argument('--repeats', type=int, default=3, help='measured runs of each')
+    parser.add_argument('--clips', type=int, default=60, help='length: of the stream')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 …')
+    parser.add_argument('--threads', type=int, help="of torch (default: torch's)")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = read_config(args)
+    backbone = cfg.model.backbone
+    case = Case('growth', backbone, device=args.device, threads=args.threads)
+    grow = dict(memories=with_memories, frames=with_frame_size, streams=with_streams)
+    for name in args.tables:
+        if name == 'length':
+            table = with_length(cfg, case, args.clips)
+        else:
+            table = grow[name](backbone, case, args.repeats)
+        print(f'\n{table}', flush=True)
+
+
+if __name__ == '__main__':
+    run(main)
