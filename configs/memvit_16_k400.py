@@ -1,6 +1,6 @@
 r"""MeMViT-16's architecture, without memory, on Kinetics-400: 16 frames x 4.
 
-    python tools/convert_checkpoint.py SRC WEIGHTS.pth \
+    python tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth \
         --config configs/memvit_16_k400.py
     python tools/test.py configs/memvit_16_k400.py WEIGHTS.pth
 

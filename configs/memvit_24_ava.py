@@ -4,7 +4,8 @@
 
 The published recipe takes 128 GPUs x 2 clips; on fewer, add `--auto-scale-lr`. Start
 from Kinetics-600 or -700 weights: `--cfg-options load_from=WEIGHTS.pth`, converted
-with `tools/convert_checkpoint.py SRC WEIGHTS.pth --config configs/memvit_24_ava.py`.
+with `tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth --config
+configs/memvit_24_ava.py`.
 """
 
 _base_ = [

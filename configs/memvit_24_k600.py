@@ -1,6 +1,6 @@
 r"""MeMViT-24's architecture, without memory, on Kinetics-600: 32 frames x 3.
 
-    python tools/convert_checkpoint.py SRC WEIGHTS.pth \
+    python tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth \
         --config configs/memvit_24_k600.py
     python tools/test.py configs/memvit_24_k600.py WEIGHTS.pth
 

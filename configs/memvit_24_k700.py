@@ -1,6 +1,7 @@
 """MeMViT-24's architecture, without memory, on Kinetics-700: 32 frames x 3.
 
-python tools/convert_checkpoint.py SRC WEIGHTS.pth --config configs/memvit_24_k700.py
+python tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth \\
+    --config configs/memvit_24_k700.py
 """
 
 _base_ = './memvit_24_k600.py'

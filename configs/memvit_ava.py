@@ -3,7 +3,8 @@
     tools/dist_train.sh configs/memvit_ava.py 8
 
 Start from weights trained on Kinetics: `--cfg-options load_from=WEIGHTS.pth`, converted
-with `tools/convert_checkpoint.py SRC WEIGHTS.pth --config configs/memvit_ava.py`.
+with `tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth --config
+configs/memvit_ava.py`.
 `memvit_ava_videos.py` reads videos instead of folders of frames.
 """
 

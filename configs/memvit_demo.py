@@ -1,6 +1,6 @@
 """A small MeMViT that learns, on a laptop, what only memory can tell.
 
-    python tools/make_demo_dataset.py data/memvit_demo
+    python tools/data/make_demo_dataset.py data/memvit_demo
     python tools/train.py configs/memvit_demo.py
 
 `memvit_demo_no_memory.py` beside this is its twin without memory.

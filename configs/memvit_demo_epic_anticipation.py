@@ -1,6 +1,6 @@
 """A small MeMViT that tells, on a laptop, what will be done next under a cloth.
 
-    python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
+    python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
     python tools/train.py configs/memvit_demo_epic_anticipation.py
 
 The clip ends a second before the action. The model is causal and predicts at each of 4

@@ -1,6 +1,6 @@
 """A small MeMViT that tells, on a laptop, what is being done under a cloth.
 
-    python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
+    python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
     python tools/train.py configs/memvit_demo_epic_cls.py
 
 `memvit_demo_epic_cls_no_memory.py` beside this is its twin without memory.

@@ -3,7 +3,7 @@
     tools/dist_train.sh configs/memvit_epic_cls.py 8
 
 Start from weights trained on Kinetics-400: `--cfg-options load_from=WEIGHTS.pth`,
-converted with `tools/convert_checkpoint.py SRC WEIGHTS.pth --config
+converted with `tools/deployment/convert_checkpoint.py SRC WEIGHTS.pth --config
 configs/memvit_epic_cls.py`. The paper does not give its schedule; this one is ours
 (`_base_/schedules/epic_adamw_30e.py` says where it comes from).
 """

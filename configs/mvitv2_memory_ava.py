@@ -1,6 +1,6 @@
 """Memory added to MMAction2's public MViTv2-S, Apache licensed, and trained on AVA.
 
-    python tools/convert_checkpoint.py ZOO.pth WEIGHTS.pth --config THIS_FILE
+    python tools/deployment/convert_checkpoint.py ZOO.pth WEIGHTS.pth --config THIS_FILE
     tools/dist_train.sh THIS_FILE 8 --cfg-options load_from=WEIGHTS.pth
 
 ZOO.pth is `mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb_20230201-23284ff3.pth` of

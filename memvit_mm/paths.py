@@ -26,7 +26,8 @@ def get_tool_path(name: str) -> str:
     """Absolute path of one of this package's tools, such as ``'train.py'``.
 
     Args:
-        name (str): The tool's path below ``tools/``; ``.py`` may be left out.
+        name (str): The tool's path below ``tools/``, such as
+            ``'data/check_dataset.py'``; the folder and ``.py`` may be left out.
 
     Returns:
         str: The path in the checkout if the package is imported from one, else
@@ -41,9 +42,9 @@ def get_tool_path(name: str) -> str:
 def _find(folder: str, name: str, suffixes: tuple) -> str:
     root = _root(folder)
     for candidate in (name, f'{name}.py'):
-        path = (root / candidate).resolve()
-        if path.is_file() and root in path.parents:
-            return str(path)
+        for path in (root / candidate, *root.glob(f'*/{candidate}')):
+            if path.is_file() and root in path.resolve().parents:
+                return str(path.resolve())
     # Bases and helpers start with an underscore: they are no answer to a typo.
     there = sorted(
         str(path.relative_to(root))

@@ -2,11 +2,23 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from fork_server import leave_configs_unformatted
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+TOOLS = CHECKOUT / 'tools'
+# Tests import tools, and what tools for maintainers share.
+sys.path[:0] = [
+    str(path)
+    for path in (
+        TOOLS,
+        *(TOOLS / folder for folder in ('data', 'analysis_tools', 'deployment')),
+        CHECKOUT / 'tests' / 'reference',
+    )
+]
 
 # Small models on few cores: more threads only get into each other's way.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -41,6 +53,13 @@ def pytest_sessionstart(session):
     package = Path(importlib.util.find_spec('memvit_mm').origin).resolve().parent
     if os.environ.get('MEMVIT_TEST_INSTALLED') and package == CHECKOUT / 'memvit_mm':
         pytest.exit(f'memvit_mm comes from the checkout: {package}', returncode=3)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_configs() -> None:
+    import memvit_mm  # noqa: F401 (mmengine may need what it mends)
+
+    leave_configs_unformatted()
 
 
 @pytest.fixture(scope='session')

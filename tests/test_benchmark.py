@@ -1,29 +1,28 @@
-"""tools/benchmark.py and what it measures, on models of a few channels."""
+"""tools/analysis_tools/benchmark.py and what it measures, on small models."""
 
 import json
 import os
 import subprocess
 import sys
-import threading
-from multiprocessing import Pipe
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from fork_server import python
+from measure_growth import with_length
+from measure_parts import measure_parts, profile_operators
 from mmengine.config import Config
 
 from memvit_mm.benchmark import (
     Case,
     Comparison,
     Result,
+    Table,
     full_memory,
-    measure_parts,
     receptive_field,
-    with_length,
 )
-from memvit_mm.benchmark.case import build_backbone
-from memvit_mm.benchmark.compare import MVIT, OURS, SAVING, TWIN, backbones
-from memvit_mm.benchmark.operators import profile_operators
-from memvit_mm.benchmark.processes import peak_bytes, serve
+from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING, backbones
+from memvit_mm.benchmark.measure import _ask, _run, _start, build_backbone, peak_bytes
 from memvit_mm.paths import get_tool_path
 
 BACKBONE = dict(
@@ -55,7 +54,7 @@ def config_file(tmp_path):
 
 def tool(*args, **kwargs) -> subprocess.CompletedProcess:
     env = dict(os.environ, OMP_NUM_THREADS='1')
-    command = [sys.executable, str(get_tool_path('benchmark.py')), *map(str, args)]
+    command = [python(), str(get_tool_path('benchmark.py')), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
 
 
@@ -64,11 +63,10 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
     done = tool(
         config_file,
         *('--repeats', 2, '--only', 'MViT', 'memory', '--training-batch'),
-        *('--threads', 1, '--profile', 2, '--json', file),
+        *('--threads', 1, '--json', file),
     )
     assert done.returncode == 0, done.stderr
     assert 'forward, no gradient' in done.stdout
-    assert "MMAction2's MViT, forward: slowest operators" in done.stdout
     found = json.loads(file.read_text())
     assert found['environment']['torch'] == torch.__version__
     assert found['environment']['dtype'] == 'float32'
@@ -77,7 +75,6 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
     for result in table['forward'].values():
         assert len(result['seconds']) == 2 and min(result['seconds']) > 0
         assert result['peak_bytes'] > 2**26
-        assert result['operators']['ratio'] > 1
     medians = [table['forward'][name]['median'] for name in (OURS, MVIT)]
     assert table['ratios']['forward against MViT'] == medians[0] / medians[1]
 
@@ -116,40 +113,29 @@ def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
-def asked(case: Case, *questions: str) -> list:
-    """What a worker answers, here in a thread."""
-    pipe, other = Pipe()
-    threading.Thread(target=serve, args=(other, case), daemon=True).start()
-    answers = []
-    for question in questions:
-        pipe.send(question)
-        answers.append(pipe.recv())
-    pipe.close()
-    return answers
-
-
-def test_a_worker_runs_its_case():
+def test_a_training_step():
     case = Case('ours', BACKBONE, training=True, batch=2)
-    (_, started), (_, times), (_, peak), (_, operators) = asked(
-        case, 'start', 'run', 'peak', 'profile'
-    )
-    assert started is None and len(times) == 2 and peak > 2**26
-    assert any('backward' in name for name in operators['backends'])
-    assert 0 < operators['attention'] < operators['products'] < operators['seconds']
-    assert operators['slowest'][0][1] == max(s for _, s, _ in operators['slowest'])
+    # As in a process of its own.
+    with ThreadPoolExecutor(1) as process:
+        _ask(process, case, _start, case)
+        wall, cpu = _ask(process, case, _run)
+    assert wall > 0 and cpu > 0
+    result = Result(case, [2.0], [2.0])
+    assert result.clips_per_second == 1.0 and result.to_dict()['median'] == 2.0
 
 
 def test_a_case_that_fails_says_why():
     small = Case('too small', BACKBONE, size=(8, 0, 32))
-    ((failed, message),) = asked(small, 'start')
-    assert failed and message.startswith('ValueError: a clip of size (8, 0, 32)')
+    sentence = r'^too small: ValueError: a clip of size \(8, 0, 32\)'
+    with ThreadPoolExecutor(1) as process, pytest.raises(ValueError, match=sentence):
+        _ask(process, small, _start, small)
 
 
 def test_backbones_that_are_compared():
     chosen = backbones(dict(BACKBONE, memory_gap=3, drop_path_rate=0.1))
     assert chosen[MVIT]['type'] == 'MViT' and 'memory_gap' not in chosen[MVIT]
     assert chosen[MVIT]['drop_path_rate'] == 0.1
-    assert chosen[TWIN] == dict(chosen[OURS], memory_layers=())
+    assert chosen[BASELINE] == dict(chosen[OURS], memory_layers=())
     assert chosen[SAVING] == dict(chosen[OURS], with_cp=True)
 
 
@@ -160,9 +146,9 @@ def test_ratios():
     forward = {
         MVIT: result(MVIT, [2.0, 9.0, 2.0], 10),
         OURS: result(OURS, [1.0, 1.0, 8.0], 5),
-        TWIN: result(TWIN, [0.5, 0.5, 0.5], 5),
+        BASELINE: result(BASELINE, [0.5, 0.5, 0.5], 5),
     }
-    ratios = Comparison(forward, {}, {OURS: 21, TWIN: 20}).ratios()
+    ratios = Comparison(forward, {}, {OURS: 21, BASELINE: 20}).ratios()
     assert ratios['forward against MViT'] == 0.5
     assert ratios['forward peak memory against MViT'] == 0.5
     assert ratios['forward, memory on / off'] == 2.0
@@ -177,16 +163,24 @@ def test_a_full_memory_is_full():
 
 
 def test_streams_cost_the_same_along_their_length():
-    found = with_length(BACKBONE, Case('template', BACKBONE), clips=8, parts=4)
-    assert [part[:2] for part in found.parts] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    found = with_length(config(), Case('template', BACKBONE), clips=8, parts=4)
+    assert list(found.rows) == ['0 to 1', '2 to 3', '4 to 5', '6 to 7']
+    assert all(len(row.seconds) == 2 for row in found.rows.values())
     assert '6 to 7' in str(found)
-    assert peak_bytes('cpu') >= found.parts[-1][3]
+    assert peak_bytes('cpu') >= found.rows['6 to 7'].peak_bytes
 
 
 def test_a_stream_shorter_than_its_parts():
     case = Case('template', BACKBONE, dtype='bfloat16')
-    found = with_length(BACKBONE, case, clips=2, parts=4)
-    assert [part[:2] for part in found.parts] == [(0, 0), (1, 1)]
+    found = with_length(config(), case, clips=2, parts=4)
+    assert list(found.rows) == ['0 to 0', '1 to 1']
+
+
+def test_a_table():
+    cases = [Case('template', BACKBONE, batch=batch) for batch in (1, 4)]
+    results = [Result(case, [1.0], [1.0], 2**20) for case in cases]
+    lines = str(Table('streams', dict(zip(('one', 'four'), results)))).splitlines()
+    assert lines[2].split() == 'four 0.250 0.25 0.250 0.25 4.00 1 1.00'.split()
 
 
 @pytest.mark.parametrize('pool_first', [True, False])
@@ -210,6 +204,8 @@ def test_products_are_told_from_the_rest():
 
     found = profile_operators(run)
     assert found['ratio'] == found['seconds'] / found['products'] > 1
+    assert 0 < found['attention'] < found['products']
+    assert found['slowest'][0][1] == max(s for _, s, _ in found['slowest'])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from memvit_mm.datasets.check.config import check_config
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 
 SETTINGS = DemoSettings(num_train=2, num_val=2, seconds=20, size=64, people=2)
-TOOLS = Path(__file__).resolve().parents[1] / 'tools'
+TOOLS = Path(__file__).resolve().parents[1] / 'tools' / 'data'
 
 
 @pytest.fixture(scope='module')

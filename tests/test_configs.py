@@ -4,11 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import python
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -193,7 +193,7 @@ def run(*command: str, cwd: Path, **env: str) -> str:
     result = subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, 'PYTHON': sys.executable, **env},
+        env={**os.environ, 'PYTHON': python(), **env},
         capture_output=True,
         text=True,
         timeout=600,
@@ -251,7 +251,7 @@ def test_two_processes_train_and_test_as_one(demo, tmp_path):
     checkpoint = (work / 'last_checkpoint').read_text()
     for name, command in {
         'two': ['bash', str(tools / 'dist_test.sh'), config, checkpoint, '2'],
-        'one': [sys.executable, str(tools / 'test.py'), config, checkpoint],
+        'one': [python(), str(tools / 'test.py'), config, checkpoint],
     }.items():
         run(
             *(*command, '--work-dir', str(tmp_path / name), *options),

@@ -29,9 +29,10 @@ from memvit_mm.demo.ava_scene import (
     person_box,
 )
 from memvit_mm.demo.files import read_meta
+from memvit_mm.paths import get_tool_path
 
 TINY = DemoSettings(num_train=2, num_val=1, seconds=20, size=64, people=2)
-TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'make_demo_dataset.py'
+TOOL = Path(get_tool_path('data/make_demo_dataset.py'))
 # Half a clip of 8 frames at every second frame and 12 fps, with frame jitter, is
 # 0.75 s; nothing of the cue may be seen within this many seconds of a gesture.
 CLEAR_SECONDS = 1.5

@@ -27,9 +27,10 @@ from memvit_mm.demo.epic_scene import (
     VERBS,
     draw_frame,
 )
+from memvit_mm.paths import get_tool_path
 
 TINY = EpicDemoSettings(num_train=2, num_val=2, seconds=24, size=64)
-TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'make_demo_dataset.py'
+TOOL = Path(get_tool_path('data/make_demo_dataset.py'))
 
 
 @pytest.fixture(scope='module')

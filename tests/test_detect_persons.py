@@ -1,4 +1,4 @@
-"""tools/detect_persons.py: proposals of videos, on any number of processes."""
+"""tools/data/detect_persons.py: proposals of videos, on any number of processes."""
 
 import argparse
 import pickle
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import python
 from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / 'apis'))
@@ -161,7 +162,7 @@ class TestProcesses:
         long.parent.mkdir()
         data.write_video(long, [np.zeros((16, 16, 3), np.uint8)] * 600, 1)
         line = command(folder, out, videos=[folder / 'videos', long])
-        killed = subprocess.Popen([sys.executable, *line])
+        killed = subprocess.Popen([python(), *line])
         finished = [parts / f'{name}.part' for name in 'abc']
         deadline = time.monotonic() + 120
         while not all(part.exists() for part in finished):

@@ -2,10 +2,10 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from fork_server import python
 from mmengine.config import Config
 from mmengine.runner import Runner
 from test_configs import run
@@ -163,7 +163,7 @@ def test_one_process_or_two_and_a_break_in_between(demo, tmp_path):
     assert 'epoch_2.pth' in checkpoint
     for name, command in {
         'two': ['bash', str(tools / 'dist_test.sh'), config, checkpoint, '2'],
-        'one': [sys.executable, str(tools / 'test.py'), config, checkpoint],
+        'one': [python(), str(tools / 'test.py'), config, checkpoint],
     }.items():
         run(
             *(*command, '--work-dir', str(tmp_path / name)),
@@ -176,7 +176,7 @@ def test_one_process_or_two_and_a_break_in_between(demo, tmp_path):
     # What was dumped scores the same after the fact.
     again = tmp_path / 'again.json'
     run(
-        *(sys.executable, str(tools / 'eval_epic.py'), '--task', 'anticipation'),
+        *(python(), get_tool_path('eval_epic.py'), '--task', 'anticipation'),
         *('--annotations', f'{demo}/annotations', '--json', str(again)),
         *('--scores', str(tmp_path / 'two.pkl')),
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""tools/eval_epic.py and tools/make_epic_submission.py, as their users call them."""
+"""eval_epic.py and make_epic_submission.py, as their users call them."""
 
 import json
 import os
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import python
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent / 'tools'
-sys.path[:0] = [str(TOOLS), str(HERE / 'evaluation')]
+sys.path.insert(0, str(HERE / 'evaluation'))
 
 import _common  # noqa: E402
 import eval_epic  # noqa: E402
@@ -231,7 +232,7 @@ def test_a_dump_outlives_a_metric_that_refuses_it(folder, call):
 
     torch.save({}, folder / 'a.pth')
     done = subprocess.run(
-        [sys.executable, TOOLS / 'test.py', 'config.py', 'a.pth', '--dump', 'a.pkl'],
+        [python(), TOOLS / 'test.py', 'config.py', 'a.pth', '--dump', 'a.pkl'],
         capture_output=True,
         text=True,
         env=dict(

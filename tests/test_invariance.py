@@ -1,7 +1,7 @@
 """Testing gives the same on 1 and 2 processes, whatever the batch size and workers.
 
-`tools/check_invariance.py` runs the same on 4 processes and a larger set, every run by
-the command lines; here most of them share their processes, which is quicker.
+`tests/reference/check_invariance.py` runs the same on 4 processes and a larger set,
+every run by the command lines; here most of them share their processes.
 """
 
 import json
@@ -11,16 +11,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import check_invariance
+import made_set
 import numpy as np
 import pytest
+import tool_runs
 import torch
+from fork_server import python
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
-sys.path.insert(0, str(TOOLS))
-
-import _made_set  # noqa: E402
-import _runs  # noqa: E402
-import check_invariance  # noqa: E402
 
 # More videos than the lanes of some runs, fewer than those of others.
 LENGTHS = (1, 14, 2, 6, 1, 4, 3)
@@ -34,14 +33,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, {tools!r})
-from _common import build_runner, import_package, leave_process_group
+from _common import import_package
 
 import_package()
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 
-# mmengine formats the config four times a run, most of the time of tests this short.
-Config.pretty_text = property(repr)
+from memvit_mm.engine.launch import build_runner, leave_process_group
+
 folder, launcher = Path({folder!r}), sys.argv[1]
 for name, batch, workers, cleared in json.loads(sys.argv[2]):
     cfg = Config.fromfile(folder / f'{{name}}.py')
@@ -67,9 +66,9 @@ def results(tmp_path_factory):
     if torch.cuda.is_available():
         pytest.skip('the same bits in any batch are the default on CPUs alone')
     folder = tmp_path_factory.mktemp('made')
-    _made_set.write_set(folder, LENGTHS)
-    _made_set.write_detector(folder)
-    _made_set.write_recognizer(folder)
+    made_set.write_set(folder, LENGTHS)
+    made_set.write_detector(folder)
+    made_set.write_recognizer(folder)
     script = folder / 'many.py'
     script.write_text(MANY.format(tools=str(TOOLS), folder=str(folder)))
     runs = [(n, b, w, False) for n in MODELS for b in BATCHES for w in WORKERS]
@@ -77,16 +76,16 @@ def results(tmp_path_factory):
     torchrun = ('-m', 'torch.distributed.run', '--nproc-per-node=2')
     started = [
         subprocess.Popen(
-            [sys.executable, *command, str(script), launcher, json.dumps(wanted)],
+            [python(), *command, str(script), launcher, json.dumps(wanted)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=_runs.environment(),
+            env=tool_runs.environment(),
         )
         for command, launcher, wanted in (
             ((), 'none', alone),
-            ((*torchrun, f'--master-port={_runs.free_port()}'), 'pytorch', runs),
+            ((*torchrun, f'--master-port={tool_runs.free_port()}'), 'pytorch', runs),
         )
     ]
     for process in started:
@@ -97,7 +96,7 @@ def results(tmp_path_factory):
         for name, batch, workers, cleared in wanted:
             out = str(folder / f'{name}_{world}x{batch}w{workers}_{cleared}')
             metrics = json.loads(Path(out + '.json').read_text())
-            result = _runs.read_result(Path(out + '.pkl'), metrics)
+            result = tool_runs.read_result(Path(out + '.pkl'), metrics)
             found[name, world, batch, workers, cleared] = result
     return found
 
@@ -118,7 +117,7 @@ def test_every_run_gives_the_same(results, name, world):
                 {(int(video[-1]), t): n for (video, t), n in result.samples.items()}
             )
             # Not only for equal batch size: each sample ran by itself.
-            row = _runs.compare(result, first, first, size=sum(LENGTHS))
+            row = tool_runs.compare(result, first, first, size=sum(LENGTHS))
             assert row['ok'] and row['score_diff'] == 0, (batch, workers, row)
     # Frames of all sizes, and with nobody and several people in them, came through.
     if name == 'detector':
@@ -129,11 +128,12 @@ def test_every_run_gives_the_same(results, name, world):
 @pytest.mark.parametrize('name', MODELS)
 def test_memory_counts_in_it(results, name):
     first, cleared = results[name, 1, 2, 0, False], results[name, 1, 2, 0, True]
-    row = _runs.compare(cleared, first, first, size=sum(LENGTHS))
+    row = tool_runs.compare(cleared, first, first, size=sum(LENGTHS))
     assert not row['ok'] and row['score_diff'] > 1e-3
 
 
 def check(monkeypatch, *options) -> int:
+    monkeypatch.setenv('PYTHON', python())
     monkeypatch.setattr(sys, 'argv', ['check_invariance.py', *map(str, options)])
     with pytest.raises(SystemExit) as exit:
         check_invariance.main()
@@ -184,7 +184,7 @@ class TestCommand:
     def test_a_run_that_fails(self, tmp_path):
         sentence = 'world size 1, batch size 2 and 0 workers failed, see .*output.txt'
         with pytest.raises(ValueError, match=sentence + '. Error: There is no config'):
-            _runs.test_run(tmp_path / 'a.py', tmp_path / 'a.pth', tmp_path, batch=2)
+            tool_runs.test_run(tmp_path / 'a.py', tmp_path / 'a.pth', tmp_path, batch=2)
 
 
 class TestCompare:
@@ -193,11 +193,11 @@ class TestCompare:
         predictions = {
             ('a', float(t)): {'score': np.float32(value)} for t, value in scores.items()
         }
-        return _runs.Result(Counter(samples), predictions, dict(top1=metric))
+        return tool_runs.Result(Counter(samples), predictions, dict(top1=metric))
 
     def row(self, *args, **kwargs):
         first = self.result({0: [0.1, 0.9], 1: [0.2, 0.8], 2: [0.5, 0.5]})
-        return _runs.compare(self.result(*args, **kwargs), first, first, size=3)
+        return tool_runs.compare(self.result(*args, **kwargs), first, first, size=3)
 
     def test_the_same(self):
         row = self.row({0: [0.1, 0.9], 1: [0.2, 0.8], 2: [0.5, 0.5]})
@@ -233,9 +233,9 @@ class TestCompare:
         with pytest.raises(
             ValueError, match="no 'video_id' and 'timestamp'.*meta_keys"
         ):
-            _runs.read_result(dump, {})
+            tool_runs.read_result(dump, {})
 
 
 def test_threads_are_the_users(monkeypatch):
     monkeypatch.setitem(os.environ, 'OMP_NUM_THREADS', '3')
-    assert _runs.environment(PORT='1')['OMP_NUM_THREADS'] == '3'
+    assert tool_runs.environment(PORT='1')['OMP_NUM_THREADS'] == '3'

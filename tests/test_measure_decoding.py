@@ -1,17 +1,15 @@
-"""tools/measure_decoding.py on a small video, and what it refuses."""
+"""tools/analysis_tools/measure_decoding.py on a small video, and what it refuses."""
 
 import json
 import sys
 from pathlib import Path
 
+import measure_decoding
 import pytest
 
+from memvit_mm.benchmark.decoding import make_video
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'tools'))
-
-import measure_decoding  # noqa: E402
-
-from memvit_mm.benchmark.decoding import make_video, measure_workers  # noqa: E402
 
 VIDEO = str(HERE / 'data' / 'h264_closed_gop.mp4')
 
@@ -25,8 +23,7 @@ def test_figures(monkeypatch, capsys, tmp_path):
     measure(
         monkeypatch,
         *(VIDEO, '--clip-len', 8, '--frame-interval', 3, '--stride', 0.4),
-        *('--rounds', 2, '--clips', 8, '--workers', 2, '--lanes', 2),
-        *('--json', tmp_path / 'figures.json'),
+        *('--rounds', 2, '--clips', 8, '--json', tmp_path / 'figures.json'),
     )
     output = capsys.readouterr().out
     result = json.loads((tmp_path / 'figures.json').read_text())
@@ -37,10 +34,6 @@ def test_figures(monkeypatch, capsys, tmp_path):
     assert done == compared > 0
     assert speed['decoded_per_new_frame'] <= 1.1
     assert speed['ratio'] > 0 and f'{speed["ratio"]:.1f} x' in output
-    (row,) = result['workers']
-    assert row['lanes']['workers'] == 2
-    assert row['lanes']['decoded_per_new_frame'] <= 1.1
-    assert row['in_turn']['decoded_per_new_frame'] > 1.2
     assert all(ram['peak'] > 0 for ram in result['ram'].values())
 
 
@@ -48,15 +41,10 @@ def test_refuses(monkeypatch, capsys):
     for options, words in (
         (('none.mp4',), 'there is no video none.mp4'),
         ((VIDEO, '--clips', 0), '--clips must be above 0, got 0'),
-        ((VIDEO, '--workers', 0), '--workers takes numbers from 1 on'),
     ):
         with pytest.raises(SystemExit):
             measure(monkeypatch, *options)
         assert words in capsys.readouterr().err
-    with pytest.raises(
-        ValueError, match='8 clips of a video are too few .* at least 9'
-    ):
-        measure_workers([VIDEO], range(8), {}, num_workers=3)
     with pytest.raises(ValueError, match=r'lasts 6.0 s, too short for clips of 3.2 s'):
         measure(monkeypatch, VIDEO, '--frame-interval', 5, '--stride', 2)
 

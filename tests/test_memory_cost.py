@@ -5,17 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import measure_memory
 import pytest
 import torch
+from fork_server import python
 
-TOOLS = Path(__file__).resolve().parents[1] / 'tools'
-sys.path.insert(0, str(TOOLS))
+from memvit_mm.models.memory import ClipMemory
+from memvit_mm.models.memory_step import MemoryStep
+from memvit_mm.paths import get_config_path
 
-import measure_memory  # noqa: E402
-
-from memvit_mm.models.memory import ClipMemory  # noqa: E402
-from memvit_mm.models.memory_step import MemoryStep  # noqa: E402
-from memvit_mm.paths import get_config_path  # noqa: E402
+REFERENCE = Path(__file__).resolve().parent / 'reference'
 
 # The model of configs/memvit_ava.py on clips 25 times smaller. Its steps are that much
 # shorter, upkeep less so, being mostly calls: what holds here holds for whole clips.
@@ -59,7 +58,7 @@ def test_too_much_upkeep_is_a_failure(monkeypatch, capsys):
 def fresh_process(*arguments) -> subprocess.CompletedProcess:
     """In this one, what other tests have freed would hide what grows."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [python(), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
@@ -67,7 +66,7 @@ def fresh_process(*arguments) -> subprocess.CompletedProcess:
 
 
 def test_flat_over_many_clips_and_streams():
-    done = fresh_process(TOOLS / 'measure_memory.py', '--flat')
+    done = fresh_process(REFERENCE / 'measure_memory.py', '--flat')
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert lines[-1].startswith('Flat')
@@ -80,7 +79,7 @@ def test_flat_over_many_clips_and_streams():
 LEAK = f"""
 import sys
 
-sys.path.insert(0, {str(TOOLS)!r})
+sys.path.insert(0, {str(REFERENCE)!r})
 import measure_memory
 from memvit_mm.models.memory_step import MemoryStep
 

@@ -6,21 +6,19 @@ Slurm cannot be run here: what the scripts ask of `srun` is looked at, no more.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import tool_runs
 import torch
+from fork_server import python
 from mmengine.config import Config
 
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
+from memvit_mm.engine.launch import use_cpu
 from memvit_mm.paths import get_config_path
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
-sys.path.insert(0, str(TOOLS))
-
-import _common  # noqa: E402
-import _runs  # noqa: E402
 
 SETTINGS = DemoSettings(num_train=3, num_val=3, seconds=17, size=64, people=1)
 OPTIONS = (
@@ -52,7 +50,7 @@ def disk(folder: Path, rank: int = 0) -> Path:
 
 def launch(script: str, folder: Path, nodes: int, gpus: int, *arguments) -> None:
     """Run a script on every "node" at the same time, and wait for all."""
-    port = str(_runs.free_port())
+    port = str(tool_runs.free_port())
     place = 1 if script == 'dist_train.sh' else 2
     command = [*arguments[:place], gpus, *arguments[place:]]
     started = []
@@ -64,7 +62,8 @@ def launch(script: str, folder: Path, nodes: int, gpus: int, *arguments) -> None
                 cwd=disk(folder, rank),
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=_runs.environment(
+                env=tool_runs.environment(
+                    PYTHON=python(),
                     NNODES=str(nodes),
                     NODE_RANK=str(rank),
                     MASTER_ADDR='127.0.0.1',
@@ -87,7 +86,7 @@ def train(folder: Path, work_dir: str, nodes: int, gpus: int) -> tuple[list, dic
     return [line['loss'] for line in lines], checkpoint['state_dict']
 
 
-def predict(folder: Path, work_dir: str, nodes: int) -> _runs.Result:
+def predict(folder: Path, work_dir: str, nodes: int) -> tool_runs.Result:
     """The predictions of the checkpoint that one node trained."""
     dump = folder / f'{work_dir}.pkl'
     arguments = (
@@ -96,12 +95,12 @@ def predict(folder: Path, work_dir: str, nodes: int) -> _runs.Result:
         'test_evaluator.collect_device=gpu',  # for machines without a shared folder
     )
     if nodes == 1:
-        command = [sys.executable, TOOLS / 'test.py', *arguments]
+        command = [python(), TOOLS / 'test.py', *arguments]
         subprocess.run(list(map(str, command)), cwd=disk(folder), check=True)
     else:
         launch('dist_test.sh', folder, nodes, 1, *arguments)
     (metrics,) = (disk(folder) / work_dir).glob('*/*.json')
-    return _runs.read_result(dump, json.loads(metrics.read_text()))
+    return tool_runs.read_result(dump, json.loads(metrics.read_text()))
 
 
 def test_two_nodes_train_and_test_as_one(folder):
@@ -113,15 +112,14 @@ def test_two_nodes_train_and_test_as_one(folder):
 
     one = predict(folder, 'one_tested', nodes=1)
     two = predict(folder, 'two_tested', nodes=2)
-    row = _runs.compare(two, one, one, size=sum(one.samples.values()))
+    row = tool_runs.compare(two, one, one, size=sum(one.samples.values()))
     assert row['ok'] and row['samples'] > 20, row
 
 
-LEAVE = f"""
-import atexit, sys, threading, time
+LEAVE = """
+import atexit, threading, time
 
-sys.path.insert(0, {str(TOOLS)!r})
-from _common import leave_process_group
+from memvit_mm.engine.launch import leave_process_group
 from torch import distributed
 
 store = distributed.HashStore()
@@ -135,7 +133,7 @@ print('never')
 
 
 def test_a_finished_run_ends_well():
-    done = subprocess.run([sys.executable, '-c', LEAVE], capture_output=True, text=True)
+    done = subprocess.run([python(), '-c', LEAVE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split('\n') == ['work', 'thread', 'at exit', '']
 
@@ -247,4 +245,4 @@ class TestArguments:
     @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
     def test_slurm_needs_gpus(self):
         with pytest.raises(ValueError, match='--launcher slurm needs GPUs, and there'):
-            _common.use_cpu(Config(dict(launcher='slurm')))
+            use_cpu(Config(dict(launcher='slurm')))

@@ -1,4 +1,4 @@
-"""tools/stream_video.py as its users call it, and as they interrupt it."""
+"""tools/deployment/stream_video.py as its users call it, and as they interrupt it."""
 
 import os
 import pickle
@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fork_server import python
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / 'apis'))
 
@@ -169,7 +170,7 @@ class TestInterrupt:
         return [str(word) for word in line]
 
     def test_ctrl_c(self, line, tmp_path):
-        line = [sys.executable, TOOL, *line, '--report', str(tmp_path / 'o.html')]
+        line = [python(), TOOL, *line, '--report', str(tmp_path / 'o.html')]
         pipe = subprocess.PIPE
         process = subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True)
         try:

@@ -6,17 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _common
+import plot_demo
 import pytest
+import quickstart
+import test as test_tool
+import train as train_tool
 from mmengine.config import Config
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
-sys.path.insert(0, str(TOOLS))
-
-import _common  # noqa: E402
-import plot_demo  # noqa: E402
-import quickstart  # noqa: E402
-import test as test_tool  # noqa: E402
-import train as train_tool  # noqa: E402
 
 # A whole training in a second: no video, no MMAction2 model.
 CONFIG = """

@@ -7,28 +7,5 @@
 # GPUS are those of one machine. Results are collected in the folder where it is run; if
 # the machines do not share it: --cfg-options test_evaluator.collect_device=gpu
 set -euo pipefail
-
-if [ $# -lt 3 ]; then
-    echo "Usage: bash $0 CONFIG CHECKPOINT GPUS [OPTIONS OF test.py]" >&2
-    exit 2
-fi
-TARGET=("${@:1:2}")
-GPUS=$3
-shift 3
-if ! [[ $GPUS =~ ^([1-9][0-9]*|auto|gpu|cpu)$ ]]; then
-    echo "Error: GPUS is '$GPUS', expected a number, as in bash $0 CONFIG CHECKPOINT 8." >&2
-    exit 2
-fi
-if [ "${NNODES:-1}" != 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
-    echo "NNODES=$NNODES without MASTER_ADDR: the first of them is taken to be this machine." >&2
-fi
-
-# One thread per process unless the user says otherwise, as torchrun does.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node-rank="${NODE_RANK:-0}" \
-    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master-port="${PORT:-29500}" \
-    --nproc-per-node="$GPUS" \
-    "$(dirname "$0")/test.py" "${TARGET[@]}" --launcher pytorch "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/_launch.sh"
+dist test.py 'CONFIG CHECKPOINT' "$@"

@@ -108,7 +108,7 @@ def test(run: str, folder: str, *options: str) -> Step:
 def main() -> None:
     start = time.monotonic()
     print(f'Drawing videos in {DATA}')
-    wait(Step(Path('work_dirs/demo_data.log'), 'tools/make_demo_dataset.py', DATA))
+    wait(Step(Path('work_dirs/demo_data.log'), 'tools/data/make_demo_dataset.py', DATA))
     print('Training on one core each (log: work_dirs/*/train.log)')
     trainings = [
         Step(
@@ -129,7 +129,7 @@ def main() -> None:
     )
     subprocess.run(
         [
-            *(sys.executable, 'tools/plot_demo.py'),
+            *(sys.executable, 'tools/analysis_tools/plot_demo.py'),
             *(f'work_dirs/{run}' for run in RUNS.values()),
             *('--seconds', *(f'{step.seconds:.0f}' for step in trainings)),
             *('--cleared', f'work_dirs/{first}/test_cleared'),

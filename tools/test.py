@@ -5,13 +5,7 @@ python tools/test.py configs/memvit_ava.py CHECKPOINT --dump predictions.pkl
 
 import argparse
 
-from _common import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    require_checkpoint,
-    run,
-)
+from _common import add_common_arguments, load_config, require_checkpoint, run
 
 
 def parse_args():
@@ -75,7 +69,10 @@ def merge_args(cfg, args):
 
 def main():
     args = parse_args()
-    build_runner(merge_args(load_config(args), args)).test()
+    cfg = merge_args(load_config(args), args)
+    from memvit_mm.engine.launch import build_runner
+
+    build_runner(cfg).test()
 
 
 if __name__ == '__main__':

@@ -5,13 +5,7 @@ python tools/train.py configs/memvit_ava.py --amp --work-dir work_dirs/first
 
 import argparse
 
-from _common import (
-    add_common_arguments,
-    build_runner,
-    load_config,
-    require_checkpoint,
-    run,
-)
+from _common import add_common_arguments, load_config, require_checkpoint, run
 
 
 def parse_args():
@@ -98,7 +92,10 @@ def use_amp(cfg):
 
 def main():
     args = parse_args()
-    build_runner(merge_args(load_config(args), args)).train()
+    cfg = merge_args(load_config(args), args)
+    from memvit_mm.engine.launch import build_runner
+
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

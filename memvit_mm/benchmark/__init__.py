@@ -1,14 +1,11 @@
-"""Measuring: against MMAction2's MViT, how cost grows, and how far back memory reaches.
+"""Measuring: cost against MMAction2's MViT, and how far memory reaches.
 
-``tools/benchmark.py`` is its command line.
+``tools/analysis_tools/benchmark.py``, ``get_flops.py`` and ``measure_decoding.py`` are
+the command lines.
 """
 
-from .case import Case, full_memory
 from .compare import Comparison, compare
-from .growth import with_frame_size, with_length, with_memories, with_streams
-from .operators import profile_operators
-from .parts import measure_parts
-from .processes import Result, measure
+from .measure import Case, Result, Table, full_memory, measure
 from .receptive_field import ReceptiveField, receptive_field
 
 __all__ = [
@@ -16,14 +13,9 @@ __all__ = [
     'Comparison',
     'ReceptiveField',
     'Result',
+    'Table',
     'compare',
     'full_memory',
     'measure',
-    'measure_parts',
-    'profile_operators',
     'receptive_field',
-    'with_frame_size',
-    'with_length',
-    'with_memories',
-    'with_streams',
 ]

@@ -1,8 +1,6 @@
 """Parameters and multiply-adds of a model, as papers state them."""
 
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -12,13 +10,10 @@ from mmaction.registry import MODELS
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from memvit_mm.models.actor_memory import ActorMemoryBlock, ActorMemoryHead
-from memvit_mm.models.attention import MemoryAttention
+from memvit_mm.models.actor_memory import ActorMemoryHead
 from memvit_mm.models.layer_memory import empty_memory
-
-MATMULS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
-CONVS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 class MacCounter(TorchFunctionMode):
@@ -38,97 +33,43 @@ class MacCounter(TorchFunctionMode):
     The functions are computed as usual, except for attention, whose output is left
     empty: run models on the 'meta' device to count without computing.
 
-    Attributes:
-        macs (Counter): Multiply-adds by kind: 'linear', 'conv', 'matmul',
-            'attention'.
-        channels (int, optional): Channels of a head in the attention layer that runs.
-
     Examples:
         >>> with MacCounter() as counter:
         ...     _ = nn.Linear(8, 4)(torch.rand(2, 5, 8))
-        >>> dict(counter.macs)
-        {'linear': 320}
+        >>> counter.total
+        320
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.macs: Counter = Counter()
-        self.channels: Optional[int] = None
+        self._flops = FlopCounterMode(display=False)
+        self._attention = 0
 
     @property
     def total(self) -> int:
-        """All kinds together."""
-        return sum(self.macs.values())
+        """All multiply-adds so far."""
+        return self._flops.get_total_flops() // 2 + self._attention
+
+    def __enter__(self) -> 'MacCounter':
+        self._flops.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._flops.__exit__(*error)
 
     def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
-        kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if func is F.linear or getattr(func, '__name__', '') == '_linear_pointwise':
-            self.macs['linear'] += out.numel() * args[0].shape[-1]
-        elif func in CONVS:
-            # [C_out, C_in / groups, *kernel]
-            weight = args[1] if len(args) > 1 else kwargs['weight']
-            self.macs['conv'] += out.numel() * weight[0].numel()
-        elif func in MATMULS:
-            self.macs['matmul'] += out.numel() * args[0].shape[-1]
-        elif func is torch.einsum:
-            self.macs['matmul'] += _einsum_macs(*args)
-        return out
+            return self._attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, *args, **kwargs) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *args, scale=None, **kwargs):
         """[B, heads, Q, C], [B, heads, K, C] x 2 -> [B, heads, Q, C], empty."""
-        shape = q.shape[:-1]
-        for tensor in (q, v):
-            channels = self.channels or tensor.shape[-1]
-            self.macs['attention'] += shape.numel() * k.shape[-2] * channels
-        return v.new_empty(*shape, v.shape[-1])
-
-
-def _einsum_macs(equation: str, *operands: Tensor) -> int:
-    """The product of the lengths of all indices."""
-    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        operands = tuple(operands[0])
-    lengths = {}
-    for indices, operand in zip(equation.split('->')[0].split(','), operands):
-        lengths.update(zip(indices.strip(), operand.shape))
-    total = 1
-    for length in lengths.values():
-        total *= length
-    return total
-
-
-@contextmanager
-def counting(model: nn.Module):
-    """Count what ``model`` does in this context: gives a :class:`MacCounter`."""
-    counter, handles = MacCounter(), []
-
-    def enter(channels: int):
-        def hook(*_) -> None:
-            counter.channels = channels
-
-        return hook
-
-    def leave(*_) -> None:
-        counter.channels = None
-
-    for module in model.modules():
-        proj = None
-        if isinstance(module, MemoryAttention):
-            proj = module.proj
-        elif isinstance(module, ActorMemoryBlock):
-            proj = module.attn['proj']
-        if proj is not None:
-            channels = proj.out_features // module.num_heads
-            handles.append(module.register_forward_pre_hook(enter(channels)))
-            handles.append(module.register_forward_hook(leave))
-    try:
-        with counter:
-            yield counter
-    finally:
-        for handle in handles:
-            handle.remove()
+        # Scores are scaled by a head's own channels, which may be fewer than there are.
+        channels = v.shape[-1] if scale is None else round(scale**-2)
+        queries = q.shape[:-1].numel()
+        self._attention += 2 * queries * k.shape[-2] * channels
+        return v.new_empty(*q.shape[:-1], v.shape[-1])
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -174,12 +115,12 @@ class Costs:
             f'{"backbone":36}{self.backbone}',
         ]
         if self.without_memory is not None:
-            twin = self.without_memory
-            parameters = self.backbone.parameters / twin.parameters - 1
-            macs = self.backbone.macs / twin.macs - 1
+            without = self.without_memory
+            parameters = self.backbone.parameters / without.parameters - 1
+            macs = self.backbone.macs / without.macs - 1
             every = f'{self.memory_everywhere / 1e6:8.2f} M'
             lines += [
-                f'{"  without memory":36}{twin}',
+                f'{"  without memory":36}{without}',
                 f'{"  memory adds":36}{parameters:8.1%}    {macs:8.1%}',
                 f'{"  memory parameters in every layer":36}{every}',
             ]
@@ -249,7 +190,7 @@ def backbone_cost(cfg: dict, clip: Sequence[int]) -> Cost:
         memory = {}
         if getattr(backbone, 'memory_layers', ()):
             memory = dict(memory=backbone.empty_memory(x))
-        with torch.no_grad(), counting(backbone) as counter:
+        with torch.no_grad(), MacCounter() as counter:
             backbone(x, **memory)
     except RuntimeError as error:
         sizes = ' x '.join(map(str, clip[1:]))
@@ -264,7 +205,8 @@ def actors_cost(head: ActorMemoryHead) -> Cost:
     """Cost of attention among ``max_actors`` positions, with a full memory."""
     past = empty_memory(head.memory_specs(), 1, torch.zeros(1))
     x = torch.zeros(1, head.max_actors, head.in_channels)
-    with torch.no_grad(), counting(head.eval()) as counter:
+    head.eval()
+    with torch.no_grad(), MacCounter() as counter:
         for i, block in enumerate(head.blocks):
             x, _ = block(x, head.max_actors, past.get(f'actors{i}'))
     return Cost(count_parameters(head), counter.total)

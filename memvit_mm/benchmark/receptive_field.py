@@ -38,7 +38,7 @@ class ReceptiveField:
         return self.clip_seconds + max(clips, default=0) * self.stride_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures as numbers, lists and dicts."""
         return dict(
             features=self.features,
             actors=self.actors,
@@ -98,37 +98,24 @@ def receptive_field(
     Raises:
         ValueError: If the model has no memory.
     """
-    init_default_scope('mmaction')
-    # A batch in its own precision, and without weights to load.
-    model_cfg = copy.deepcopy(ConfigDict(cfg['model']))
-    model_cfg.backbone.pop('pretrained', None)
-    torch.manual_seed(seed)
-    model = MODELS.build(model_cfg).eval()
-    if not getattr(model.backbone, 'memory_layers', ()) or not hasattr(model, 'memory'):
-        raise ValueError(
-            'the model has no memory: its receptive field is the clip. Set '
-            'model.backbone.memory_layers and use MemoryRecognizer3D or '
-            'MemoryFastRCNN.'
-        )
+    model = build_model(cfg, seed)
     lively_weights(model, seed)
     model.double()
+    shape = clip_shape(cfg['model']['backbone'], size)
     if size is None:
-        channels, *shape = clip_shape(model_cfg.backbone)
-        shape = [shape[0], min(shape[1], 64), min(shape[2], 64)]
-    else:
-        channels, *shape = clip_shape(model_cfg.backbone, size)
+        shape = (*shape[:2], min(shape[2], 64), min(shape[3], 64))
     if clips is None:
-        clips = farthest(model) + 2
+        clips = farthest(model, shape[1:]) + 2
     runs = []
     for changed in (False, True):
         model.reset_memory()
         generator = torch.Generator().manual_seed(seed)
         run = []
         for number in range(clips + 1):
-            clip = torch.randn(1, channels, *shape, generator=generator).double()
+            clip = torch.randn(1, *shape, generator=generator).double()
             if changed and number == 0:
                 clip = clip.flip(-1) + 1
-            run.append(_outputs(model, clip, number))
+            run.append(feed(model, clip, number))
         runs.append(run)
     moved = [
         [not torch.equal(a, b) for a, b in zip(*outputs)] for outputs in zip(*runs)
@@ -143,26 +130,38 @@ def receptive_field(
     )
 
 
-def farthest(model: nn.Module) -> int:
-    """How many clips back the layers of a model can pass something on."""
-    specs = model.backbone.memory_specs(_made_for(model.backbone))
-    head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
-    all_specs = list(specs.values())
-    if hasattr(head, 'memory_specs'):
-        all_specs += head.memory_specs().values()
-    return sum(spec.length * spec.gap for spec in all_specs)
+def build_model(cfg: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The model of a config, with random weights, for :func:`feed`.
 
-
-def _made_for(backbone: nn.Module) -> tuple[int, int, int]:
-    """T, H, W in frames and pixels, from the tokens that a backbone was made for."""
-    projection = backbone.patch_embed.projection
-    size = backbone.patch_embed.init_out_size
-    return tuple(
-        (n - 1) * s + k - 2 * p
-        for n, s, k, p in zip(
-            size, projection.stride, projection.kernel_size, projection.padding
+    Raises:
+        ValueError: If it has no memory.
+    """
+    init_default_scope('mmaction')
+    model_cfg = copy.deepcopy(ConfigDict(cfg['model']))
+    model_cfg.backbone.pop('pretrained', None)
+    torch.manual_seed(seed)
+    model = MODELS.build(model_cfg).eval()
+    if not getattr(model.backbone, 'memory_layers', ()) or not hasattr(model, 'memory'):
+        raise ValueError(
+            'the model has no memory: its receptive field is the clip. Set '
+            'model.backbone.memory_layers and use MemoryRecognizer3D or '
+            'MemoryFastRCNN.'
         )
-    )
+    return model
+
+
+def farthest(model: nn.Module, size: Sequence[int]) -> int:
+    """How many clips back the layers of a model can pass something on.
+
+    Args:
+        model (MemoryRecognizer3D | MemoryFastRCNN): The model.
+        size (sequence[int]): T, H, W of its clips.
+    """
+    specs = list(model.backbone.memory_specs(size).values())
+    head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
+    if hasattr(head, 'memory_specs'):
+        specs += head.memory_specs().values()
+    return sum(spec.length * spec.gap for spec in specs)
 
 
 def lively_weights(model: nn.Module, seed: int = 0) -> None:
@@ -174,8 +173,12 @@ def lively_weights(model: nn.Module, seed: int = 0) -> None:
             parameter.data.normal_(0, std, generator=generator)
 
 
-def _outputs(model: nn.Module, clip: Tensor, number: int) -> list[Tensor]:
-    """The features of a clip and, of a detector, the scores of a person."""
+def feed(model: nn.Module, clip: Tensor, number: int) -> list[Tensor]:
+    """Run the next clip [1, C, T, H, W] of a stream through a model with memory.
+
+    Returns:
+        list[Tensor]: The features and, of a detector, the scores of a person.
+    """
     sample = ActionDataSample()
     sample.set_metainfo(
         dict(video_id='video', timestamp=number, img_shape=tuple(clip.shape[-2:]))
@@ -187,20 +190,16 @@ def _outputs(model: nn.Module, clip: Tensor, number: int) -> list[Tensor]:
             return [_joined(features)]
         height, width = clip.shape[-2:]
         box = torch.tensor([[0.1 * width, 0.1 * height, 0.8 * width, 0.9 * height]])
-        sample.proposals = InstanceData(bboxes=box.double())
+        sample.proposals = InstanceData(bboxes=box.to(clip))
         features, scores = model(clip, [sample], mode='tensor')
     return [_joined(features), scores.flatten()]
 
 
 def _joined(features: Any) -> Tensor:
-    """The last scale of a backbone's features as one vector."""
-    last = features
-    while isinstance(last, (list, tuple)) and not all(
-        isinstance(part, Tensor) for part in last
-    ):
-        last = last[-1]
-    parts = last if isinstance(last, (list, tuple)) else [last]
-    return torch.cat([part.flatten() for part in parts])
+    """The features of all scales as one vector."""
+    if isinstance(features, Tensor):
+        return features.flatten()
+    return torch.cat([_joined(part) for part in features])
 
 
 def _seconds(cfg: Mapping[str, Any], fps: float) -> tuple:

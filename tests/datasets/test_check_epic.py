@@ -1,4 +1,4 @@
-"""What `tools/check_dataset.py` says of EPIC-KITCHENS data: real files, real videos."""
+"""What `check_dataset.py` says of EPIC-KITCHENS data: real files, real videos."""
 
 import shutil
 

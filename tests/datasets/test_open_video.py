@@ -133,7 +133,7 @@ def test_without_decord(tmp_path, checkout):
         reader = decord.VideoReader(str(path), num_threads=1)
         frames = reader.get_batch(range(len(reader))).asnumpy()
         np.savez(f'{path}.npz', frames=frames, fps=reader.get_avg_fps())
-    tool = str(checkout / 'tools' / 'stream_video.py')
+    tool = str(checkout / 'tools' / 'deployment' / 'stream_video.py')
     code = CODE.replace('TOOL', repr(tool))
     done = subprocess.run(
         [sys.executable, '-c', code, *map(str, paths)], capture_output=True, text=True

@@ -4,12 +4,12 @@ for processes that are killed."""
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import python
 from mmengine.fileio import get_file_backend
 from small_runs import runner_of
 from test_balanced import watched
@@ -220,7 +220,7 @@ class TestAtomicFiles:
             '    AtomicLocalBackend().put(data, sys.argv[1])\n'
         )
         process = subprocess.Popen(
-            [sys.executable, '-c', code, str(path)], stdout=subprocess.PIPE
+            [python(), '-c', code, str(path)], stdout=subprocess.PIPE
         )
         process.stdout.readline()
         kinds = set()

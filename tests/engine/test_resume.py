@@ -4,12 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import python
 
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 
@@ -106,7 +106,7 @@ def training(tmp_path, data, checkout):
         )
         config.write_text(text)
         work_dir = tmp_path / name
-        command = [sys.executable]
+        command = [python()]
         if processes > 1:
             command += ['-m', 'torch.distributed.run', '--master-port', free_port()]
             command += ['--nproc-per-node', str(processes)]

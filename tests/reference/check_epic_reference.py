@@ -8,7 +8,7 @@ and what the official code made of them: `case1_first600/` (`inputs.npz`),
 (submissions, and verdicts on edited copies), each with an `expected.json`, and
 `csv_facts.json`. Prints each number beside the expected one; they agree to 1e-6.
 
-The numbers go the way of a user's: files, tools/eval_epic.py, its --json.
+The numbers go the way of a user's: files, eval_epic.py, its --json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from memvit_mm.evaluation.epic.prediction_files import write_npz
 from memvit_mm.evaluation.epic.predictions import match
 from memvit_mm.evaluation.epic.submission import SubmissionError, load_submission
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_epic.py'
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools' / 'eval_epic.py'
 TOLERANCE = 1e-6
 # The official check is a substring's, by mistake; ours takes the whole name.
 NOT_IMITATED = {'challenge substring "anticipation" (official substring bug)'}

@@ -1,4 +1,4 @@
-"""The demo data that `python tools/make_demo_dataset.py data/memvit_demo` draws."""
+"""The demo data that `python tools/data/make_demo_dataset.py data/memvit_demo` draws."""
 
 data_root = 'data/memvit_demo/'
 anno_root = 'annotations/'

@@ -1,6 +1,6 @@
 """The demo kitchens, in EPIC-KITCHENS' format.
 
-python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
+python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
 """
 
 data_root = 'data/memvit_demo_epic/'

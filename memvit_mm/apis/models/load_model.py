@@ -152,7 +152,7 @@ def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) 
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
             'take the config that it was trained with, and bring published weights '
-            'into our form with tools/convert_checkpoint.py.'
+            'into our form with tools/deployment/convert_checkpoint.py.'
         )
     unused = [name for name in weights if name not in own]
     if unused:

@@ -156,7 +156,7 @@ def detect_persons(
     limit: int = 100,
     **options: object,
 ) -> dict[str, np.ndarray]:
-    """AVA's proposals of one video, see ``tools/detect_persons.py`` for many.
+    """AVA's proposals of one video, see ``tools/data/detect_persons.py`` for many.
 
     Args:
         detector (PersonDetector): Who finds them.

@@ -150,7 +150,8 @@ def read_lines(path: str) -> tuple[dict, list[dict], Optional[dict]]:
             if not isinstance(line, dict) or line.get('type') not in expected:
                 raise ValueError(
                     f'{path}, line {number}: expected a JSON object with type '
-                    f'{" or ".join(expected)}, as tools/stream_video.py writes it.'
+                    f'{" or ".join(expected)}, as '
+                    'tools/deployment/stream_video.py writes it.'
                 )
             lines.append(line)
     if not lines:

@@ -63,8 +63,8 @@ class EpicMetric(BaseMetric):
         submission_fields (dict, optional): Its top-level fields, see
             :func:`write_submission`: ``dict(sls_pt=2, sls_tl=3, sls_td=3)`` ...
         dump (str, optional): An ``.npz`` file to which predictions are written before
-            they are checked and scored; ``tools/eval_epic.py`` reads it. Without it
-            they are written beside the log if they cannot be scored.
+            they are checked and scored; ``tools/analysis_tools/eval_epic.py`` reads it.
+            Without it they are written beside the log if they cannot be scored.
         allow_missing (bool): Score the segments there are, if some have no prediction.
             By default that is an error.
         collect_device, prefix, collect_dir: As mmengine's ``BaseMetric``.
@@ -171,7 +171,7 @@ class EpicMetric(BaseMetric):
             write_npz(path, predictions, skipped)
             raise ValueError(
                 f'{str(error).rstrip(".")}; the predictions are in {path}, which '
-                'tools/eval_epic.py scores.'
+                'tools/analysis_tools/eval_epic.py scores.'
             ) from error
 
     def _check_and_score(

@@ -1,9 +1,9 @@
 """Run a model over a video, and see what it says, when, and what memory is worth.
 
-python tools/stream_video.py kitchen.mp4 \\
+python tools/deployment/stream_video.py kitchen.mp4 \\
     --config memvit_epic_cls.py --checkpoint K.pth \\
     --out out.mp4 --json out.jsonl --timeline out.png --report out.html
-python tools/stream_video.py street.mp4 \\
+python tools/deployment/stream_video.py street.mp4 \\
     --config memvit_ava.py --checkpoint K.pth \\
     --det-config mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_ms-1x_coco-person.py \\
     --det-checkpoint E.pth --out out.mp4
@@ -19,6 +19,7 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, require_checkpoint, run
 
 # What decoders say about damaged videos, we say in words.

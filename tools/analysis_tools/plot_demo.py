@@ -1,7 +1,7 @@
 """Compare runs: a table, and a picture of their validation curves.
 
-    python tools/plot_demo.py work_dirs/memvit_demo work_dirs/memvit_demo_no_memory \\
-        --seconds 210 190 --out work_dirs/memvit_demo.png
+    python tools/analysis_tools/plot_demo.py work_dirs/memvit_demo \\
+        work_dirs/memvit_demo_no_memory --seconds 210 190 --out curves.png
 
 Reads what mmengine wrote: WORK_DIR/*/vis_data/scalars.json of the training, and the
 metrics that tools/test.py left below WORK_DIR/test.

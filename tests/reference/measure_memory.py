@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """What memory costs: its upkeep in a training step, and whether it stays flat.
 
-python tools/measure_memory.py configs/memvit_ava.py
-python tools/measure_memory.py --flat
+python tests/reference/measure_memory.py configs/memvit_ava.py
+python tests/reference/measure_memory.py --flat
 
 The first: the share of a training step (forward, backward, optimizer) that look-up,
 write and reset of the memory take, with the memory full. Plain and instrumented steps
@@ -18,8 +18,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Callable, Optional
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
 from _common import add_cfg_options, import_package, run
 
 # Upkeep's largest share of a training step; growth of RAM that is still flat, in MB.

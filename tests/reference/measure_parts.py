@@ -1,23 +1,50 @@
-"""What each of the parts that make the model fast gains, against the plain way."""
+#!/usr/bin/env python
+"""What each of the parts that make the model fast gains, and where the time goes.
 
+python tests/reference/measure_parts.py configs/memvit_ava.py --threads 1
+python tests/reference/measure_parts.py configs/memvit_ava.py --threads 2 --profile
+
+The first: every part against plain PyTorch, summed over the layers. The second: a
+forward pass and a training step of MMAction2's MViT and of ours, by operator.
+"""
+
+import argparse
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+from _common import add_cfg_options, read_config, run
+
+from memvit_mm.benchmark.compare import MVIT, NAMES, OURS, backbones
+from memvit_mm.benchmark.complexity import clip_shape
+from memvit_mm.benchmark.measure import Case, build_backbone, prepare
 from memvit_mm.models.attention import MemoryAttention, pooled_size
 from memvit_mm.models.kernels import LeanMLP, linear
 from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
 from memvit_mm.models.relative_position import folded_attention
 
-from .case import Case, build_backbone
-from .compare import OURS, backbones
-from .complexity import clip_shape
+# Matrix products and convolutions; the fused attention is both its products.
+PRODUCTS = ('mm', 'addmm', 'bmm', 'baddbmm', 'linear', 'linear_pointwise')
+ATTENTION = (
+    'scaled_dot_product',
+    # What these call on a GPU.
+    'flash_attention',
+    'efficient_attention',
+    'cudnn_attention',
+)
+CONVOLUTIONS = ('convolution', 'conv_depthwise')
+
 
 Run = Callable[[], Tensor]
 
@@ -31,7 +58,7 @@ class Part:
     """Of 'forward' and 'training' (forward and backward): the plain way's, ours."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures as numbers, lists and dicts."""
         found = {
             kind: dict(plain=plain, ours=ours, ratio=ours / plain)
             for kind, (plain, ours) in self.seconds.items()
@@ -41,12 +68,12 @@ class Part:
 
 @dataclass
 class Parts:
-    """All of them."""
+    """All parts."""
 
     parts: list[Part]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures as numbers, lists and dicts."""
         return dict(parts=[part.to_dict() for part in self.parts])
 
     def __str__(self) -> str:
@@ -197,11 +224,11 @@ def _times(plain: Run, ours: Run, leaves: list[Tensor], repeats: int) -> dict:
     clock = time.perf_counter if leaves[0].is_cuda else time.process_time
     times: dict[str, list[list[float]]] = dict(forward=[[], []], training=[[], []])
     for number in range(repeats + 1):
-        for way, run in enumerate((plain, ours)):
+        for way, step in enumerate((plain, ours)):
             for kind in times:
                 begin = clock()
                 with torch.set_grad_enabled(kind == 'training'):
-                    out = run()
+                    out = step()
                 if kind == 'training':
                     torch.autograd.grad(out.sum(), leaves)
                 if leaves[0].is_cuda:
@@ -211,3 +238,123 @@ def _times(plain: Run, ours: Run, leaves: list[Tensor], repeats: int) -> dict:
     return {
         kind: [statistics.median(way) for way in ways] for kind, ways in times.items()
     }
+
+
+def profile_operators(step: Callable[[], None], device: str = 'cpu') -> dict[str, Any]:
+    """Profile one run.
+
+    Args:
+        step (callable): What to run.
+        device (str): Where it runs.
+
+    Returns:
+        dict: ``seconds`` of all operators; of them in ``products`` (matrix products,
+        convolutions and the fused attention, forward and backward) and in
+        ``attention`` (the fused one, part of them); ``ratio``, all by products;
+        ``backends``, the attention kernels that ran, with how often; ``slowest``, a
+        list of (operator, seconds, calls), slowest first.
+    """
+    # Else it says on the terminal that it starts and stops.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '5')
+    activities = [ProfilerActivity.CPU]
+    cuda = device.startswith('cuda')
+    if cuda:
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        step()
+    times = []
+    for event in profiler.key_averages():
+        spent = _microseconds(event, cuda)
+        if spent > 0 and event.key.startswith(('aten::', 'mkldnn', 'autograd::')):
+            times.append((event.key, spent / 1e6, event.count))
+    times.sort(key=lambda entry: -entry[1])
+    total = sum(seconds for _, seconds, _ in times)
+    attention = sum(s for name, s, _ in times if is_attention(name))
+    products = sum(s for name, s, _ in times if is_product(name))
+    return dict(
+        seconds=total,
+        products=products,
+        attention=attention,
+        ratio=total / products if products else float('inf'),
+        backends={name: count for name, _, count in times if is_attention(name)},
+        slowest=times,
+    )
+
+
+def is_product(name: str) -> bool:
+    """Whether an operator is a matrix product, a convolution or fused attention.
+
+    Examples:
+        >>> [is_product(f'aten::{n}') for n in ('addmm', 'mkldnn_convolution', 'copy_')]
+        [True, True, False]
+    """
+    name = name.split('::', 1)[-1].lstrip('_')
+    named = name in PRODUCTS or any(part in name for part in CONVOLUTIONS)
+    return named or is_attention(name)
+
+
+def is_attention(name: str) -> bool:
+    """Whether an operator is fused attention, forward or backward.
+
+    Examples:
+        >>> is_attention('aten::_flash_attention_backward')
+        True
+    """
+    return any(part in name for part in ATTENTION)
+
+
+def _microseconds(event: Any, cuda: bool) -> float:
+    return event.self_device_time_total if cuda else event.self_cpu_time_total
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Measure the parts of a backbone')
+    parser.add_argument('config', help='config file of a MeMViT model')
+    parser.add_argument(
+        '--profile',
+        type=int,
+        nargs='?',
+        const=12,
+        metavar='N',
+        help='the N slowest operators, and the share of matrix products (default: 12)',
+    )
+    parser.add_argument('--repeats', type=int, default=3, help='measured runs of each')
+    parser.add_argument('--batch', type=int, default=1, help='clips at once')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 …')
+    parser.add_argument('--threads', type=int, help="of torch (default: torch's)")
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def profile_all(cfg: Mapping[str, Any], template: Case, count: int) -> None:
+    """Print where the time of MMAction2's MViT and of ours goes."""
+    for name, backbone in backbones(cfg).items():
+        for training in (False, True) if name in (MVIT, OURS) else ():
+            step = prepare(replace(template, backbone=backbone, training=training))
+            step()
+            found = profile_operators(step, template.device)
+            kind = 'forward + backward' if training else 'forward'
+            ratio = f'whole / products {found["ratio"]:.2f}'
+            print(f'\n{NAMES[name]}, {kind}: {ratio}; attention {found["backends"]}')
+            for operator, seconds, calls in found['slowest'][:count]:
+                print(f'  {operator:56}{seconds * 1e3:9.1f} ms{calls:7d} calls')
+
+
+def main():
+    args = parse_args()
+    backbone = read_config(args).model.backbone
+    case = Case(
+        'parts',
+        backbone,
+        batch=args.batch,
+        device=args.device,
+        threads=args.threads,
+    )
+    if args.profile:
+        profile_all(backbone, case, args.profile)
+    else:
+        print(measure_parts(backbone, case, args.repeats))
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,14 +1,16 @@
 #!/usr/bin/env python
 """Tell what is wrong with a config's data, AVA's or EPIC's, before a run does.
 
-python tools/check_dataset.py configs/memvit_ava.py
+python tools/data/check_dataset.py configs/memvit_ava.py
 """
 
 import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import add_cfg_options, import_package, run
 
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env python
 """Make a submission to an EPIC-KITCHENS-100 challenge of predictions, or check one.
 
-python tools/make_epic_submission.py --task anticipation --annotations FOLDER \\
-    --scores predictions.pkl --submission test.zip
-python tools/make_epic_submission.py --task anticipation --annotations FOLDER \\
-    --check test.zip
+python tools/analysis_tools/make_epic_submission.py --task anticipation \\
+    --annotations FOLDER --scores predictions.pkl --submission test.zip
+python tools/analysis_tools/make_epic_submission.py --task anticipation \\
+    --annotations FOLDER --check test.zip
 """
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 FIELDS = ('sls_pt', 'sls_tl', 'sls_td')

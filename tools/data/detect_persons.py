@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Find the people in videos, and write AVA's person proposals.
 
-python tools/detect_persons.py VIDEOS --config DETECTOR.py --checkpoint DETECTOR.pth \\
-    --out proposals.pkl --workers 4
+python tools/data/detect_persons.py VIDEOS --config DETECTOR.py \\
+    --checkpoint DETECTOR.pth --out proposals.pkl --workers 4
 
 VIDEOS are files, and folders of them. Every whole second of a video is looked at.
 Whenever it is killed, the same command goes on. Under torchrun, or srun, each process
@@ -17,6 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, require_checkpoint, run
 from _detect_workers import TELL, Bar, Teller, run_workers
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Test a model on several numbers of processes, batch sizes and workers, and compare.
 
-python tools/check_invariance.py
-python tools/check_invariance.py CONFIG CHECKPOINT --world-size 1 8 --batch-size 1 4
+python tests/reference/check_invariance.py
+python tests/reference/check_invariance.py CONFIG CHECKPOINT --world-size 1 8 \\
+    --batch-size 1 4
 
 Every run is a real one: tools/test.py, or tools/dist_test.sh for several processes. All
 must give every sample once, each sample the same prediction and the test the same
@@ -21,8 +22,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Optional
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
 from _common import add_cfg_options, import_package, require_checkpoint, run
-from _runs import METRIC_LIMIT, SCORE_LIMIT, PathLike, compare, test_run
+from tool_runs import METRIC_LIMIT, SCORE_LIMIT, PathLike, compare, test_run
 
 TABLE = (
     '{model:<12} {world_size:>5} {batch_size:>5} {workers:>7} {lanes:>5} {samples:>7} '
@@ -101,11 +103,11 @@ def models(args, out: Path) -> dict[str, tuple[PathLike, PathLike]]:
     """Config and checkpoint of each model to be tested, by its name in the table."""
     if args.config:
         return {Path(args.config).stem[:12]: (args.config, args.checkpoint)}
-    import _made_set
+    import made_set
 
-    _made_set.write_set(out, args.lengths or _made_set.LENGTHS)
+    made_set.write_set(out, args.lengths or made_set.LENGTHS)
     writers = dict(
-        detector=_made_set.write_detector, recognizer=_made_set.write_recognizer
+        detector=made_set.write_detector, recognizer=made_set.write_recognizer
     )
     return {
         name: write(out) for name, write in writers.items() if args.only in (None, name)

@@ -1,14 +1,17 @@
 """Measure how videos are read: clips in order against MMAction2's random access.
 
-python tools/measure_decoding.py                    # makes a video with ffmpeg
-python tools/measure_decoding.py VIDEO --json result.json
+python tools/analysis_tools/measure_decoding.py      # makes a video with ffmpeg
+python tools/analysis_tools/measure_decoding.py VIDEO --json result.json
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 
@@ -31,19 +34,13 @@ def parse_args():
     )
     parser.add_argument('--rounds', type=int, default=5, help='both ways in turn')
     parser.add_argument('--clips', type=int, default=40, help='clips of a round')
-    parser.add_argument(
-        '--workers', type=int, nargs='*', default=[1, 2, 4], help='numbers to try'
-    )
-    parser.add_argument('--lanes', type=int, default=4, help='videos at a time then')
     parser.add_argument('--json', help='write the figures to this file, too')
     args = parser.parse_args()
     names = ('seconds', 'gop', 'clip_len', 'frame_interval', 'stride', 'rounds')
-    for name in (*names, 'clips', 'lanes'):
+    for name in (*names, 'clips'):
         if not getattr(args, name) > 0:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be above 0, got {getattr(args, name)}')
-    if any(number < 1 for number in args.workers):
-        parser.error('--workers takes numbers from 1 on')
     if args.video is not None and not os.path.isfile(args.video):
         parser.error(f'there is no video {args.video}')
     return args
@@ -71,15 +68,6 @@ def show(result: dict) -> None:
         f'({speed["kept_megabytes"]:.1f} MB); {speed["identical_clips"]} clips '
         'identical'
     )
-    for row in result.get('workers', ()):
-        lanes, in_turn = row['lanes'], row['in_turn']
-        print(
-            f'{row["num_workers"]} workers: frames decoded per new frame '
-            f'{lanes["decoded_per_new_frame"]:.3f} (batches in turn: '
-            f'{in_turn["decoded_per_new_frame"]:.3f}), '
-            f'{lanes["clips_per_second"]:.0f} clips/s '
-            f'({in_turn["clips_per_second"]:.0f})'
-        )
 
 
 def main():
@@ -99,9 +87,6 @@ def main():
             stride=args.stride,
             rounds=args.rounds,
             clips=args.clips,
-            workers=args.workers,
-            lanes=args.lanes,
-            folder=folder,
         )
     show(result)
     if args.json:

@@ -1,15 +1,18 @@
 """Measure streams: memory over hours, and many streams against one by one.
 
-python tools/measure_stream.py memory --hours 3
-python tools/measure_stream.py speed --streams 8 --device cuda
+python tools/analysis_tools/measure_stream.py memory --hours 3
+python tools/analysis_tools/measure_stream.py speed --streams 8 --device cuda
 
 Frames and model are made up: no data and no checkpoint are needed.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 

@@ -1,11 +1,15 @@
 #!/usr/bin/env python
 """Score predictions for EPIC-KITCHENS-100 as the official evaluation does.
 
-python tools/eval_epic.py --task recognition --annotations FOLDER --scores FILE
+python tools/analysis_tools/eval_epic.py --task recognition \\
+    --annotations FOLDER --scores FILE
 """
 
 import argparse
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env python
 """Make an MMAction2 checkpoint of a published one, and say what became of each weight.
 
-python tools/convert_checkpoint.py SRC DST --config configs/memvit_ava.py
+python tools/deployment/convert_checkpoint.py SRC DST --config configs/memvit_ava.py
 """
 
 import argparse
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python
 """Draw a small data set on which a model needs memory.
 
-python tools/make_demo_dataset.py data/demo --preview data/demo.png
-python tools/make_demo_dataset.py data/memvit_demo_epic --format epic
+python tools/data/make_demo_dataset.py data/demo --preview data/demo.png
+python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _common import import_package, run
 
 NUMBERS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Union
 
-TOOLS = Path(__file__).resolve().parent
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Largest difference of a score, and of a metric.
 SCORE_LIMIT, METRIC_LIMIT = 1e-5, 1e-6
 # What a dumped sample holds besides its prediction, and a result besides its metrics.
@@ -41,7 +41,12 @@ def free_port() -> int:
 
 def environment(**variables: str) -> dict[str, str]:
     """The variables of a run: one thread unless the user says otherwise."""
-    return {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHON': sys.executable, **variables}
+    return {
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        **os.environ,
+        **variables,
+    }
 
 
 def test_run(
@@ -73,7 +78,8 @@ def test_run(
     ):
         options.append(f'test_dataloader.{setting}')
     if world == 1:
-        command = [sys.executable, TOOLS / 'test.py', config, checkpoint, *options]
+        python = environment()['PYTHON']
+        command = [python, TOOLS / 'test.py', config, checkpoint, *options]
     else:
         command = ['bash', TOOLS / 'dist_test.sh', config, checkpoint, world, *options]
     done = subprocess.run(

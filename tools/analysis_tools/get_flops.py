@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """Parameters and multiply-adds of a config's model, and what memory adds to them.
 
-python tools/get_flops.py configs/memvit_ava.py
+python tools/analysis_tools/get_flops.py configs/memvit_ava.py
 """
 
 import argparse
-import os
+import sys
+from pathlib import Path
 
-from _common import add_cfg_options, import_package, run
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import add_cfg_options, read_config, run
 
 
 def parse_args():
@@ -31,17 +33,11 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if not os.path.isfile(args.config):
-        raise FileNotFoundError(f'There is no config file {args.config}.')
-    import_package()
-    from mmengine.config import Config
+    cfg = read_config(args)
     from mmengine.registry import init_default_scope
 
     from memvit_mm.benchmark.complexity import model_costs
 
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     if 'model' not in cfg:
         raise ValueError(f'{args.config} is no config of a model: it has no model.')

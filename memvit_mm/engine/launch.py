@@ -1,0 +1,82 @@
+"""Runners of configs, on CPUs as on GPUs, and the end of a distributed run."""
+
+import atexit
+import os
+import sys
+import threading
+from typing import NoReturn
+
+import torch
+from mmaction.registry import RUNNERS
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import distributed
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config, over gloo where there is no GPU.
+
+    Args:
+        cfg (Config): A whole config; ``launcher`` says who started the processes.
+            Without GPUs it is changed as :func:`use_cpu` does.
+
+    Raises:
+        ValueError: If the launcher works on GPUs alone and there are none.
+    """
+    use_cpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def use_cpu(cfg: Config) -> None:
+    """Let a distributed run work without CUDA.
+
+    mmengine assumes a GPU per process in two places: where it initializes the process
+    group, and where it hands ``device_ids`` to DistributedDataParallel.
+    """
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs, and there are none here; on CPUs '
+            'use tools/dist_train.sh or tools/dist_test.sh.'
+        )
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def leave_process_group() -> None:
+    """Let the processes of a distributed run end together. Does not return under gloo.
+
+    mmengine leaves the group open; a process that ends while gloo's threads still wait
+    for the others is aborted now and then, and a finished run reported as failed.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        over_gloo = 'gloo' in distributed.get_backend()
+        distributed.destroy_process_group()
+        if over_gloo:
+            _end_process()
+
+
+def _end_process() -> NoReturn:
+    """End with exit code 0, without taking the interpreter down.
+
+    gloo's threads outlive their group. One that is late to release its last tensor
+    asks for the interpreter; if the interpreter is shutting down, the thread cannot be
+    ended and aborts the process ("terminate called without an active exception", torch
+    2.13).
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
