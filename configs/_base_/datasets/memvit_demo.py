@@ -1,4 +1,4 @@
-"""The demo data that `python tools/data/make_demo_dataset.py data/memvit_demo` draws."""
+"""The made data set that needs memory, see tools/data/make_demo_dataset.py."""
 
 data_root = 'data/memvit_demo/'
 anno_root = 'annotations/'
