@@ -8,8 +8,11 @@ from . import compat
 
 compat.apply()
 
-from . import datasets, engine, evaluation, models  # noqa: E402
+from .io import safe_load  # noqa: E402
 
-__version__ = '0.1.0'
+safe_load.install()
+
+from . import datasets, engine, evaluation, models  # noqa: E402
+from .version import __version__  # noqa: E402
 
 __all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', '__version__']

@@ -199,27 +199,6 @@ class NumpyWithOldNames(types.ModuleType):
         return getattr(np, name)
 
 
-# --- mmengine's checkpoints --------------------------------------------------------
-
-
-def needs_safe_load() -> bool:
-    """Whether mmengine's loader is still its own.
-
-    This is needed on every torch: before 2.6 it unpickles whatever it is given, since
-    2.6 it cannot resume from its own checkpoints.
-    """
-    from .io import safe_load
-
-    return not safe_load.is_installed()
-
-
-def install_safe_load() -> None:
-    """See :mod:`memvit_mm.io.safe_load`; open-mmlab/mmengine#1655."""
-    from .io import safe_load
-
-    safe_load.install()
-
-
 # --- memvit_mm::some_config.py -----------------------------------------------------
 
 
@@ -315,7 +294,6 @@ FIXES = (
     Fix('pkg_resources', needs_pkg_resources, replace_pkg_resources),
     Fix('drn', needs_drn, add_drn),
     Fix('numpy_names', needs_numpy_names, lend_numpy_names),
-    Fix('safe_load', needs_safe_load, install_safe_load),
     Fix('config_scope', needs_config_scope, add_config_scope),
     Fix('whole_videos', needs_whole_videos, read_whole_videos),
 )

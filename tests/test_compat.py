@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 import memvit_mm  # noqa: F401
 from memvit_mm import compat
-from memvit_mm.io import safe_load
 
 
 def hide(monkeypatch, *hidden):
@@ -246,14 +245,3 @@ class TestWholeVideos:
         pipeline = compat.whole_video_pipeline([step])
         assert isinstance(pipeline, Compose) and pipeline.transforms == [step]
         assert pipeline('a') == 'A'
-
-
-class TestSafeLoadIsInstalled:
-    def test_guard(self, monkeypatch):
-        from mmengine.runner import CheckpointLoader
-
-        assert safe_load.is_installed() and not compat.needs_safe_load()
-        monkeypatch.setattr(
-            CheckpointLoader, 'load_checkpoint', classmethod(lambda cls: None)
-        )
-        assert compat.needs_safe_load()

@@ -1,5 +1,6 @@
 """Checkpoints of published models, of MMAction2's zoo and our own, for our models."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,6 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
+
+from memvit_mm.io.whole_file import write_bytes
+from memvit_mm.version import __version__
 
 from .key_map import Report, State, convert_state
 
@@ -52,8 +56,6 @@ def convert_checkpoint(
         converted, report = convert_state(state, model, extras['notes'])
     except ValueError as error:
         raise ValueError(f'{src}: {error}') from None
-    from memvit_mm import __version__
-
     meta = dict(
         converted_from=os.path.basename(src),
         converted_kind=report.kind.value,
@@ -63,7 +65,9 @@ def convert_checkpoint(
         meta['dataset_meta'] = extras['dataset_meta']
     # Clones: a view would be saved with all of the tensor that it is a view of.
     weights = {name: value.detach().clone() for name, value in converted.items()}
-    save_atomically(dict(meta=meta, state_dict=weights), dst)
+    content = io.BytesIO()
+    torch.save(dict(meta=meta, state_dict=weights), content)
+    write_bytes(dst, content.getbuffer())
     return report
 
 
@@ -125,68 +129,6 @@ def model_state(config: Union[PathLike, Config]) -> State:
         raise ValueError(f'{config.filename} is no config of a model: it has no model.')
     init_default_scope(config.get('default_scope', 'mmaction'))
     return MODELS.build(config.model).state_dict()
-
-
-def save_atomically(content: dict, path: PathLike) -> None:
-    """``torch.save`` into a file that is there as a whole or not at all.
-
-    Raises:
-        ValueError: If it cannot be written, say on a full disk.
-    """
-    path = Path(path)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with _Checked(open(part, 'xb')) as file:
-            try:
-                torch.save(content, file)
-            except Exception:
-                # torch's writer hides what the disk said.
-                if file.error is not None:
-                    raise file.error from None
-                raise
-            file.sync()
-        os.replace(part, path)
-    except OSError as error:
-        raise ValueError(
-            f'{path} could not be written ({error.strerror or error}): nothing is left '
-            'of it; make room or choose another place.'
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class _Checked:
-    """A file that remembers the first error, for writers that lose it."""
-
-    def __init__(self, file) -> None:
-        self.file = file
-        self.error: Optional[OSError] = None
-
-    def __enter__(self) -> '_Checked':
-        return self
-
-    def __exit__(self, *_) -> None:
-        try:
-            self.file.close()
-        except OSError as error:
-            # What was still buffered.
-            if self.error is None:
-                raise error
-
-    def write(self, data) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def sync(self) -> None:
-        """To the disk, so that a later rename never leads to an empty file."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
 
 
 def _check_destination(src: PathLike, dst: Path, overwrite: bool) -> None:
