@@ -13,6 +13,10 @@ from .io import safe_load  # noqa: E402
 safe_load.install()
 
 from . import datasets, engine, evaluation, models  # noqa: E402
+from .apis import whole_video  # noqa: E402
+
+whole_video.install()
+
 from .version import __version__  # noqa: E402
 
 __all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', '__version__']
