@@ -35,7 +35,7 @@ def install() -> None:
         # and passes no weights_only: for the time of one call, torch.load is ours.
         with _patching:
             torch_load = torch.load
-            torch.load = functools.partial(_load, torch_load, filename)
+            torch.load = functools.partial(load_data, filename, torch_load=torch_load)
             try:
                 return load_checkpoint(cls, filename, map_location, logger)
             finally:
@@ -50,8 +50,19 @@ def is_installed() -> bool:
     return hasattr(CheckpointLoader.load_checkpoint.__func__, 'memvit_mm')
 
 
-def _load(torch_load: Callable, filename: str, file: Any, *args, **kwargs) -> Any:
-    """As ``torch.load``, for weights alone; errors name the checkpoint."""
+def load_data(
+    filename: str, file: Any, *args, torch_load: Callable = torch.load, **kwargs
+) -> Any:
+    """As ``torch.load``, for weights and plain data alone.
+
+    Args:
+        filename (str): What errors call the file.
+        file, *args, **kwargs: As for ``torch.load``.
+        torch_load (Callable): The true ``torch.load``.
+
+    Raises:
+        ValueError: If the file is damaged or holds anything else.
+    """
     try:
         if tarfile.is_tarfile(file):
             # torch < 2.6 unpickles parts of its oldest file format whatever
