@@ -11,8 +11,6 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from mmaction.apis import inference
-from mmaction.apis.inferencers import actionrecog_inferencer
 from mmaction.datasets.transforms import (
     ArrayDecode,
     DecordInit,
@@ -445,9 +443,3 @@ def _check_frames(results: dict) -> None:
             f'{folder} has no frames: expected {example} and so on, or name '
             'another filename_tmpl.'
         )
-
-
-def install() -> None:
-    """Let MMAction2's inference build its pipelines as :class:`WholeVideoPipeline`."""
-    for module in (inference, actionrecog_inferencer):
-        module.Compose = WholeVideoPipeline

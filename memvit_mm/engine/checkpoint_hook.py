@@ -76,7 +76,6 @@ class MemoryCheckpointHook(CheckpointHook):
         if self._is_local and self.file_client_args is None:
             self.backend_args = self.backend_args or dict(backend='atomic_local')
         self._resumed: Optional[dict] = None
-        self._to_take_up: Optional[dict] = None
         self._to_save: Optional[dict] = None
         self._start: Optional[Start] = None
         self._epoch, self._done = 0, 0
@@ -110,66 +109,60 @@ class MemoryCheckpointHook(CheckpointHook):
         self._group = (
             torch.distributed.new_group(backend='gloo') if is_distributed() else None
         )
-        state, self._resumed = self._resumed, None
-        if state is not None:
-            self._go_on(runner, state)
+        if self._resumed is not None:
+            self._go_on(runner, self._resumed)
 
     def _go_on(self, runner: Runner, state: dict) -> None:
         loop, sampler = runner.train_loop, self._sampler(runner)
+        steps, position = len(runner.train_dataloader), state.get('position')
         for hook, known in zip(_stoppers(runner), state.get('early_stopping', ())):
             hook.best_score, hook.wait_count = known
         self._validation_due = bool(state.get('validation_due'))
-        position = state.get('position')
-        if sampler is None or position is None:
-            self._begin_again(
-                runner,
-                'the checkpoint does not say where it is in its epoch, which '
-                'MemoryCheckpointHook notes with SequentialClipSampler',
-            )
-            self._to_take_up = state if 'ranks' in state and not position else None
-            return
-        try:
-            self._start = sampler.start_from(position)
-        except ValueError as error:
-            self._begin_again(runner, str(error))
+        why = (
+            'the checkpoint does not say where it is in its epoch, which '
+            'MemoryCheckpointHook notes with SequentialClipSampler'
+        )
+        if sampler is not None and position is not None:
+            try:
+                self._start = sampler.start_from(position)
+            except ValueError as error:
+                why = str(error)
+        if self._start is None:
+            if position is not None or 'ranks' not in state:
+                self._resumed = None
+            if isinstance(loop, IterBasedTrainLoop):
+                # mmengine reads everything up to here once more, to skip it.
+                self._epoch, self._done = divmod(loop.iter, steps)
+            elif loop.iter != loop.epoch * steps:
+                runner.logger.warning(f'The epoch begins again: {why}.')
+                _move_to(runner, loop.epoch, 0)
             return
         self._epoch, self._done = self._start.epoch, self._start.done
         lanes = position['played'][-1][0]
         if lanes != sampler.lanes:
-            self._say_other_lanes(runner, lanes, state)
+            runner.logger.warning(
+                f'The checkpoint was written with {lanes} lanes '
+                f'({len(state["ranks"])} processes), this run has {sampler.lanes} '
+                f'({get_world_size()} processes): all streams start with an empty '
+                f'memory, and the clips that are left of epoch {self._epoch + 1} are '
+                'dealt anew. Weights, optimizer and averages are as they were, the '
+                'schedules (of the learning rate that the run began with) at the same '
+                'part of the run; gradients that waited for the rest of an '
+                'accumulation are dropped.'
+            )
             if isinstance(loop, EpochBasedTrainLoop):
                 _move_to(runner, self._epoch, self._done)
-            state = {**state, 'lanes_changed': True}
+            self._resumed = {**state, 'lanes_changed': True}
         if isinstance(loop, EpochBasedTrainLoop):
-            _count_batches_from(loop, self._done)
+            # The loop counts an epoch's batches from 0.
+            first, run_iter = self._done, loop.run_iter
+            loop.run_iter = lambda idx, data_batch: run_iter(first + idx, data_batch)
         elif isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = _GoingOn(loop, self._epoch)
-        self._to_take_up = state
-
-    def _begin_again(self, runner: Runner, why: str) -> None:
-        """Go on without a position: from the epoch's beginning, or as mmengine does."""
-        loop, steps = runner.train_loop, len(runner.train_dataloader)
-        if isinstance(loop, IterBasedTrainLoop):
-            # mmengine reads everything up to here once more, to skip it.
-            self._epoch, self._done = divmod(loop.iter, steps)
-        elif loop.iter != loop.epoch * steps:
-            runner.logger.warning(f'The epoch begins again: {why}.')
-            _move_to(runner, loop.epoch, 0)
-
-    def _say_other_lanes(self, runner: Runner, lanes: int, state: dict) -> None:
-        runner.logger.warning(
-            f'The checkpoint was written with {lanes} lanes ({len(state["ranks"])} '
-            f'processes), this run has {self._sampler(runner).lanes} '
-            f'({get_world_size()} processes): all streams start with an empty memory, '
-            f'and the clips that are left of epoch {self._epoch + 1} are dealt anew. '
-            'Weights, optimizer and averages are as they were, the schedules (of the '
-            'learning rate that the run began with) at the same part of the run; '
-            'gradients that waited for the rest of an accumulation are dropped.'
-        )
 
     def _take_up(self, runner: Runner) -> None:
         """Put back random state, memory and gradients, just before they are used."""
-        state, self._to_take_up = self._to_take_up, None
+        state, self._resumed = self._resumed, None
         if state is None:
             return
         ranks, model, sampler = state['ranks'], runner.model, self._sampler(runner)
@@ -194,7 +187,7 @@ class MemoryCheckpointHook(CheckpointHook):
         if mine['memory'] is not None:
             # As many lanes, perhaps on other processes: each takes those of its lanes.
             entries = [entry for rank in ranks for entry in rank['memory']['streams']]
-            if len(ranks) > 1:
+            if len(state['ranks']) != get_world_size():
                 entries = [
                     e for e in entries if sampler.is_ours(Stream(*e['stream']).run)
                 ]
@@ -224,25 +217,17 @@ class MemoryCheckpointHook(CheckpointHook):
         ):
             self._start, self._epoch, self._done = None, runner.epoch, 0
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Take up the state of a resumed run."""
         self._take_up(runner)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Count, and save where it is due."""
         if self._sampler(runner) and self._done >= len(runner.train_dataloader):
             # IterBasedTrainLoop goes from epoch to epoch of the data by itself.
             self._start, self._epoch, self._done = None, self._epoch + 1, 0
         self._done += 1
-        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        super().after_train_iter(runner, *args, **kwargs)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save where it is due."""
@@ -388,12 +373,6 @@ def _move_to(runner: Runner, epoch: int, done: int) -> None:
         runner.model, loop.iter, loop.max_iters
     )
     _place_schedules(runner)
-
-
-def _count_batches_from(loop: EpochBasedTrainLoop, first: int) -> None:
-    """Let the loop, which counts an epoch's batches from 0, count from ``first``."""
-    run_iter = loop.run_iter
-    loop.run_iter = lambda idx, data_batch: run_iter(first + idx, data_batch)
 
 
 def _validates_next(runner: Runner, meta: dict) -> bool:

@@ -1,7 +1,7 @@
 """FiniteLossHook: stop where a loss is not finite, and say which clips it was."""
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmaction.registry import HOOKS
@@ -23,7 +23,7 @@ class FiniteLossHook(Hook):
     Of losses scaled for float16 it sees what comes before the scaling; gradients that
     are not finite are the scaler's business.
 
-    Reads the losses from the GPU in every iteration, right after mmengine has read them.
+    Reads the losses from the GPU in each iteration, right after mmengine did.
 
     Raises:
         ValueError: If a loss, or a weight to be saved, is not finite.
@@ -37,7 +37,7 @@ class FiniteLossHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: Any = None,
     ) -> None:
         """Check the losses of this iteration."""
         values = _not_finite(outputs) if isinstance(outputs, dict) else {}

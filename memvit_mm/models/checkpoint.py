@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -10,7 +11,7 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
 
 from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
@@ -117,6 +118,56 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
     if isinstance(meta, dict) and 'dataset_meta' in meta:
         extras['dataset_meta'] = meta['dataset_meta']
     return weights, extras
+
+
+def load_weights(
+    model: nn.Module,
+    weights: State,
+    checkpoint: PathLike,
+    config: str,
+    remedy: str = 'take the config that it was trained with',
+) -> None:
+    """Load weights of which none may be missing or of another shape.
+
+    Args:
+        model (nn.Module): The model.
+        weights (dict[str, Tensor]): As :func:`read_checkpoint` gives them.
+        checkpoint, config (path, str): Where both are from, for messages.
+        remedy (str): What to do if they do not fit, for the message.
+
+    Raises:
+        ValueError: If the checkpoint is of another model.
+    """
+    own = model.state_dict()
+    # What counts batches, or is computed from the config, need not be there.
+    needed = [name for name, value in own.items() if value.is_floating_point()]
+    missing = [name for name in needed if name not in weights]
+    unused = [name for name in weights if name not in own]
+    wrong = [
+        f'{name} ({list(weights[name].shape)}, not {list(own[name].shape)})'
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    told = []
+    if missing:
+        told.append(
+            f'{len(missing)} of its {len(own)} weights are missing, the first is '
+            f'{missing[0]}'
+        )
+    if wrong:
+        told.append(f'{len(wrong)} weights have another shape, the first is {wrong[0]}')
+    if told:
+        raise ValueError(
+            f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
+            f'{remedy}.'
+        )
+    if unused:
+        warnings.warn(
+            f'{checkpoint} has {len(unused)} weights that the model of {config} does '
+            f'not use, the first is {unused[0]}.',
+            stacklevel=2,
+        )
+    model.load_state_dict(weights, strict=False)
 
 
 def model_state(config: Union[PathLike, Config]) -> State:

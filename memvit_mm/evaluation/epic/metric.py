@@ -16,8 +16,8 @@ from memvit_mm.structures import is_skipped, samples_of, skipped_samples
 from .labels import NUM_CLASSES, EpicLabels, read_labels
 from .prediction_files import write_npz
 from .predictions import (
-    ACTION_ARRAYS,
     ARRAYS,
+    SCORES,
     EpicPredictions,
     fill,
     gather,
@@ -115,7 +115,7 @@ class EpicMetric(BaseMetric):
         self.submission_fields = submission_fields
         self.dump = dump
         self.allow_missing = allow_missing
-        self._actions: Optional[dict] = None
+        self._shapes: Optional[dict] = None
         self._expected = set(self.labels.narration_ids)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -202,21 +202,16 @@ class EpicMetric(BaseMetric):
                 f'{self.labels.source}: dataset and EpicMetric must read the same '
                 "split; for the test set, set split='test'."
             )
-        for field, number in zip(ARRAYS, self.labels.num_classes):
-            if found[field].shape != (number,):
-                raise ValueError(
-                    f'Segment {name!r} has {field} of shape '
-                    f'{list(found[field].shape)}, expected [{number}]: num_verbs and '
-                    'num_nouns of the head and of EpicMetric must agree.'
-                )
         # They must fit into one array later, when all is computed.
-        actions = {key: found[key].shape for key in ACTION_ARRAYS if key in found}
-        if self._actions is None:
-            self._actions = actions
-        if actions != self._actions:
+        shapes = {key: list(found[key].shape) for key in SCORES if key in found}
+        if self._shapes is None:
+            logits = zip(ARRAYS, ([number] for number in self.labels.num_classes))
+            self._shapes = {**shapes, **dict(logits)}
+        if shapes != self._shapes:
             raise ValueError(
-                f'Segment {name!r} has explicit actions of shapes {actions}, those '
-                f'before {self._actions}: score the same number for every segment.'
+                f'Segment {name!r} has scores of the shapes {shapes}, expected '
+                f'{self._shapes}: num_verbs and num_nouns of the head and of '
+                'EpicMetric must agree, and all segments have as many actions.'
             )
         if self.submission and 0 < len(found.get('action_scores', ())) < NUM_ACTIONS:
             raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from .labels import EpicLabels
 
 ARRAYS = ('verb_logits', 'noun_logits')
-ACTION_ARRAYS = ('action_scores', 'action_pairs')
+SCORES = (*ARRAYS, 'action_scores', 'action_pairs')
 
 
 @dataclass
@@ -234,7 +234,7 @@ def prediction_of(sample: Mapping[str, Any]) -> Optional[dict[str, Any]]:
                 "a head that predicts verbs and nouns, cls_head=dict(type='EpicHead')."
             )
     found = {'narration_id': str(name)}
-    for field in (*ARRAYS, *ACTION_ARRAYS):
+    for field in SCORES:
         if field in sample:
             found[field] = _array(sample[field])
     return found
@@ -252,7 +252,7 @@ def gather(found: Sequence[Mapping[str, Any]], source: str) -> EpicPredictions:
             'has one.'
         )
     arrays = {}
-    for field in (*ARRAYS, *ACTION_ARRAYS):
+    for field in SCORES:
         parts = [one[field] for one in found if field in one]
         shapes = sorted({part.shape for part in parts})
         if len(shapes) > 1 or 0 < len(parts) < len(found):
