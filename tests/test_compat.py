@@ -170,7 +170,7 @@ class TestNumpyNames:
             assert not all(name in vars(np) for name in compat.NUMPY_NAMES)
 
     def test_stand_in(self):
-        stand_in = compat.NumpyWithOldNames()
+        stand_in = compat.numpy_with_old_names()
         assert np.isnan(stand_in.NAN) and stand_in.Inf == float('inf')
         assert stand_in.in1d([1, 2], [2]).tolist() == [False, True]
         assert stand_in.zeros is np.zeros

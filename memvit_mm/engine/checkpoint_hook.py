@@ -35,22 +35,23 @@ KEY = 'run_state'
 class MemoryCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` for runs that may be killed at any time.
 
-    Beside weights, optimizer, schedulers and log, a checkpoint holds where the epoch
-    is (see ``SequentialClipSampler.position``), every process's random state, what
-    ``EarlyStoppingHook`` has counted and, within a gradient accumulation, the
-    gradients. ``--resume`` goes on in the middle
-    of an epoch, with the next clip. With ``save_memory`` the memory is in it, too, and
-    the losses that follow are bit for bit those of a run that was not interrupted
-    (same number of processes; on a GPU as far as its kernels are deterministic).
+    Besides weights, optimizer, schedulers and log, a checkpoint holds the position in
+    the epoch (see ``SequentialClipSampler.position``), the random state of every
+    process, the counts of ``EarlyStoppingHook`` and, within a gradient accumulation,
+    the gradients. ``--resume`` continues in the middle of an epoch, with the next clip.
+    With ``save_memory`` the checkpoint holds the memory, too, and the losses that
+    follow are bit for bit those of a run that was not interrupted (on the same number
+    of processes; on a GPU as far as its kernels are deterministic).
 
-    On another number of processes, or with another batch size, the clips that are left
-    of the epoch are dealt to the new lanes, every stream starts with an empty memory,
-    and the schedules are placed at the same part of the run.
+    A lane is one row of the batches of one process, see ``SequentialClipSampler``. With
+    another number of lanes (processes times batch size) the remaining clips of the
+    epoch are dealt to the new lanes, every stream starts with an empty memory, and the
+    schedules are placed at the same part of the run.
 
-    Validation does not touch training's random numbers, so that a run gives the same
-    losses with and without it. A validation that was cut off is made up for.
+    Validation does not change the random numbers of training, so that a run gives the
+    same losses with and without it. A validation that was interrupted is repeated.
 
-    On a local disk a file is never half-written, and a checkpoint is removed only
+    On a local disk a file is complete or not there, and a checkpoint is removed only
     after the one that replaces it is complete.
 
     Args:

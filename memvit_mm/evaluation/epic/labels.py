@@ -121,33 +121,14 @@ def read_labels(
                 'official CSV files (epic-kitchens-100-annotations) with that of the '
                 f'{split} split, or choose another split.'
             )
-    notes = []
-
-    def find(name: str, subset: str = '') -> Optional[str]:
-        path = None if annotations is None else join_path(annotations, name)
-        if path is not None and exists(path):
-            return path
-        if subset:
-            where = 'named' if annotations is None else f'in {annotations}'
-            notes.append(f'There is no {name} {where}: no {subset} numbers.')
-        return None
-
     if num_classes is None:
-        files = map(find, CLASS_FILES)
+        files = [_find(annotations, name) for name in CLASS_FILES]
         counts = [path and len(read_classes(path)) for path in files]
         num_classes = [count or known for count, known in zip(counts, NUM_CLASSES)]
     # Nobody can predict what has no start; the dataset leaves it out, too.
     segments = [s for s in read_segments(ann_file, num_classes) if s.start is not None]
-    tail, unseen = None, None
-    tail_files = [find(name, 'tail') for name in TAIL_FILES]
-    if all(tail_files):
-        tail = tuple(map(_tail_classes, tail_files, ('verb', 'noun'), num_classes))
-    unseen_file = find(UNSEEN_FILE.format(split=split), 'unseen')
-    if unseen_file is not None:
-        what = 'List of unseen participants'
-        people = read_column(unseen_file, 'participant_id', what, 'annotations')
-        unseen = frozenset(people)
     classes = [(segment.verb, segment.noun) for segment in segments]
+    tail, unseen, notes = _read_subsets(annotations, split, num_classes)
     return EpicLabels(
         narration_ids=tuple(segment.narration_id for segment in segments),
         participants=tuple(segment.participant_id for segment in segments),
@@ -156,8 +137,36 @@ def read_labels(
         tail=tail,
         unseen=unseen,
         source=ann_file,
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _read_subsets(
+    annotations: Optional[str], split: str, num_classes: Sequence[int]
+) -> tuple[Optional[tuple], Optional[frozenset], tuple[str, ...]]:
+    """The tail classes, the unseen participants, and a note on each missing file."""
+    unseen_file = UNSEEN_FILE.format(split=split)
+    where = 'named' if annotations is None else f'in {annotations}'
+    found, notes = {}, []
+    for name in (*TAIL_FILES, unseen_file):
+        found[name] = _find(annotations, name)
+        if found[name] is None:
+            subset = 'unseen' if name == unseen_file else 'tail'
+            notes.append(f'There is no {name} {where}: no {subset} numbers.')
+    tail, unseen = None, None
+    tail_files = [found[name] for name in TAIL_FILES]
+    if all(tail_files):
+        tail = tuple(map(_tail_classes, tail_files, PARTS, num_classes))
+    if found[unseen_file]:
+        what = 'List of unseen participants'
+        people = read_column(found[unseen_file], 'participant_id', what, 'annotations')
+        unseen = frozenset(people)
+    return tail, unseen, tuple(notes)
+
+
+def _find(annotations: Optional[str], name: str) -> Optional[str]:
+    path = None if annotations is None else join_path(annotations, name)
+    return path if path is not None and exists(path) else None
 
 
 def _tail_classes(path: str, kind: str, number: int) -> frozenset:
