@@ -70,7 +70,7 @@ class BuildWithMim(build_py):
 
 
 def version():
-    text = (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8')
+    text = (ROOT / PACKAGE / 'version.py').read_text(encoding='utf-8')
     return re.search(r"^__version__ = '(.+)'", text, re.MULTILINE).group(1)
 
 

@@ -5,6 +5,7 @@ Each fix looks whether it is needed, changes one thing, and names the issue upst
 :func:`applied` tells which ones were.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import sys
 import types
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -111,13 +112,10 @@ def is_installed(package: str) -> bool:
 
 def get_installed_path(package: str) -> str:
     """As ``mmengine.utils.get_installed_path``: the folder of a package's module."""
-    modules = [package]
-    try:
+    top_level = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         top_level = importlib.metadata.distribution(package).read_text('top_level.txt')
-        modules += (top_level or '').split()[:1]
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    for module in modules:
+    for module in (package, *(top_level or '').split()[:1]):
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
             return os.path.dirname(spec.origin)
@@ -184,40 +182,14 @@ def lend_numpy_names() -> None:
     has no box.
     """
     for name in NUMPY_USERS:
-        importlib.import_module(name).np = NumpyWithOldNames()
+        importlib.import_module(name).np = numpy_with_old_names()
 
 
-class NumpyWithOldNames(types.ModuleType):
+def numpy_with_old_names() -> types.ModuleType:
     """``numpy`` for one module, with the names in ``NUMPY_NAMES`` as well."""
-
-    def __init__(self):
-        super().__init__('numpy')
-
-    def __getattr__(self, name):
-        if name in NUMPY_NAMES:
-            return NUMPY_NAMES[name]
-        return getattr(np, name)
-
-
-# --- mmengine's checkpoints --------------------------------------------------------
-
-
-def needs_safe_load() -> bool:
-    """Whether mmengine's loader is still its own.
-
-    This is needed on every torch: before 2.6 it unpickles whatever it is given, since
-    2.6 it cannot resume from its own checkpoints.
-    """
-    from .io import safe_load
-
-    return not safe_load.is_installed()
-
-
-def install_safe_load() -> None:
-    """See :mod:`memvit_mm.io.safe_load`; open-mmlab/mmengine#1655."""
-    from .io import safe_load
-
-    safe_load.install()
+    module = types.ModuleType('numpy')
+    vars(module).update(vars(np), **NUMPY_NAMES)
+    return module
 
 
 # --- memvit_mm::some_config.py -----------------------------------------------------
@@ -247,25 +219,28 @@ def add_config_scope() -> None:
     from .paths import get_config_path
 
     prefix = 'memvit_mm::'
-    get_cfg_path = Config._get_cfg_path
-    get_config = mmengine.hub.get_config
-    fromfile = Config.fromfile
+
+    def redirect(owner: Any, name: str, ours: Callable) -> None:
+        """Let a function that takes a config's name call ``ours`` for our configs."""
+        original = getattr(owner, name)
+
+        def function(config, *args, **kwargs):
+            if str(config).startswith(prefix):
+                path = get_config_path(str(config)[len(prefix) :])
+                return ours(path, *args, **kwargs)
+            return original(config, *args, **kwargs)
+
+        is_class = isinstance(owner, type)
+        setattr(owner, name, staticmethod(function) if is_class else function)
+
+    redirect(Config, '_get_cfg_path', lambda path, filename: (path, None))
+    redirect(Config, 'fromfile', Config.fromfile)
+    for module in (mmengine.hub, mmengine.hub.hub):
+        redirect(
+            module, 'get_config', lambda path, pretrained=False: Config.fromfile(path)
+        )
+
     from_metafile = BaseInferencer._load_model_from_metafile
-
-    def get_cfg_path_or_ours(cfg_path, filename):
-        if cfg_path.startswith(prefix):
-            return get_config_path(cfg_path[len(prefix) :]), None
-        return get_cfg_path(cfg_path, filename)
-
-    def get_config_or_ours(cfg_path, pretrained=False):
-        if cfg_path.startswith(prefix):
-            return Config.fromfile(get_config_path(cfg_path[len(prefix) :]))
-        return get_config(cfg_path, pretrained)
-
-    def fromfile_or_ours(filename, *args, **kwargs):
-        if str(filename).startswith(prefix):
-            filename = get_config_path(str(filename)[len(prefix) :])
-        return fromfile(filename, *args, **kwargs)
 
     def from_metafile_or_ours(self, model):
         # A model zoo has weights for each of its configs, we have not.
@@ -273,41 +248,7 @@ def add_config_scope() -> None:
             return Config.fromfile(model), None
         return from_metafile(self, model)
 
-    Config.fromfile = staticmethod(fromfile_or_ours)
     BaseInferencer._load_model_from_metafile = from_metafile_or_ours
-    Config._get_cfg_path = staticmethod(get_cfg_path_or_ours)
-    mmengine.hub.get_config = get_config_or_ours
-    mmengine.hub.hub.get_config = get_config_or_ours
-
-
-# --- MMAction2's inference reads one clip of a video -------------------------------
-
-INFERENCE = (
-    'mmaction.apis.inference',
-    'mmaction.apis.inferencers.actionrecog_inferencer',
-)
-
-
-def needs_whole_videos() -> bool:
-    """Whether MMAction2's inference builds its pipelines itself."""
-    modules = map(importlib.import_module, INFERENCE)
-    return not all(module.Compose is whole_video_pipeline for module in modules)
-
-
-def read_whole_videos() -> None:
-    """Let it build pipelines that read videos clip by clip, for models with memory.
-
-    No issue upstream: it has no such models. Its own pipelines go on as they were.
-    """
-    for name in INFERENCE:
-        importlib.import_module(name).Compose = whole_video_pipeline
-
-
-def whole_video_pipeline(transforms: list) -> Callable:
-    """In the place of mmengine's ``Compose``, see ``memvit_mm.apis.whole_video``."""
-    from .apis.whole_video import WholeVideoPipeline
-
-    return WholeVideoPipeline(transforms)
 
 
 FIXES = (
@@ -315,7 +256,5 @@ FIXES = (
     Fix('pkg_resources', needs_pkg_resources, replace_pkg_resources),
     Fix('drn', needs_drn, add_drn),
     Fix('numpy_names', needs_numpy_names, lend_numpy_names),
-    Fix('safe_load', needs_safe_load, install_safe_load),
     Fix('config_scope', needs_config_scope, add_config_scope),
-    Fix('whole_videos', needs_whole_videos, read_whole_videos),
 )

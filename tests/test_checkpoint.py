@@ -358,7 +358,7 @@ def test_bad_sources_are_refused_with_one_sentence(tmp_path):
         not_tensors='is damaged: epoch is a int, no tensor',
         resnet='belong to none of the models that can be converted',
         incomplete='is incomplete: blocks.2.attn.q.weight missing; fetch',
-        gap='is incomplete: all of layer 1 missing',
+        gap='is incomplete: blocks.1.attn.k.bias, .* missing; fetch',
         half='1 weights .* nothing explains it: head.projection.extra',
     )
     for name, content in sources.items():
@@ -477,9 +477,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, limit):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(
-            ValueError, match='could not be written .*: nothing is left'
-        ):
+        with pytest.raises(ValueError, match='dst.pth cannot be written .* make room'):
             convert_checkpoint(source, dst, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

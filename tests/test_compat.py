@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 import memvit_mm  # noqa: F401
 from memvit_mm import compat
-from memvit_mm.io import safe_load
 
 
 def hide(monkeypatch, *hidden):
@@ -171,7 +170,7 @@ class TestNumpyNames:
             assert not all(name in vars(np) for name in compat.NUMPY_NAMES)
 
     def test_stand_in(self):
-        stand_in = compat.NumpyWithOldNames()
+        stand_in = compat.numpy_with_old_names()
         assert np.isnan(stand_in.NAN) and stand_in.Inf == float('inf')
         assert stand_in.in1d([1, 2], [2]).tolist() == [False, True]
         assert stand_in.zeros is np.zeros
@@ -226,34 +225,3 @@ class TestConfigScope:
         leaf = tmp_path / 'leaf.py'
         leaf.write_text("_base_ = 'mmaction::_base_/default_runtime.py'\n")
         assert Config.fromfile(leaf).default_scope == 'mmaction'
-
-
-class TestWholeVideos:
-    def test_guard(self, monkeypatch):
-        from mmaction.apis import inference
-        from mmengine.dataset import Compose
-
-        assert not compat.needs_whole_videos()
-        monkeypatch.setattr(inference, 'Compose', Compose)
-        assert compat.needs_whole_videos()
-        compat.read_whole_videos()
-        assert not compat.needs_whole_videos()
-
-    def test_what_it_builds_is_a_compose(self):
-        from mmengine.dataset import Compose
-
-        step = str.upper
-        pipeline = compat.whole_video_pipeline([step])
-        assert isinstance(pipeline, Compose) and pipeline.transforms == [step]
-        assert pipeline('a') == 'A'
-
-
-class TestSafeLoadIsInstalled:
-    def test_guard(self, monkeypatch):
-        from mmengine.runner import CheckpointLoader
-
-        assert safe_load.is_installed() and not compat.needs_safe_load()
-        monkeypatch.setattr(
-            CheckpointLoader, 'load_checkpoint', classmethod(lambda cls: None)
-        )
-        assert compat.needs_safe_load()

@@ -1,10 +1,11 @@
-"""Checkpoints: the run's own resume, everything else is weights or is refused."""
+"""Checkpoints: mmengine's own resume, everything else is weights or is refused."""
 
 import os
-import shutil
+import pickle
 import tarfile
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,21 +17,6 @@ from torch import nn
 
 import memvit_mm  # noqa: F401
 from memvit_mm.io import safe_load
-
-NATIVE = safe_load.has_named_safe_globals(torch.__version__)
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(
-            True, marks=pytest.mark.skipif(not NATIVE, reason='torch < 2.6'), id='torch'
-        ),
-        pytest.param(False, id='own'),
-    ]
-)
-def unpickler(request, monkeypatch):
-    """torch's own unpickler (since 2.6), and ours, which older ones need."""
-    monkeypatch.setattr(safe_load, 'has_named_safe_globals', lambda _: request.param)
 
 
 class Evil:
@@ -58,21 +44,6 @@ def history():
     )
 
 
-@pytest.mark.parametrize(
-    'version, native',
-    [
-        ('2.1.0', False),
-        ('2.4.1+cu121', False),
-        ('2.5.1+cpu', False),
-        ('2.6.0', True),
-        ('2.13.0+cpu', True),
-    ],
-)
-def test_which_unpickler(version, native):
-    assert safe_load.has_named_safe_globals(version) is native
-
-
-@pytest.mark.usefixtures('unpickler')
 class TestLoad:
     @pytest.mark.parametrize('zipped', [True, False])
     def test_log_history(self, tmp_path, zipped):
@@ -167,17 +138,18 @@ class TestLoad:
         assert torch.load is before
 
 
-def test_oldest_format_is_refused_by_old_torch(tmp_path, monkeypatch):
-    monkeypatch.setattr(safe_load, 'has_named_safe_globals', lambda _: False)
+def test_oldest_format_is_refused(tmp_path):
+    """torch < 2.6 would unpickle it."""
     path = tmp_path / 'old.pth'
     with tarfile.open(path, 'w') as tar:
-        (tmp_path / 'pickle').write_bytes(b'')
-        tar.add(tmp_path / 'pickle', 'pickle')
-    with pytest.raises(ValueError, match='its old tar format'):
+        (tmp_path / 'pickle').write_bytes(pickle.dumps(Evil(tmp_path / 'made')))
+        for name in ('sys_info', 'pickle', 'storages', 'tensors'):
+            tar.add(tmp_path / 'pickle', name)
+    with pytest.raises(ValueError, match='old.pth is no readable checkpoint'):
         CheckpointLoader.load_checkpoint(str(path))
+    assert not (tmp_path / 'made').exists()
 
 
-@pytest.mark.usefixtures('unpickler')
 def test_download_is_restricted_too(tmp_path, monkeypatch):
     # torch.hub passes weights_only=False itself.
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
@@ -187,32 +159,6 @@ def test_download_is_restricted_too(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='more than weights'):
         CheckpointLoader.load_checkpoint('https://example.org/evil.pth')
     assert not (tmp_path / 'made').exists()
-
-
-class TestOwn:
-    def test_below_work_dir(self, tmp_path):
-        run = tmp_path / 'run'
-        assert safe_load.is_own_checkpoint(str(run / 'epoch_1.pth'), str(run))
-        assert safe_load.is_own_checkpoint(str(run / 'best' / 'a.pth'), f'{run}/')
-        assert not safe_load.is_own_checkpoint(
-            str(tmp_path / 'run2' / 'a.pth'), str(run)
-        )
-        assert not safe_load.is_own_checkpoint('https://example.org/a.pth', str(run))
-        assert not safe_load.is_own_checkpoint('https://example.org/a.pth', '.')
-
-    def test_link_to_elsewhere(self, tmp_path):
-        run = tmp_path / 'run'
-        run.mkdir()
-        (tmp_path / 'foreign.pth').touch()
-        (run / 'link.pth').symlink_to(tmp_path / 'foreign.pth')
-        assert not safe_load.is_own_checkpoint(str(run / 'link.pth'), str(run))
-
-    def test_written_elsewhere_by_this_run(self, tmp_path):
-        run, out = tmp_path / 'run', tmp_path / 'out' / 'run'
-        run.mkdir()
-        (run / 'last_checkpoint').write_text(str(out / 'epoch_1.pth'))
-        assert safe_load.is_own_checkpoint(str(out / 'epoch_1.pth'), str(run))
-        assert not safe_load.is_own_checkpoint(str(out / 'epoch_2.pth'), str(run))
 
 
 class Toy(BaseModel):
@@ -241,7 +187,6 @@ def make_runner(work_dir, epochs, **options):
     )
 
 
-@pytest.mark.usefixtures('unpickler')
 class TestResume:
     def test_own_run(self, tmp_path):
         first = make_runner(tmp_path, 1)
@@ -253,24 +198,27 @@ class TestResume:
 
     def test_what_no_list_knows(self, tmp_path):
         """A user's hook may leave any object in the message hub."""
-        run = tmp_path / 'run'
-        first = make_runner(run, 1)
+        first = make_runner(tmp_path, 1)
         first.message_hub.update_info('unknown', Unknown())
         first.train()
-        shutil.copytree(run, tmp_path / 'foreign')
-
-        second = make_runner(run, 2, resume=True)
-        second.train()
+        with pytest.raises(
+            ValueError, match=r'Unknown\), and opening .*add_safe_globals, or load'
+        ):
+            make_runner(tmp_path, 2, resume=True).train()
+        with safe_globals_of(Unknown):
+            second = make_runner(tmp_path, 3, resume=True)
+            second.train()
         assert isinstance(second.message_hub.get_info('unknown'), Unknown)
 
-        foreign = str(tmp_path / 'foreign' / 'epoch_1.pth')
-        third = make_runner(run, 3, resume=True, load_from=foreign)
-        with pytest.raises(ValueError, match=r'test_safe_load.Unknown\), and opening'):
-            third.train()
-        # Weights for a new run are no resumption, wherever they lie.
-        own = make_runner(run, 4, load_from=str(run / 'epoch_1.pth'))
-        with pytest.raises(ValueError, match='more than weights'):
-            own.train()
+
+@contextmanager
+def safe_globals_of(kind):
+    """As ``torch.serialization.safe_globals``, which torch 2.4 does not have."""
+    before = torch.serialization.get_safe_globals()[:]
+    torch.serialization.add_safe_globals([kind])
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
 
 
 def test_message_hub_round_trip_keeps_custom_statistics(tmp_path):
@@ -281,3 +229,14 @@ def test_message_hub_round_trip_keeps_custom_statistics(tmp_path):
     loaded = CheckpointLoader.load_checkpoint(path)
     hub.load_state_dict(loaded['message_hub'])
     assert hub.get_scalar('loss').mean() == 1.0
+
+
+def test_it_is_installed_once(monkeypatch):
+    loader = CheckpointLoader.load_checkpoint
+    assert safe_load.is_installed()
+    safe_load.install()
+    assert CheckpointLoader.load_checkpoint == loader
+    monkeypatch.setattr(
+        CheckpointLoader, 'load_checkpoint', classmethod(lambda cls: None)
+    )
+    assert not safe_load.is_installed()

@@ -1,6 +1,5 @@
 """BadClipHook: tell at the end of a pass which clips could not be read."""
 
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from mmaction.registry import HOOKS
@@ -40,7 +39,8 @@ class BadClipHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Check that model and data preprocessor can do without rows."""
         model = unwrapped(runner)
-        if not any(map(_skips, _datasets(runner))):
+        datasets = _datasets(runner)
+        if all(getattr(d, 'on_bad_clip', 'stop') != 'skip' for d in datasets):
             return
         if not isinstance(model, MemoryOwner):
             raise ValueError(
@@ -127,34 +127,30 @@ def summary(skipped: list[tuple[str, Any, str]]) -> str:
         b.mp4: 2 clips, at 8, 9; the first: Bad (8).
     """
     files: dict[str, list] = {}
-    for file, time, why in sorted(skipped, key=lambda clip: (clip[0], str(clip[1]))):
+    for file, time, why in skipped:
         files.setdefault(file, []).append((time, why))
     lines = []
-    for file, clips in files.items():
-        if all(isinstance(time, (int, float)) for time, _ in clips):
-            clips.sort(key=lambda clip: clip[0])
+    for file, clips in sorted(files.items()):
+        numbers = all(isinstance(time, (int, float)) for time, _ in clips)
+        clips.sort(key=lambda clip: clip[0] if numbers else str(clip[0]))
         times = [str(time) for time, _ in clips]
         if len(times) > 20:
-            times = [*times[:18], '...', times[-1]]
-        count = '1 clip' if len(clips) == 1 else f'{len(clips)} clips'
-        first = ': ' if len(clips) == 1 else '; the first: '
-        lines.append(f'{file}: {count}, at {", ".join(times)}{first}{clips[0][1]}')
+            times[18:-1] = ['...']
+        count, first = '1 clip', ''
+        if len(clips) > 1:
+            count, first = f'{len(clips)} clips', '; the first'
+        lines.append(f'{file}: {count}, at {", ".join(times)}{first}: {clips[0][1]}')
     return '\n'.join(lines)
 
 
-def _datasets(runner: Runner) -> Iterator[Any]:
+def _datasets(runner: Runner) -> list:
     """The datasets of the loops that are built, and those inside them."""
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
     found = [
-        getattr(getattr(loop, 'dataloader', None), 'dataset', None)
-        for loop in (runner._train_loop, runner._val_loop, runner._test_loop)
+        getattr(getattr(loop, 'dataloader', None), 'dataset', None) for loop in loops
     ]
-    while found:
-        dataset = found.pop()
-        if dataset is None:
-            continue
-        yield dataset
-        found += [*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)]
-
-
-def _skips(dataset: Any) -> bool:
-    return getattr(dataset, 'on_bad_clip', 'stop') == 'skip'
+    for dataset in found:  # which grows
+        found += getattr(dataset, 'datasets', ())
+        if hasattr(dataset, 'dataset'):
+            found.append(dataset.dataset)
+    return found

@@ -20,8 +20,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         loss_scale (str | float | dict): For float16: 'dynamic', a constant factor, or
             options of torch's ``GradScaler``. bfloat16 has the range of float32 and
             needs none. Defaults to 'dynamic'.
-        dtype (str | torch.dtype, optional): 'bfloat16' (the default) or 'float16'.
-        use_fsdp (bool): False, since FSDP's scaler needs a GPU.
+        dtype (str | torch.dtype): 'bfloat16' (the default) or 'float16'.
         **kwargs: As ``OptimWrapper``.
 
     Raises:
@@ -31,35 +30,29 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
     def __init__(
         self,
         loss_scale: Union[str, float, dict] = 'dynamic',
-        dtype: Union[str, torch.dtype, None] = None,
-        use_fsdp: bool = False,
+        dtype: Union[str, torch.dtype] = torch.bfloat16,
         **kwargs: Any,
     ) -> None:
-        if use_fsdp:
-            raise ValueError(
-                'optim_wrapper.use_fsdp=True needs a GPU: leave it out on a CPU.'
-            )
         # AmpOptimWrapper's refuses to be without a GPU.
         OptimWrapper.__init__(self, **kwargs)
-        dtype = dtype or torch.bfloat16
         dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in (torch.bfloat16, torch.float16):
             raise ValueError(
                 f'optim_wrapper.dtype is {dtype}: mixed precision takes bfloat16 or '
                 'float16.'
             )
-        half = dtype == torch.float16
-        options: dict[str, Any] = {}
-        self._scale_update_param = None
+        options, self._scale_update_param = {}, None
         if isinstance(loss_scale, dict):
-            options = dict(loss_scale)
+            options = loss_scale
         elif isinstance(loss_scale, (int, float)):
-            self._scale_update_param = options['init_scale'] = float(loss_scale)
+            options = dict(init_scale=float(loss_scale))
+            self._scale_update_param = float(loss_scale)
         elif loss_scale != 'dynamic':
             raise ValueError(
                 f"optim_wrapper.loss_scale is {loss_scale!r}: it takes 'dynamic', a "
                 "number, or a dict of GradScaler's options."
             )
+        half = dtype == torch.float16
         self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
         self.cast_dtype = dtype
 

@@ -1,7 +1,7 @@
 """FiniteLossHook: stop where a loss is not finite, and say which clips it was."""
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmaction.registry import HOOKS
@@ -23,7 +23,7 @@ class FiniteLossHook(Hook):
     Of losses scaled for float16 it sees what comes before the scaling; gradients that
     are not finite are the scaler's business.
 
-    Reads one number from the GPU per iteration, right after mmengine has read them all.
+    Reads the losses from the GPU in each iteration, right after mmengine did.
 
     Raises:
         ValueError: If a loss, or a weight to be saved, is not finite.
@@ -37,20 +37,15 @@ class FiniteLossHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: Any = None,
     ) -> None:
         """Check the losses of this iteration."""
-        if not isinstance(outputs, dict):
+        values = _not_finite(outputs) if isinstance(outputs, dict) else {}
+        if not values:
             return
         # 'loss' is the sum of the others.
-        total = {'loss': outputs['loss']} if 'loss' in outputs else outputs
-        if not _not_finite(total):
-            return
-        values = _not_finite(outputs)
         parts = {name: value for name, value in values.items() if name != 'loss'}
-        named = ', '.join(
-            f'{name}={value}' for name, value in (parts or values).items()
-        )
+        named = ', '.join(f'{key}={value}' for key, value in (parts or values).items())
         raise ValueError(
             f'The loss is not finite at iteration {runner.iter + 1} ({named}), in the '
             f'batch of {clips_of(data_batch)}: nothing was saved since; look at these '
@@ -73,13 +68,12 @@ class FiniteLossHook(Hook):
 
 def _not_finite(losses: dict) -> dict[str, float]:
     """Those losses that are nan or infinite."""
-    found = {}
-    for name, value in losses.items():
-        if 'loss' in name and isinstance(value, (int, float, torch.Tensor)):
-            number = float(value.detach().mean() if torch.is_tensor(value) else value)
-            if not math.isfinite(number):
-                found[name] = number
-    return found
+    numbers = {
+        name: float(torch.as_tensor(value).detach().mean())
+        for name, value in losses.items()
+        if 'loss' in name and isinstance(value, (int, float, torch.Tensor))
+    }
+    return {name: value for name, value in numbers.items() if not math.isfinite(value)}
 
 
 def clips_of(data_batch: Any) -> str:

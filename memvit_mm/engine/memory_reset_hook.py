@@ -1,6 +1,6 @@
 """MemoryResetHook: empty the memory where a pass over the data starts."""
 
-from typing import Any
+from typing import Any, Optional
 
 from mmaction.registry import HOOKS
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -44,12 +44,11 @@ class MemoryResetHook(Hook):
 
     @staticmethod
     def _memory(runner: Runner) -> ClipMemory:
-        model = unwrapped(runner)
-        memory = getattr(model, 'memory', None)
-        if not isinstance(memory, ClipMemory):
+        memory = memory_of(runner)
+        if memory is None:
             raise TypeError(
-                f'MemoryResetHook found no memory in {type(model).__name__}: use '
-                'MemoryRecognizer3D or MemoryFastRCNN, or remove the hook.'
+                f'MemoryResetHook found no memory in {type(unwrapped(runner)).__name__}'
+                ': use MemoryRecognizer3D or MemoryFastRCNN, or remove the hook.'
             )
         return memory
 
@@ -104,6 +103,12 @@ class MemoryResetHook(Hook):
 def unwrapped(runner: Runner) -> Any:
     """The model of a runner, without what distributes it."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def memory_of(runner: Runner) -> Optional[ClipMemory]:
+    """The memory of a runner's model, or None if it has none."""
+    memory = getattr(unwrapped(runner), 'memory', None)
+    return memory if isinstance(memory, ClipMemory) else None
 
 
 def refuse_blending(model: Any, why: str) -> None:

@@ -256,17 +256,12 @@ class MemoryAVAMetric(AVAMetric):
         self.ignore_empty_frames = ignore_empty_frames
         self.names = _label_names(label_file)
         if custom_classes is not None:
-            self.names = {
-                label: name
-                for label, name in self.names.items()
-                if label in custom_classes
-            }
+            chosen = set(custom_classes).intersection(self.names)
+            self.names = {label: self.names[label] for label in sorted(chosen)}
         # Now, since a missing file must not cost a whole test.
         self.ground_truth = self._ground_truth()
         self.excluded = frozenset(read_exclusions(exclude_file))
-        self.class_groups = {
-            name: list(group) for name, group in (class_groups or {}).items()
-        }
+        self.class_groups = dict(class_groups or {})
         for name, group in self.class_groups.items():
             unknown = sorted(set(group) - set(self.names))
             if unknown:
@@ -293,30 +288,22 @@ class MemoryAVAMetric(AVAMetric):
                     f'MemoryAVAMetric has num_classes={self.num_classes}: set it to '
                     "that of the model's bbox_head."
                 )
-            self.results.append(
-                dict(
-                    video_id=sample['video_id'],
-                    timestamp=sample['timestamp'],
-                    bboxes=found['bboxes'].float().cpu().numpy(),
-                    scores=scores,
-                )
-            )
+            keyframe = (sample['video_id'], int(sample['timestamp']))
+            boxes = found['bboxes'].float().cpu().numpy()
+            self.results.append((keyframe, (boxes, scores)))
         for sample in skipped_samples(data_batch):
-            self.results.append(
-                dict(video_id=sample.video_id, timestamp=sample.timestamp, bboxes=None)
-            )
+            keyframe = (sample.video_id, int(sample.timestamp))
+            self.results.append((keyframe, None))
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """The means over all labels and the groups, logged with the table of labels."""
-        found = {
-            (result['video_id'], int(result['timestamp'])): result for result in results
-        }
-        skipped = {key for key, result in found.items() if result['bboxes'] is None}
+        found = dict(results)
+        skipped = {keyframe for keyframe, result in found.items() if result is None}
         precision = ava_map(
             {
-                keyframe: self._detections(result)
+                keyframe: self._detections(*result)
                 for keyframe, result in found.items()
-                if keyframe not in skipped
+                if result is not None
             },
             self.ground_truth,
             list(self.names),
@@ -335,9 +322,9 @@ class MemoryAVAMetric(AVAMetric):
         self._log(precision, means)
         return means
 
-    def _detections(self, result: dict) -> Detections:
+    def _detections(self, boxes: np.ndarray, scores: np.ndarray) -> Detections:
         """A keyframe's boxes with each of their labels that is ranked."""
-        boxes, scores = result['bboxes'], result['scores'][:, 1:]
+        scores = scores[:, 1:]
         labels = np.arange(1, scores.shape[1] + 1, dtype=np.int32)
         if self.custom_classes is not None:
             labels = np.array(self.custom_classes[1:], dtype=np.int32)
@@ -353,29 +340,24 @@ class MemoryAVAMetric(AVAMetric):
         _, keyframes = read_annotations(self.ann_file)
         truth = {}
         for keyframe, boxes in keyframes.items():
-            pairs = [
-                (box, label)
+            rows = [
+                (*box, label)
                 for box, (_, labels) in boxes.items()
                 for label in labels
                 if label in self.names
             ]
-            if pairs:
-                truth[keyframe] = (
-                    np.array([box for box, _ in pairs]),
-                    np.array([label for _, label in pairs]),
-                )
+            if rows:
+                rows = np.array(rows)
+                truth[keyframe] = (rows[:, :4], rows[:, 4].astype(np.int64))
         return truth
 
     def _log(self, precision: dict[int, float], means: dict[str, float]) -> None:
         width = max(map(len, [*self.names.values(), *means]))
         lines = ['average precision at 0.5 overlap']
-        lines += [
-            f'{label:5d}  {self.names[label]:<{width}}  {value:.4f}'
-            for label, value in precision.items()
-        ]
-        lines += [
-            f'       {name:<{width}}  {value:.4f}' for name, value in means.items()
-        ]
+        for label, value in precision.items():
+            lines.append(f'{label:5d}  {self.names[label]:<{width}}  {value:.4f}')
+        for name, value in means.items():
+            lines.append(f'{"":5}  {name:<{width}}  {value:.4f}')
         MMLogger.get_current_instance().info('\n'.join(lines))
 
 

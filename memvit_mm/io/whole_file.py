@@ -1,17 +1,21 @@
-"""Files of predictions: read with one sentence, written as a whole or not at all."""
+"""Read whole files, and write files that are complete or not there at all."""
 
+import contextlib
 import os
+import os.path as osp
+from pathlib import Path
+from typing import Union
 
-from mmengine.fileio import get
+from mmengine.fileio import LocalBackend, get, register_backend
 
-from .atomic_backend import AtomicLocalBackend
+PARTIAL = '.partial'
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file.
+    """Read a file.
 
     Raises:
-        FileNotFoundError, ValueError: If it is not there or cannot be read.
+        FileNotFoundError, ValueError: If it does not exist or cannot be read.
     """
     try:
         return get(path)
@@ -23,38 +27,79 @@ def read_bytes(path: str) -> bytes:
         ) from error
 
 
-def write_bytes(path: str, content: bytes) -> None:
+def write_bytes(path: Union[str, Path], content: bytes) -> None:
     """Write a file, and make its folder.
 
+    The content is written under another name in the same folder
+    (``.NAME.PID.partial``), flushed to the disk and then renamed, which replaces an
+    existing file at once. A process that is killed leaves the old file or none, and
+    perhaps a partial one.
+
     Raises:
-        ValueError: If it cannot be written, say on a full disk; what was there stays.
+        ValueError: If it cannot be written, for example on a full disk. An existing
+            file stays as it was.
     """
+    folder, name = osp.split(osp.abspath(path))
+    partial = osp.join(folder, f'.{name}.{os.getpid()}{PARTIAL}')
     try:
-        AtomicLocalBackend().put(content, path)
+        os.makedirs(folder, exist_ok=True)
+        with open(partial, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     except OSError as error:
         raise ValueError(
             f'{path} cannot be written ({error.strerror or error}): choose another '
             'place or make room.'
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
 
 
 def require_place(path: str, suffixes: tuple[str, ...], option: str) -> None:
-    """Refuse a file that could not be written later, before anything is computed.
+    """Make the folder of an output file before anything is computed.
 
     Raises:
-        ValueError: If its suffix is none of those, or its folder cannot be made.
+        ValueError: If the file has none of the suffixes or cannot be written.
     """
     if not path.endswith(suffixes):
         raise ValueError(f'{option} writes {" or ".join(suffixes)}, not {path}.')
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
+    folder = osp.dirname(osp.abspath(path))
+    with contextlib.suppress(OSError):
         os.makedirs(folder, exist_ok=True)
-    except OSError as error:
+    if osp.isdir(path) or not osp.isdir(folder) or not os.access(folder, os.W_OK):
         raise ValueError(
-            f'{option}={path}: its folder cannot be made ({error.strerror or error}).'
-        ) from error
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise ValueError(
-            f'{option}={path} cannot be written: it is a folder, or lies in one that '
-            'is read-only.'
+            f'{option}={path} cannot be written: it is a folder, or its folder cannot '
+            'be made or is read-only.'
         )
+
+
+@register_backend('atomic_local')
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's ``LocalBackend``, which writes by :func:`write_bytes`.
+
+    Examples:
+        >>> import tempfile, os
+        >>> folder = tempfile.mkdtemp()
+        >>> AtomicLocalBackend().put(b'weights', os.path.join(folder, 'a.pth'))
+        >>> os.listdir(folder)
+        ['a.pth']
+    """
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes to a file."""
+        write_bytes(filepath, obj)
+
+    def put_text(
+        self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8'
+    ) -> None:
+        """Write text to a file."""
+        write_bytes(filepath, obj.encode(encoding))
+
+
+def remove_partial(folder: Union[str, Path]) -> None:
+    """Remove the partial files that killed processes left in a folder."""
+    for path in Path(folder).glob(f'.*{PARTIAL}'):
+        path.unlink()

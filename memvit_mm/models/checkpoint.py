@@ -1,6 +1,8 @@
 """Checkpoints of published models, of MMAction2's zoo and our own, for our models."""
 
+import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -9,7 +11,10 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from torch import Tensor, nn
+
+from memvit_mm.io.whole_file import write_bytes
+from memvit_mm.version import __version__
 
 from .key_map import Report, State, convert_state
 
@@ -52,8 +57,6 @@ def convert_checkpoint(
         converted, report = convert_state(state, model, extras['notes'])
     except ValueError as error:
         raise ValueError(f'{src}: {error}') from None
-    from memvit_mm import __version__
-
     meta = dict(
         converted_from=os.path.basename(src),
         converted_kind=report.kind.value,
@@ -63,7 +66,9 @@ def convert_checkpoint(
         meta['dataset_meta'] = extras['dataset_meta']
     # Clones: a view would be saved with all of the tensor that it is a view of.
     weights = {name: value.detach().clone() for name, value in converted.items()}
-    save_atomically(dict(meta=meta, state_dict=weights), dst)
+    content = io.BytesIO()
+    torch.save(dict(meta=meta, state_dict=weights), content)
+    write_bytes(dst, content.getbuffer())
     return report
 
 
@@ -115,6 +120,56 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
     return weights, extras
 
 
+def load_weights(
+    model: nn.Module,
+    weights: State,
+    checkpoint: PathLike,
+    config: str,
+    remedy: str = 'take the config that it was trained with',
+) -> None:
+    """Load weights of which none may be missing or of another shape.
+
+    Args:
+        model (nn.Module): The model.
+        weights (dict[str, Tensor]): As :func:`read_checkpoint` gives them.
+        checkpoint, config (path, str): Where both are from, for messages.
+        remedy (str): What to do if they do not fit, for the message.
+
+    Raises:
+        ValueError: If the checkpoint is of another model.
+    """
+    own = model.state_dict()
+    # What counts batches, or is computed from the config, need not be there.
+    needed = [name for name, value in own.items() if value.is_floating_point()]
+    missing = [name for name in needed if name not in weights]
+    unused = [name for name in weights if name not in own]
+    wrong = [
+        f'{name} ({list(weights[name].shape)}, not {list(own[name].shape)})'
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    told = []
+    if missing:
+        told.append(
+            f'{len(missing)} of its {len(own)} weights are missing, the first is '
+            f'{missing[0]}'
+        )
+    if wrong:
+        told.append(f'{len(wrong)} weights have another shape, the first is {wrong[0]}')
+    if told:
+        raise ValueError(
+            f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
+            f'{remedy}.'
+        )
+    if unused:
+        warnings.warn(
+            f'{checkpoint} has {len(unused)} weights that the model of {config} does '
+            f'not use, the first is {unused[0]}.',
+            stacklevel=2,
+        )
+    model.load_state_dict(weights, strict=False)
+
+
 def model_state(config: Union[PathLike, Config]) -> State:
     """Names and (initial) weights of the model that a config builds."""
     if not isinstance(config, Config):
@@ -125,68 +180,6 @@ def model_state(config: Union[PathLike, Config]) -> State:
         raise ValueError(f'{config.filename} is no config of a model: it has no model.')
     init_default_scope(config.get('default_scope', 'mmaction'))
     return MODELS.build(config.model).state_dict()
-
-
-def save_atomically(content: dict, path: PathLike) -> None:
-    """``torch.save`` into a file that is there as a whole or not at all.
-
-    Raises:
-        ValueError: If it cannot be written, say on a full disk.
-    """
-    path = Path(path)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with _Checked(open(part, 'xb')) as file:
-            try:
-                torch.save(content, file)
-            except Exception:
-                # torch's writer hides what the disk said.
-                if file.error is not None:
-                    raise file.error from None
-                raise
-            file.sync()
-        os.replace(part, path)
-    except OSError as error:
-        raise ValueError(
-            f'{path} could not be written ({error.strerror or error}): nothing is left '
-            'of it; make room or choose another place.'
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class _Checked:
-    """A file that remembers the first error, for writers that lose it."""
-
-    def __init__(self, file) -> None:
-        self.file = file
-        self.error: Optional[OSError] = None
-
-    def __enter__(self) -> '_Checked':
-        return self
-
-    def __exit__(self, *_) -> None:
-        try:
-            self.file.close()
-        except OSError as error:
-            # What was still buffered.
-            if self.error is None:
-                raise error
-
-    def write(self, data) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def sync(self) -> None:
-        """To the disk, so that a later rename never leads to an empty file."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
 
 
 def _check_destination(src: PathLike, dst: Path, overwrite: bool) -> None:

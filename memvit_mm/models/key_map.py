@@ -192,9 +192,7 @@ def recognize(state: Mapping[str, Tensor], notes: str = '') -> Kind:
     """
     if 'patch_embed.proj.weight' in state and 'blocks.0.norm1.weight' in state:
         detects = any(name.startswith('box_blocks.') for name in state)
-        detects |= bool(
-            re.search(r'DETECTION:\n(?:[ \t].*\n)*?[ \t]+ENABLE: true', notes, re.I)
-        )
+        detects = detects or re.search(DETECTION_ENABLED, notes, re.I)
         return Kind.DETECTION if detects else Kind.CLASSIFICATION
     if 'backbone.blocks.0.norm1.weight' in state:
         plain = 'backbone.blocks.0.attn.qkv.weight' in state
@@ -397,27 +395,14 @@ def _interpolated(table: Tensor, length: int) -> Tensor:
     return resized[0].t().contiguous().to(table.dtype)
 
 
-# ------------------------------------------------------------------------ first looks
-
-PREFIX = r'(?:backbone\.)?'
-
-
-def _build(state: Mapping[str, Tensor]) -> tuple[int, int, bool]:
-    """Layers, width, and whether q, k and v have a projection each (pool first)."""
-    layers = {
-        int(match[1])
-        for match in (re.match(rf'{PREFIX}blocks\.(\d+)\.', name) for name in state)
-        if match
-    }
-    width = next(
-        len(value)
-        for name, value in state.items()
-        if re.fullmatch(rf'{PREFIX}blocks\.0\.norm1\.weight', name)
-    )
-    pool_first = any(
-        re.fullmatch(rf'{PREFIX}blocks\.0\.attn\.q\.weight', n) for n in state
-    )
-    return len(layers), width, pool_first
+def _blocks(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The weights of each layer, by their names in it."""
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        match = re.match(r'(?:backbone\.)?blocks\.(\d+)\.(.*)', name)
+        if match:
+            layers.setdefault(int(match[1]), {})[match[2]] = value
+    return layers
 
 
 def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
@@ -427,7 +412,11 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
             "the config's model has no MeMViT or MViT backbone: these weights do not "
             'fit it.'
         )
-    (layers, width, pool_first), theirs = _build(state), _build(model)
+    # Layers, width, and whether q, k and v have a projection each (pool first).
+    (layers, width, pool_first), theirs = (
+        (len(blocks), len(blocks[0]['norm1.weight']), 'attn.q.weight' in blocks[0])
+        for blocks in map(_blocks, (state, model))
+    )
     if (layers, width) != theirs[:2]:
         raise ValueError(
             f'the checkpoint has {layers} layers that begin with {width} channels, the '
@@ -444,19 +433,18 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
 
 def _check_complete(state: Mapping[str, Tensor]) -> None:
     """Without a model: every layer must have what the others have."""
-    layers: dict[str, set] = {}
-    for name in state:
-        match = re.fullmatch(rf'({PREFIX}blocks\.\d+\.)({BLOCK})', name)
-        if match and not match[2].startswith('proj.'):
-            layers.setdefault(match[1], set()).add(match[2])
-    everything = set().union(*layers.values())
+    blocks = _blocks(state)
+    everything = {
+        name
+        for layer in blocks.values()
+        for name in layer
+        if re.fullmatch(BLOCK, name) and not name.startswith('proj.')
+    }
     missing = [
-        layer + name
-        for layer, names in layers.items()
-        for name in sorted(everything - names)
+        f'blocks.{number}.{name}'
+        for number in range(max(blocks) + 1)
+        for name in sorted(everything.difference(blocks.get(number, ())))
     ]
-    numbers = {int(re.search(r'\d+', layer)[0]) for layer in layers}
-    missing += [f'all of layer {n}' for n in range(max(numbers)) if n not in numbers]
     if missing:
         raise ValueError(
             f'it is incomplete: {", ".join(by_layer(missing))} missing; fetch or write '

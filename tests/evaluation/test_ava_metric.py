@@ -250,7 +250,7 @@ def test_a_threshold_is_as_mmactions(metric, threshold):
     boxes = torch.rand(3, 4)
     counts = metric(action_thr=threshold)
     counts.process(None, [sample('v', 902, boxes.tolist(), table.tolist())])
-    found, labels, of_box = counts._detections(counts.results[0])
+    found, labels, of_box = counts._detections(*counts.results[0][1])
     expected = bbox2result(boxes, table, num_classes=71, thr=threshold)
     for label, rows in enumerate(expected, 1):
         ours = np.column_stack([found, of_box])[labels == label]

@@ -52,22 +52,9 @@ def test_classes_of_the_folder(folder):
     assert read_labels(str(folder), num_classes=(20, 30)).num_classes == (20, 30)
 
 
-def test_files_by_name(folder, tmp_path):
-    for name in ('a', 'b', 'c', 'd'):
-        (tmp_path / name).mkdir()
-    names = {
-        'ann_file': 'EPIC_100_validation.csv',
-        'verbs': 'EPIC_100_tail_verbs.csv',
-        'nouns': 'EPIC_100_tail_nouns.csv',
-        'unseen_file': 'EPIC_100_unseen_participant_ids_validation.csv',
-    }
-    paths = {key: str(folder / name) for key, name in names.items()}
-    tail = (paths.pop('verbs'), paths.pop('nouns'))
-    labels = read_labels(**paths, tail_files=tail)
-    expected = read_labels(str(folder))
-    assert (labels.tail, labels.unseen) == (expected.tail, expected.unseen)
-    assert (labels.classes == expected.classes).all()
-    alone = read_labels(ann_file=paths['ann_file'])
+def test_a_file_by_name(folder):
+    alone = read_labels(ann_file=str(folder / 'EPIC_100_validation.csv'))
+    assert (alone.classes == read_labels(str(folder)).classes).all()
     assert alone.tail is alone.unseen is None and len(alone.notes) == 3
     assert list(alone.subsets(np.arange(12))) == ['all']
 
@@ -86,18 +73,11 @@ class TestErrors:
             str(tmp_path / 'none'),
             error=FileNotFoundError,
         )
-        self.expect('tail_files are two.* got 1', str(folder), tail_files=['a.csv'])
 
-    def test_missing_files(self, folder, tmp_path):
+    def test_missing_files(self, tmp_path):
         self.expect(
             'Annotation file .*none.csv does not exist',
             ann_file=str(tmp_path / 'none.csv'),
-            error=FileNotFoundError,
-        )
-        self.expect(
-            'List of unseen participants .*none.csv does not exist: check unseen_file',
-            str(folder),
-            unseen_file=str(tmp_path / 'none.csv'),
             error=FileNotFoundError,
         )
 

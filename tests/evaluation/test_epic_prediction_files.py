@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ class TestNpz:
 
         expect("has no array 'noun_logits' .it has 'narration_id'", noun_logits=None)
         expect(
-            'has narration_id as an array of Python objects.*dtype=str',
+            'has an array of Python objects.*narration_id as np.array.*dtype=str',
             narration_id=np.array(NAMES, dtype=object),
         )
         expect(r'narration_id of shape \[10\] and type int', narration_id=np.arange(10))
@@ -123,6 +124,16 @@ class TestNpz:
 class TestDump:
     def test_read(self, tmp_path):
         assert_same(read_predictions(dump(tmp_path / 'a.pkl', samples())))
+
+    def test_of_an_earlier_version(self, tmp_path):
+        """ClipIndex had another place."""
+        path = tmp_path / 'a.pkl'
+        written = Path(dump(path, samples())).read_bytes()
+        old, new = b'cmemvit_mm.datasets.sampler\n', b'cmemvit_mm.structures\n'
+        content = pickle.dumps(pickle.loads(written), protocol=2)
+        assert new in content and old not in content
+        path.write_bytes(content.replace(new, old))
+        assert_same(read_predictions(str(path)))
 
     def test_bfloat16(self, tmp_path):
         made = samples()
@@ -180,7 +191,7 @@ class TestDump:
         )
         good = dict(narration_id='a', verb_logits=VERB[0], noun_logits=NOUN[0])
         expect(
-            r"verb_logits of shape \[97\] for one segment and \[5\] for 'b'",
+            r'verb_logits of shape \(5,\) or \(97,\) for 2 of 2 segments: predict all',
             [good, dict(good, narration_id='b', verb_logits=VERB[0, :5])],
         )
         path.write_bytes(b'no pickle')
@@ -273,9 +284,9 @@ class TestMatch:
 
     def test_shapes(self, labels):
         for verb, sentence in (
-            (VERB[:, :5], 'verb_logits of 5 classes and the annotations have 97'),
-            (VERB[:9], r'verb_logits of shape \[9, 97\] for 10 segments'),
-            (VERB[0], r'verb_logits of shape \[97\] for 10 segments'),
+            (VERB[:, :5], r'verb_logits of shape \[10, 5\], expected \[10, 97\]'),
+            (VERB[:9], r'verb_logits of shape \[9, 97\], expected \[10, 97\]'),
+            (VERB[0], r'verb_logits of shape \[97\], expected \[10, 97\]'),
         ):
             with pytest.raises(ValueError, match=sentence):
                 match(EpicPredictions(NAMES, verb, NOUN), labels)

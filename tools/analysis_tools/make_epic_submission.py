@@ -85,10 +85,8 @@ def main():
     from memvit_mm.evaluation.epic.predictions import match
     from memvit_mm.evaluation.epic.submission import (
         SUFFIXES,
-        SubmissionError,
         header_of,
-        load_submission,
-        validate_submission,
+        read_submission,
     )
     from memvit_mm.io.whole_file import require_place
 
@@ -99,16 +97,12 @@ def main():
         require_place(args.submission, SUFFIXES, '--submission')
     labels = read_labels(args.annotations, args.split)
     if args.check is not None:
-        content = load_submission(args.check)
-        try:
-            validate_submission(
-                content, args.task, labels.narration_ids, labels.num_classes
-            )
-        except SubmissionError as error:
-            raise ValueError(f'{args.check}: {error}') from error
+        header, _ = read_submission(
+            args.check, labels.num_classes, args.task, labels.narration_ids
+        )
         print(
             f'{args.check} is a valid submission of {len(labels.narration_ids)} '
-            f'segments for {content["challenge"]}.'
+            f'segments for {header["challenge"]}.'
         )
         return
     fields = dict(map(parse_field, args.field))

@@ -3,7 +3,6 @@
 import copy
 import os
 import os.path as osp
-import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -14,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from memvit_mm.models.checkpoint import read_checkpoint
+from memvit_mm.models.checkpoint import load_weights, read_checkpoint
 from memvit_mm.paths import get_config_path
 
 ConfigLike = Union[str, os.PathLike, Config]
@@ -93,7 +92,11 @@ def build_model(
             _drop_pretrained(part)
     model = MODELS.build(model_cfg)
     if weights is not None:
-        load_weights(model, weights, checkpoint, _name(cfg))
+        remedy = (
+            'take the config that it was trained with, and bring published weights '
+            'into our form with tools/convert_checkpoint.py'
+        )
+        load_weights(model, weights, checkpoint, _name(cfg), remedy)
     model.cfg = cfg
     model.dataset_meta = extras.get('dataset_meta')
     return to_device(model, device).eval()
@@ -122,46 +125,6 @@ def _drop_pretrained(part: dict) -> None:
     kept = [i for i in inits if i.get('type') != 'Pretrained']
     if len(kept) < len(inits):
         part['init_cfg'] = kept or None
-
-
-def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) -> None:
-    """Load weights of which none may be missing or of another shape.
-
-    Raises:
-        ValueError: If the checkpoint is of another model.
-    """
-    own = model.state_dict()
-    missing = [name for name in own if name not in weights]
-    wrong = [
-        name
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if missing or wrong:
-        told = []
-        if missing:
-            told.append(
-                f'{len(missing)} of its {len(own)} weights are missing, the first is '
-                f'{missing[0]}'
-            )
-        if wrong:
-            told.append(
-                f'{len(wrong)} have another shape, the first is {wrong[0]} '
-                f'({list(weights[wrong[0]].shape)}, not {list(own[wrong[0]].shape)})'
-            )
-        raise ValueError(
-            f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
-            'take the config that it was trained with, and bring published weights '
-            'into our form with tools/deployment/convert_checkpoint.py.'
-        )
-    unused = [name for name in weights if name not in own]
-    if unused:
-        warnings.warn(
-            f'{checkpoint} has {len(unused)} weights that the model of {config} does '
-            f'not use, the first is {unused[0]}.',
-            stacklevel=2,
-        )
-    model.load_state_dict({name: weights[name] for name in own})
 
 
 def kind_of(cfg: Config) -> str:

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from memvit_mm.apis.models.load_model import to_device
-from memvit_mm.models.checkpoint import read_checkpoint
+from memvit_mm.models.checkpoint import load_weights, read_checkpoint
 
 # Steps of a test pipeline that read the labels of a data set.
 LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadTrackAnnotations')
@@ -49,7 +49,7 @@ def build_detector(
         model = MODELS.build(_without_pretrained(cfg.model))
     model = revert_sync_batchnorm(model)
     if weights is not None:
-        _load_weights(model, weights, checkpoint, _name(cfg))
+        load_weights(model, weights, checkpoint, _name(cfg))
     model.cfg = cfg
     model.dataset_meta = extras.get('dataset_meta') or _dataset_meta(cfg)
     return to_device(check_model(model), device)
@@ -151,26 +151,6 @@ def _without_pretrained(part: Any) -> Any:
     if isinstance(part, (list, tuple)):
         return type(part)(map(_without_pretrained, part))
     return part
-
-
-def _load_weights(model: nn.Module, weights: dict, checkpoint: Any, name: str) -> None:
-    remedy = 'take the config that it was trained with.'
-    try:
-        lacking = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:
-        lines = str(error).splitlines()[1:] or [str(error)]
-        raise ValueError(
-            f'{checkpoint} does not fit the model of {name}, {len(lines)} weights have '
-            f'another shape, the first: {lines[0].strip().rstrip(".")}; {remedy}'
-        ) from None
-    own = model.state_dict()
-    # What counts batches, or is computed from the config, need not be there.
-    lacking = [key for key in lacking if own[key].is_floating_point()]
-    if lacking:
-        raise ValueError(
-            f'{checkpoint} does not fit the model of {name}: {len(lacking)} of its '
-            f'{len(own)} weights are missing, the first is {lacking[0]}; {remedy}'
-        )
 
 
 def _dataset_meta(cfg: Config) -> dict:

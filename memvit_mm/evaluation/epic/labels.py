@@ -1,4 +1,4 @@
-"""What EPIC-KITCHENS-100's predictions are compared with, from the official files."""
+"""EpicLabels: the segments of a split, their classes and the scored subsets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,21 +88,16 @@ def read_labels(
     annotations: Optional[str] = None,
     split: str = 'validation',
     ann_file: Optional[str] = None,
-    tail_files: Optional[Sequence[str]] = None,
-    unseen_file: Optional[str] = None,
     num_classes: Optional[Sequence[int]] = None,
 ) -> EpicLabels:
     """Read the labels of a split and the lists of its subsets.
 
     Args:
-        annotations (str, optional): Folder of the official CSV files, which is where
-            files are that are not named. A list of tail classes or unseen participants
-            that is not in there leaves out its numbers, with a note.
+        annotations (str, optional): Folder of the official CSV files. A list of tail
+            classes or unseen participants that is not in there leaves out its numbers,
+            with a note.
         split (str): ``'validation'``, ``'test'`` (it has no labels) or ``'train'``.
-        ann_file (str, optional): The file of the segments.
-        tail_files (Sequence[str], optional): The files of the tail verbs and of the
-            tail nouns.
-        unseen_file (str, optional): The file of the participants not seen in training.
+        ann_file (str, optional): The file of the segments, if it is not the folder's.
         num_classes (Sequence[int], optional): Numbers of verbs and nouns. By default
             those in the folder's files of classes, else 97 and 300.
 
@@ -118,8 +113,7 @@ def read_labels(
             'Nothing says what to compare with: name annotations, the folder of the '
             'official CSV files, or ann_file.'
         )
-    named = ann_file is not None
-    if not named:
+    if ann_file is None:
         ann_file = join_path(annotations, ANNOTATION_FILES[split])
         if not exists(ann_file):
             raise FileNotFoundError(
@@ -128,83 +122,59 @@ def read_labels(
                 f'{split} split, or choose another split.'
             )
     if num_classes is None:
-        num_classes = _count_classes(annotations)
-    verbs, nouns = num_classes
-    segments = [
-        # Nobody can predict what has no start; the dataset leaves it out, too.
-        segment
-        for segment in read_segments(ann_file, (verbs, nouns))
-        if segment.start is not None
-    ]
-    notes = []
-    if tail_files is None:
-        tail_files = [_beside(annotations, name, 'tail', notes) for name in TAIL_FILES]
-    tail = None
-    if len(tail_files) != 2:
-        raise ValueError(
-            'tail_files are two, that of the verbs and that of the nouns; got '
-            f'{len(tail_files)}.'
-        )
-    if all(tail_files):
-        tail = (
-            _tail_classes(tail_files[0], 'verb', verbs),
-            _tail_classes(tail_files[1], 'noun', nouns),
-        )
-    if unseen_file is None:
-        name = UNSEEN_FILE.format(split=split)
-        unseen_file = _beside(annotations, name, 'unseen', notes)
-    unseen = None
-    if unseen_file:
-        what = 'List of unseen participants'
-        unseen = frozenset(
-            read_column(unseen_file, 'participant_id', what, 'unseen_file')
-        )
+        files = [_find(annotations, name) for name in CLASS_FILES]
+        counts = [path and len(read_classes(path)) for path in files]
+        num_classes = [count or known for count, known in zip(counts, NUM_CLASSES)]
+    # Nobody can predict what has no start; the dataset leaves it out, too.
+    segments = [s for s in read_segments(ann_file, num_classes) if s.start is not None]
+    classes = [(segment.verb, segment.noun) for segment in segments]
+    tail, unseen, notes = _read_subsets(annotations, split, num_classes)
     return EpicLabels(
         narration_ids=tuple(segment.narration_id for segment in segments),
         participants=tuple(segment.participant_id for segment in segments),
-        classes=np.array(
-            [(segment.verb, segment.noun) for segment in segments], dtype=np.int64
-        ).reshape(-1, 2),
-        num_classes=(verbs, nouns),
+        classes=np.array(classes, dtype=np.int64).reshape(-1, 2),
+        num_classes=tuple(num_classes),
         tail=tail,
         unseen=unseen,
         source=ann_file,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
-def _count_classes(annotations: Optional[str]) -> tuple[int, int]:
-    """Numbers of classes in the folder's files, those of EPIC without them."""
-    if annotations is None:
-        return NUM_CLASSES
-    verbs, nouns = (
-        len(read_classes(path)) if exists(path) else number
-        for number, path in (
-            (number, join_path(annotations, name))
-            for number, name in zip(NUM_CLASSES, CLASS_FILES)
-        )
-    )
-    return verbs, nouns
+def _read_subsets(
+    annotations: Optional[str], split: str, num_classes: Sequence[int]
+) -> tuple[Optional[tuple], Optional[frozenset], tuple[str, ...]]:
+    """The tail classes, the unseen participants, and a note on each missing file."""
+    unseen_file = UNSEEN_FILE.format(split=split)
+    where = 'named' if annotations is None else f'in {annotations}'
+    found, notes = {}, []
+    for name in (*TAIL_FILES, unseen_file):
+        found[name] = _find(annotations, name)
+        if found[name] is None:
+            subset = 'unseen' if name == unseen_file else 'tail'
+            notes.append(f'There is no {name} {where}: no {subset} numbers.')
+    tail, unseen = None, None
+    tail_files = [found[name] for name in TAIL_FILES]
+    if all(tail_files):
+        tail = tuple(map(_tail_classes, tail_files, PARTS, num_classes))
+    if found[unseen_file]:
+        what = 'List of unseen participants'
+        people = read_column(found[unseen_file], 'participant_id', what, 'annotations')
+        unseen = frozenset(people)
+    return tail, unseen, tuple(notes)
 
 
-def _beside(
-    annotations: Optional[str], name: str, subset: str, notes: list[str]
-) -> Optional[str]:
-    """A file in the folder, or a note that it is not there."""
+def _find(annotations: Optional[str], name: str) -> Optional[str]:
     path = None if annotations is None else join_path(annotations, name)
-    if path is not None and exists(path):
-        return path
-    where = f' in {annotations}' if annotations is not None else ' named'
-    notes.append(f'There is no {name}{where}: no {subset} numbers.')
-    return None
+    return path if path is not None and exists(path) else None
 
 
 def _tail_classes(path: str, kind: str, number: int) -> frozenset:
-    found = read_column(path, kind, f'List of tail {kind}s', 'tail_files')
+    found = read_column(path, kind, f'List of tail {kind}s', 'annotations')
     for text in found:
         if not (text.isdecimal() and int(text) < number):
             raise ValueError(
                 f'{path} has the {kind} {text!r}, expected class ids from 0 to '
-                f'{number - 1}: check tail_files.'
+                f'{number - 1}.'
             )
     return frozenset(map(int, found))

@@ -11,13 +11,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
 from memvit_mm.io.whole_file import require_place, write_bytes
-from memvit_mm.structures import is_skipped, samples_of
+from memvit_mm.structures import is_skipped, samples_of, skipped_samples
 
 from .labels import NUM_CLASSES, EpicLabels, read_labels
 from .prediction_files import write_npz
 from .predictions import (
-    ACTION_ARRAYS,
     ARRAYS,
+    SCORES,
     EpicPredictions,
     fill,
     gather,
@@ -54,8 +54,7 @@ class EpicMetric(BaseMetric):
         split (str): ``'validation'``, ``'test'`` or ``'train'``: which of them. The
             test set has no labels: there is no number, only what ``submission`` and
             ``dump`` write.
-        ann_file, tail_files, unseen_file: Files instead of those in the folder, see
-            :func:`read_labels`.
+        ann_file (str, optional): A file of segments instead of the folder's.
         num_verbs (int, optional), num_nouns (int, optional): By default as many as in
             the folder's files of classes, else 97 and 300.
         submission (str, optional): A ``.json`` or ``.zip`` file to write, in the format
@@ -86,8 +85,6 @@ class EpicMetric(BaseMetric):
         annotations: Optional[str] = None,
         split: str = 'validation',
         ann_file: Optional[str] = None,
-        tail_files: Optional[Sequence[str]] = None,
-        unseen_file: Optional[str] = None,
         num_verbs: Optional[int] = None,
         num_nouns: Optional[int] = None,
         submission: Optional[str] = None,
@@ -106,14 +103,8 @@ class EpicMetric(BaseMetric):
                 f'num_verbs={num_verbs} and num_nouns={num_nouns}: give both or none.'
             )
         # Now, since a mistake must not cost a whole test.
-        self.labels = read_labels(
-            annotations,
-            split,
-            ann_file,
-            tail_files,
-            unseen_file,
-            None if num_verbs is None else (num_verbs, num_nouns),
-        )
+        num_classes = None if num_verbs is None else (num_verbs, num_nouns)
+        self.labels = read_labels(annotations, split, ann_file, num_classes)
         if submission is not None:
             require_place(submission, SUFFIXES, 'submission')
         if dump is not None:
@@ -124,7 +115,7 @@ class EpicMetric(BaseMetric):
         self.submission_fields = submission_fields
         self.dump = dump
         self.allow_missing = allow_missing
-        self._actions: Optional[dict] = None
+        self._shapes: Optional[dict] = None
         self._expected = set(self.labels.narration_ids)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -141,40 +132,40 @@ class EpicMetric(BaseMetric):
         # One entry for every clip of the dataset, in its order, whatever it is:
         # mmengine cuts off what a distributed sampler has repeated by counting them.
         found = [self._entry(sample) for sample in data_samples]
-        skipped = [is_skipped(sample) for sample in samples_of(data_batch)]
-        if skipped.count(False) == len(found):
+        samples = samples_of(data_batch)
+        if len(samples) - len(skipped_samples(data_batch)) == len(found):
             entries = iter(found)
             found = [
-                {'skipped': sample.metainfo.get('narration_id')}
-                if bad
+                dict(skipped=sample.metainfo.get('narration_id'))
+                if is_skipped(sample)
                 else next(entries)
-                for sample, bad in zip(samples_of(data_batch), skipped)
+                for sample in samples
             ]
         self.results += found
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Write, check and score the predictions; log the table."""
         logger = MMLogger.get_current_instance()
-        predictions = gather(
-            [one for one in results if 'narration_id' in one], 'The model'
-        )
+        found = [one for one in results if 'narration_id' in one]
+        predictions = gather(found, 'The model')
         skipped = sorted({one['skipped'] for one in results if one.get('skipped')})
         if self.dump is not None:
             write_npz(self.dump, predictions, skipped)
             logger.info(f'The predictions are in {self.dump}.')
         try:
-            return self._check_and_score(predictions, skipped, logger)
+            return self._score(predictions, skipped, logger)
         except ValueError as error:
             if self.dump is not None:
                 raise
-            path = _beside_the_log(logger, 'unscored_predictions.npz')
+            folder = osp.dirname(logger._log_file or '')
+            path = osp.join(folder, 'unscored_predictions.npz')
             write_npz(path, predictions, skipped)
             raise ValueError(
                 f'{str(error).rstrip(".")}; the predictions are in {path}, which '
                 'tools/analysis_tools/eval_epic.py scores.'
             ) from error
 
-    def _check_and_score(
+    def _score(
         self, predictions: EpicPredictions, skipped: list[str], logger: MMLogger
     ) -> dict[str, float]:
         left_out = (self.dataset_meta or {}).get('left_out', ())
@@ -187,22 +178,17 @@ class EpicMetric(BaseMetric):
                     f'{some(names)} {why} and do not count: the numbers are those of '
                     'the others, not comparable with published ones.'
                 )
-        values = self._score(predictions, logger)
+        values = {}
+        if self.labels.has_labels:
+            result = epic_metrics(self.task, predictions, self.labels)
+            logger.info('\n' + format_table(result, self.labels))
+            values = {k: v for k, v in result.values.items() if not np.isnan(v)}
+        else:
+            remedy = '' if self.submission else '; submission=OUT.zip writes them'
+            logger.info(f'{self.labels.source} has no labels: no number{remedy}.')
         if self.submission is not None:
             self._submit(predictions, logger)
         return values
-
-    def _score(
-        self, predictions: EpicPredictions, logger: MMLogger
-    ) -> dict[str, float]:
-        """The numbers, none where there is no label or no segment."""
-        if not self.labels.has_labels:
-            remedy = '' if self.submission else '; submission=OUT.zip writes them'
-            logger.info(f'{self.labels.source} has no labels: no number{remedy}.')
-            return {}
-        result = epic_metrics(self.task, predictions, self.labels)
-        logger.info('\n' + format_table(result, self.labels))
-        return {k: v for k, v in result.values.items() if not np.isnan(v)}
 
     def _entry(self, sample: dict) -> dict:
         """A sample's prediction, of the shapes that all must have."""
@@ -216,23 +202,16 @@ class EpicMetric(BaseMetric):
                 f'{self.labels.source}: dataset and EpicMetric must read the same '
                 "split; for the test set, set split='test'."
             )
-        for field, number in zip(ARRAYS, self.labels.num_classes):
-            if found[field].shape != (number,):
-                raise ValueError(
-                    f'Segment {name!r} has {field} of shape '
-                    f'{list(found[field].shape)}, expected [{number}]: num_verbs and '
-                    'num_nouns of the head and of EpicMetric must agree.'
-                )
-        # Later, when all is computed, they must fit into one array and the submission.
-        actions = {
-            field: list(found[field].shape) for field in ACTION_ARRAYS if field in found
-        }
-        if self._actions is None:
-            self._actions = actions
-        if actions != self._actions:
+        # They must fit into one array later, when all is computed.
+        shapes = {key: list(found[key].shape) for key in SCORES if key in found}
+        if self._shapes is None:
+            logits = zip(ARRAYS, ([number] for number in self.labels.num_classes))
+            self._shapes = {**shapes, **dict(logits)}
+        if shapes != self._shapes:
             raise ValueError(
-                f'Segment {name!r} has explicit actions of shapes {actions}, those '
-                f'before {self._actions}: score the same number for every segment.'
+                f'Segment {name!r} has scores of the shapes {shapes}, expected '
+                f'{self._shapes}: num_verbs and num_nouns of the head and of '
+                'EpicMetric must agree, and all segments have as many actions.'
             )
         if self.submission and 0 < len(found.get('action_scores', ())) < NUM_ACTIONS:
             raise ValueError(
@@ -255,11 +234,6 @@ class EpicMetric(BaseMetric):
             self.submission, predictions, self.task, self.submission_fields
         )
         logger.info(submission_note(self.submission, self.labels))
-
-
-def _beside_the_log(logger: MMLogger, name: str) -> str:
-    """A path in the folder of this run's log, or here if it has none."""
-    return osp.join(osp.dirname(logger._log_file or ''), name)
 
 
 def submission_note(path: str, labels: EpicLabels) -> str:

@@ -1,24 +1,22 @@
-"""The files in which predictions come: of programs, of test.py, of the challenge."""
+"""Files of predictions: ``.npz``, ``.pkl`` of tools/test.py, and submissions."""
 
 import io
 import os
-import pickle
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from memvit_mm.datasets.ava.files import _DataUnpickler
+from memvit_mm.io.safe_load import load_data
 from memvit_mm.io.whole_file import read_bytes, write_bytes
 from memvit_mm.structures import ClipIndex
 
 from .labels import NUM_CLASSES
 from .predictions import (
-    ACTION_ARRAYS,
     ARRAYS,
     EpicPredictions,
     as_predictions,
@@ -26,8 +24,6 @@ from .predictions import (
     prediction_of,
 )
 from .submission import read_submission
-
-WANTED = ('narration_id', 'skipped', *ARRAYS, *ACTION_ARRAYS)
 
 
 def read_predictions(
@@ -87,28 +83,23 @@ def write_npz(
 
 def _read_npz(path: str) -> EpicPredictions:
     content = io.BytesIO(read_bytes(path))
-    arrays = {}
     try:
         with np.load(content, allow_pickle=False) as archive:
-            for name in archive.files:
-                try:
-                    arrays[name] = archive[name]
-                except ValueError as error:
-                    raise ValueError(
-                        f'{path} has {name} as an array of Python objects, which is '
-                        f'not read: save np.array({name}, dtype=str), or numbers.'
-                    ) from error
+            arrays = {name: archive[name] for name in archive.files}
     except (
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
         AttributeError,
         TypeError,
+        ValueError,
     ) as error:
-        raise ValueError(f'{path} is no .npz file, or a damaged one.') from error
-    except ValueError as error:
-        if str(error).startswith(path):
-            raise
+        if 'Object arrays' in str(error):
+            raise ValueError(
+                f'{path} has an array of Python objects, which is not read: save '
+                'narration_id as np.array(narration_id, dtype=str), the others as '
+                'numbers.'
+            ) from error
         raise ValueError(f'{path} is no .npz file, or a damaged one.') from error
     for name in ('narration_id', *ARRAYS):
         if name not in arrays:
@@ -145,51 +136,24 @@ def _read_dump(path: str) -> EpicPredictions:
             'samples, each a dict: what tools/test.py --dump writes.'
         )
     try:
-        found = [prediction_of(sample) for sample in map(_with_tensors, samples)]
-    except Exception as error:  # so does a damaged tensor
+        found = list(filter(None, map(prediction_of, samples)))
+    except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    return gather([one for one in found if one is not None], path)
-
-
-def _with_tensors(sample: dict) -> dict:
-    """What is read of a data sample, with its tensors out of their bytes."""
-    if sample.get('narration_id') is None:
-        return sample
-    found = {name: sample[name] for name in WANTED if name in sample}
-    return {
-        name: value.load() if isinstance(value, _PickledTensor) else value
-        for name, value in found.items()
-    }
-
-
-class _PickledTensor(NamedTuple):
-    """A tensor of a dump as it is in the file: most of them nobody asks for."""
-
-    storage: bytes
-    """What torch.save makes of its numbers."""
-    layout: tuple
-    """Offset, size, stride and so on, for torch's function."""
-
-    def load(self) -> torch.Tensor:
-        if tarfile.is_tarfile(io.BytesIO(self.storage)):
-            # torch < 2.6 unpickles parts of this format whatever weights_only says.
-            raise pickle.UnpicklingError("a tensor is in torch's old tar format")
-        storage = torch.load(
-            io.BytesIO(self.storage), map_location='cpu', weights_only=True
-        )
-        return torch._utils._rebuild_tensor_v2(storage, *self.layout)
+    return gather(found, path)
 
 
 class _DumpUnpickler(_DataUnpickler):
-    """Unpickles arrays, containers, strings and numbers, and keeps tensors' bytes."""
+    """Unpickles tensors, arrays, containers, strings and numbers, runs no code."""
 
     _torch = {
-        ('torch._utils', '_rebuild_tensor_v2'): lambda storage, *layout: _PickledTensor(
-            storage, layout
+        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+        ('torch.storage', '_load_from_bytes'): lambda content: load_data(
+            'a tensor', io.BytesIO(content), map_location='cpu'
         ),
-        ('torch.storage', '_load_from_bytes'): lambda content: content,
         ('torch', 'Size'): torch.Size,
-        (ClipIndex.__module__, ClipIndex.__qualname__): ClipIndex,
+        ('memvit_mm.structures', 'ClipIndex'): ClipIndex,
+        # Where it was in earlier versions.
+        ('memvit_mm.datasets.sampler', 'ClipIndex'): ClipIndex,
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Predictions of verbs, nouns and actions: checked, and in the annotations' order."""
+"""EpicPredictions: scores of verbs, nouns and actions, checked and put in order."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from .labels import EpicLabels
 
 ARRAYS = ('verb_logits', 'noun_logits')
-ACTION_ARRAYS = ('action_scores', 'action_pairs')
+SCORES = (*ARRAYS, 'action_scores', 'action_pairs')
 
 
 @dataclass
@@ -67,88 +67,71 @@ class EpicPredictions:
                 shape, a segment comes twice, or a score is not finite.
         """
         count = len(self)
-        for name, scores, number in zip(
-            ARRAYS, (self.verb, self.noun), num_classes or (None, None)
-        ):
-            if scores.ndim != 2 or len(scores) != count:
+        arrays = dict(zip(ARRAYS, (self.verb, self.noun)))
+        for (name, scores), number in zip(arrays.items(), num_classes or (None, None)):
+            if scores.ndim != 2 or scores.shape != (count, number or scores.shape[1]):
                 raise ValueError(
-                    f'{self.source} has {name} of shape {list(scores.shape)} for '
-                    f'{count} segments, expected [{count}, {number or "classes"}].'
+                    f'{self.source} has {name} of shape {list(scores.shape)}, expected '
+                    f'[{count}, {number or "classes"}], a row for each segment and a '
+                    'column for each class: take the head and the annotations of one '
+                    'data set.'
                 )
-            if number is not None and scores.shape[1] != number:
-                raise ValueError(
-                    f'{self.source} has {name} of {scores.shape[1]} classes and the '
-                    f'annotations have {number}: take the head and the annotations '
-                    'of one data set.'
-                )
-        self._check_actions(num_classes)
+        if self.action_scores is not None or self.action_pairs is not None:
+            self._check_actions(num_classes or (self.verb.shape[1], self.noun.shape[1]))
+            arrays['action_scores'] = self.action_scores
         if len(set(self.narration_ids)) < count:
             twice = [n for n, c in Counter(self.narration_ids).items() if c > 1]
             raise ValueError(
                 f'{self.source} predicts {some(twice)} more than once: every segment '
                 'must come once.'
             )
-        for name, scores in (
-            *zip(ARRAYS, (self.verb, self.noun)),
-            ('action_scores', self.action_scores),
-        ):
-            if scores is None:
-                continue
+        for name, scores in arrays.items():
             wrong = ~np.isfinite(scores)
             if wrong.any():
                 row, column = np.argwhere(wrong)[0]
-                segments = int(wrong.any(1).sum())
                 raise ValueError(
                     f'{self.source} has the {name} {scores[row, column]} for segment '
-                    f'{self.narration_ids[row]!r}, entry {column} (and {segments - 1} '
-                    'more such segments): scores must be finite numbers, '
-                    'log-probabilities of 0 too.'
+                    f'{self.narration_ids[row]!r}, entry {column} (and '
+                    f'{wrong.any(1).sum() - 1} more such segments): scores must be '
+                    'finite numbers, log-probabilities of 0 too.'
                 )
 
-    def _check_actions(self, num_classes: Optional[Sequence[int]]) -> None:
+    def _check_actions(self, limits: Sequence[int]) -> None:
         scores, pairs = self.action_scores, self.action_pairs
-        if scores is None and pairs is None:
-            return
         if scores is None or pairs is None:
             raise ValueError(
                 f'{self.source} has only one of action_scores and action_pairs: '
                 'explicit scores need both.'
             )
-        shape = (len(self), *scores.shape[1:])
-        if scores.shape != shape or scores.ndim != 2:
+        if scores.ndim != 2 or len(scores) != len(self):
             raise ValueError(
                 f'{self.source} has action_scores of shape {list(scores.shape)}, '
                 f'expected [{len(self)}, actions].'
             )
-        if pairs.shape not in ((*shape, 2), (shape[1], 2)) or pairs.dtype.kind not in (
-            'iu'
-        ):
+        shapes = ((scores.shape[1], 2), (*scores.shape, 2))
+        if pairs.shape not in shapes or pairs.dtype.kind not in 'iu':
             raise ValueError(
                 f'{self.source} has action_pairs of shape {list(pairs.shape)} and type '
-                f'{pairs.dtype}, expected integers [{shape[1]}, 2] or '
-                f'{[*shape, 2]}, verb and noun.'
+                f'{pairs.dtype}, expected integers {list(shapes[0])} or '
+                f'{list(shapes[1])}, verb and noun.'
             )
-        per_row = (pairs if pairs.ndim == 3 else pairs[None]).astype(np.int64)
-        limits = num_classes or (self.verb.shape[1], self.noun.shape[1])
-        wrong = (per_row < 0) | (per_row >= np.asarray(limits))
-        wrong = wrong.any(-1)
-        ids = np.sort(per_row[..., 0] * (limits[1] + 1) + per_row[..., 1], axis=1)
+        # [N, K, 2], or [1, K, 2] if all segments have the same
+        rows = (pairs if pairs.ndim == 3 else pairs[None]).astype(np.int64)
+        outside = ((rows < 0) | (rows >= np.asarray(limits))).any(-1)
+        ids = rows[..., 0] * (limits[1] + 1) + rows[..., 1]
+        order = np.argsort(ids, axis=1)
+        ids = np.take_along_axis(ids, order, 1)
+        twice = np.zeros_like(outside)
+        np.put_along_axis(twice, order[:, 1:], ids[:, 1:] == ids[:, :-1], 1)
         for faulty, what in (
-            (wrong, f'expected verbs below {limits[0]} and nouns below {limits[1]}'),
-            (ids[:, 1:] == ids[:, :-1], 'twice in one segment'),
+            (outside, f'expected verbs below {limits[0]} and nouns below {limits[1]}'),
+            (twice, 'twice in one segment'),
         ):
-            if faulty.any():
-                row, column = np.argwhere(faulty)[0]
-                where = (
-                    f'segment {self.narration_ids[row]!r}'
-                    if pairs.ndim == 3
-                    else 'all segments'
-                )
-                named = per_row[row, column].tolist()
-                if what.startswith('twice'):
-                    named = list(divmod(int(ids[row, column]), limits[1] + 1))
+            for row, column in np.argwhere(faulty)[:1]:
+                own = f'segment {self.narration_ids[row]!r}'
                 raise ValueError(
-                    f'{self.source} has the action {named} for {where}, {what}.'
+                    f'{self.source} has the action {rows[row, column].tolist()} for '
+                    f'{own if pairs.ndim == 3 else "all segments"}, {what}.'
                 )
 
 
@@ -215,25 +198,13 @@ def fill(predictions: EpicPredictions, names: Sequence[str]) -> EpicPredictions:
         predictions (EpicPredictions): Of at least one segment.
         names (Sequence[str]): The segments to add, at the end.
     """
-    count = len(names)
-    pairs = predictions.action_pairs
-    if pairs is not None and pairs.ndim == 3:
-        pairs = np.concatenate([pairs, np.repeat(pairs[:1], count, axis=0)])
-
-    def padded(scores: np.ndarray) -> np.ndarray:
-        return np.concatenate([scores, np.zeros((count, scores.shape[1]))])
-
-    return replace(
-        predictions,
-        narration_ids=[*predictions.narration_ids, *names],
-        verb=padded(predictions.verb),
-        noun=padded(predictions.noun),
-        action_scores=None if pairs is None else padded(predictions.action_scores),
-        action_pairs=pairs,
-    )
-
-
-# --------------------------------------------------------------------- samples
+    count = len(predictions)
+    filled = predictions.rows([*range(count), *[0] * len(names)])
+    filled.narration_ids[count:] = names
+    for scores in (filled.verb, filled.noun, filled.action_scores):
+        if scores is not None:
+            scores[count:] = 0
+    return filled
 
 
 def prediction_of(sample: Mapping[str, Any]) -> Optional[dict[str, Any]]:
@@ -263,7 +234,7 @@ def prediction_of(sample: Mapping[str, Any]) -> Optional[dict[str, Any]]:
                 "a head that predicts verbs and nouns, cls_head=dict(type='EpicHead')."
             )
     found = {'narration_id': str(name)}
-    for field in (*ARRAYS, *ACTION_ARRAYS):
+    for field in SCORES:
         if field in sample:
             found[field] = _array(sample[field])
     return found
@@ -281,19 +252,16 @@ def gather(found: Sequence[Mapping[str, Any]], source: str) -> EpicPredictions:
             'has one.'
         )
     arrays = {}
-    for field in (*ARRAYS, *ACTION_ARRAYS):
+    for field in SCORES:
         parts = [one[field] for one in found if field in one]
-        if not parts:
-            continue
-        for one in found:
-            if field not in one or one[field].shape != parts[0].shape:
-                shape = list(one[field].shape) if field in one else 'none'
-                raise ValueError(
-                    f'{source} has {field} of shape {list(parts[0].shape)} for one '
-                    f'segment and {shape} for {one["narration_id"]!r}: predict all '
-                    'with one head.'
-                )
-        arrays[field] = np.stack(parts)
+        shapes = sorted({part.shape for part in parts})
+        if len(shapes) > 1 or 0 < len(parts) < len(found):
+            raise ValueError(
+                f'{source} has {field} of shape {" or ".join(map(str, shapes))} for '
+                f'{len(parts)} of {len(found)} segments: predict all with one head.'
+            )
+        if parts:
+            arrays[field] = np.stack(parts)
     return as_predictions([one['narration_id'] for one in found], arrays, source)
 
 

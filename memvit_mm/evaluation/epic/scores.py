@@ -12,7 +12,20 @@ import numpy as np
 from .labels import PARTS, EpicLabels
 from .predictions import EpicPredictions, match
 
-TASKS = ('recognition', 'anticipation')
+TASKS = {
+    'recognition': (
+        ('all', 1, 'all_{}_accuracy_at_1'),
+        ('all', 5, 'all_{}_accuracy_at_5'),
+        ('unseen', 1, 'unseen_{}_accuracy_at_1'),
+        ('tail', 1, 'tail_{}_accuracy_at_1'),
+    ),
+    'anticipation': (
+        ('all', 5, 'overall_{}_mt5r'),
+        ('unseen', 5, 'unseen_{}_mt5r'),
+        ('tail', 5, 'tail_{}_mt5r'),
+    ),
+}
+"""The numbers of each task: their subset, how many ranks count, the official name."""
 
 
 class EpicResult(NamedTuple):
@@ -80,17 +93,15 @@ def epic_metrics(
     subsets = labels.subsets(rows)
     hits = {k: _hits(predictions, classes, k) for k in (1, 5)}
     values: dict[str, float] = {}
-    for subset, of_part in subsets.items():
-        for part in PARTS:
-            within = of_part[part]
+    for subset, k, name in TASKS[task]:
+        for part, within in subsets.get(subset, {}).items():
+            counted = hits[k][part][within]
             if task == 'anticipation':
-                name = 'overall' if subset == 'all' else subset
-                recall = class_mean(hits[5][part][within], ids[part][within])
-                values[f'{name}_{part}_mt5r'] = recall
-            elif within.any() or subset != 'unseen':
-                for k in (1, 5) if subset == 'all' else (1,):
-                    name = f'{subset}_{part}_accuracy_at_{k}'
-                    values[name] = _percent(hits[k][part][within])
+                values[name.format(part)] = class_mean(counted, ids[part][within])
+            elif len(counted):
+                values[name.format(part)] = float(counted.mean() * 100)
+            elif subset != 'unseen':
+                values[name.format(part)] = float('nan')
     return EpicResult(
         task,
         values,
@@ -147,19 +158,14 @@ def action_hits(
     Returns:
         np.ndarray: bool ``[N]``.
     """
-    verbs, nouns = _best(verb, k), _best(noun, k)
-    # [N, k], [N, k] -> [N, k, k]
-    of_verb = np.take_along_axis(verb, verbs, 1)[:, :, None]
-    of_noun = np.take_along_axis(noun, nouns, 1)[:, None, :]
-    scores = of_verb.astype(np.float64) + of_noun
-    own_verb, own_noun = labels[:, 0, None, None], labels[:, 1, None, None]
-    own = (verbs[:, :, None] == own_verb) & (nouns[:, None, :] == own_noun)
-    own_score = np.where(own, scores, -np.inf).max((1, 2))[:, None, None]
-    lower = (verbs[:, :, None] < own_verb) | (
-        (verbs[:, :, None] == own_verb) & (nouns[:, None, :] < own_noun)
-    )
-    before = (scores > own_score) | ((scores == own_score) & lower)
-    return own.any((1, 2)) & (before.sum((1, 2)) < k)
+    parts = (verb.astype(np.float64), noun)
+    best = [np.argsort(-part, axis=1, kind='stable')[:, :k] for part in parts]
+    of_verb, of_noun = map(np.take_along_axis, parts, best, (1, 1))
+    # [N, k], [N, k] -> [N, k, k] -> [N, k * k]
+    verbs, nouns = np.broadcast_arrays(best[0][:, :, None], best[1][:, None])
+    pairs = np.stack([verbs, nouns], axis=-1).reshape(len(labels), -1, 2)
+    scores = (of_verb[:, :, None] + of_noun[:, None]).reshape(len(labels), -1)
+    return explicit_action_hits(pairs, scores, labels, k)
 
 
 def explicit_action_hits(
@@ -201,48 +207,29 @@ def class_mean(hits: np.ndarray, classes: np.ndarray) -> float:
 
 def format_table(result: EpicResult, labels: Optional[EpicLabels] = None) -> str:
     """The numbers of an evaluation as a table to be read."""
-    if result.task == 'recognition':
-        what = 'accuracy'
-        rows = [('all', 1), ('all', 5), ('unseen', 1), ('tail', 1)]
-        keys = {
-            (subset, k): (f'top-{k}', f'{subset}_{{}}_accuracy_at_{k}')
-            for subset, k in rows
-        }
-    else:
-        what = 'class-mean recall@5'
-        keys = {
-            (subset, 5): ('mt5r', f'{name}_{{}}_mt5r')
-            for subset, name in (
-                ('all', 'overall'),
-                ('unseen', 'unseen'),
-                ('tail', 'tail'),
-            )
-        }
+    recognition = result.task == 'recognition'
+    what = 'accuracy' if recognition else 'class-mean recall@5'
     source = f' of {labels.source}' if labels is not None else ''
-    counted = result.segments['all']['action']
     lines = [
-        f'EPIC-KITCHENS {result.task}: {what} in percent, {counted} segments{source}',
+        f'EPIC-KITCHENS {result.task}: {what} in percent, '
+        f'{result.segments["all"]["action"]} segments{source}',
         f'{"":14}  {"verb":>8}  {"noun":>8}  {"action":>8}  segments (classes) '
         'of verb, noun, action',
     ]
-    for (subset, _), (label, name) in keys.items():
+    for subset, k, name in TASKS[result.task]:
         if subset not in result.segments:
             continue
         values = [result.values.get(name.format(part), float('nan')) for part in PARTS]
-        numbers = '  '.join(_number(value) for value in values)
+        numbers = '  '.join(f'{"-" if v != v else format(v, ".2f"):>8}' for v in values)
         counts = ', '.join(
             f'{result.segments[subset][part]} ({result.classes[subset][part]})'
             for part in PARTS
         )
-        shown = 'overall' if subset == 'all' and label == 'mt5r' else subset
-        lines.append(f'{shown:<7}  {label:>5}  {numbers}  {counts}')
+        label = f'top-{k}' if recognition else 'mt5r'
+        lines.append(f'{name.split("_")[0]:<7}  {label:>5}  {numbers}  {counts}')
     if labels is not None:
         lines += labels.notes
     return '\n'.join(lines)
-
-
-def _number(value: float) -> str:
-    return f'{"-":>8}' if np.isnan(value) else f'{value:8.2f}'
 
 
 def _hits(
@@ -260,12 +247,3 @@ def _hits(
         'noun': top_k_hits(predictions.noun, classes[:, 1], k),
         'action': action,
     }
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The k best classes of each row, best first: int ``[N, k]``."""
-    return np.argsort(-scores, axis=1, kind='stable')[:, :k]
-
-
-def _percent(hits: np.ndarray) -> float:
-    return float(hits.mean() * 100) if len(hits) else float('nan')

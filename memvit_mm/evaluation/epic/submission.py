@@ -6,17 +6,19 @@ in a zip as ``test.json``, with scores of all verbs and nouns for every segment.
 
 import io
 import json
-import math
+import re
+import sys
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn, Optional, Union
+from typing import Any, NoReturn, Optional
 
 import numpy as np
 
 from memvit_mm.io.whole_file import read_bytes, write_bytes
 
-from .labels import NUM_CLASSES
+from .labels import NUM_CLASSES, PARTS
 from .predictions import EpicPredictions, some
 
 VERSION = '0.2'
@@ -27,7 +29,6 @@ CHALLENGES = {
 NUM_ACTIONS = 100
 """Explicit actions of a segment: exactly these many, or none."""
 
-SLS_FIELDS = ('sls_pt', 'sls_tl', 'sls_td')
 DEFAULT_FIELDS = {'sls_pt': 2, 'sls_tl': 3, 'sls_td': 3}
 """The levels of supervision, each from 0 to 5: pretraining on labelled images and video
 (2), segments' start and stop times (3), trained on the training set (3; 4 with the
@@ -35,6 +36,7 @@ validation set)."""
 
 MEMBER = 'test.json'
 SUFFIXES = ('.json', '.zip')
+LARGEST = sys.float_info.max
 
 
 class SubmissionError(ValueError):
@@ -90,6 +92,8 @@ def write_submission(
     """
     predictions.check()
     header = header_of(task, fields)
+    if not path.endswith(SUFFIXES):
+        raise ValueError(f'A submission is a .json or a .zip file, not {path}.')
     given = predictions.action_scores
     if given is not None and given.shape[1] < NUM_ACTIONS:
         raise ValueError(
@@ -97,19 +101,17 @@ def write_submission(
             f'each segment and a submission needs {NUM_ACTIONS}: score more, or leave '
             'them out.'
         )
-    text = io.StringIO()
-    text.write(json.dumps(header)[:-1] + ', "results": {')
-    for number, (name, blocks) in enumerate(_blocks(predictions)):
-        text.write(f'{", " if number else ""}{json.dumps(name)}: {json.dumps(blocks)}')
-    text.write('}}')
-    content = text.getvalue().encode()
+    # One segment at a time: as a whole the dicts would take gigabytes.
+    results = ', '.join(
+        f'{json.dumps(name)}: {json.dumps(blocks)}'
+        for name, blocks in _blocks(predictions)
+    )
+    content = f'{json.dumps(header)[:-1]}, "results": {{{results}}}}}'.encode()
     if path.endswith('.zip'):
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(MEMBER, content)
         content = packed.getvalue()
-    elif not path.endswith('.json'):
-        raise ValueError(f'A submission is a .json or a .zip file, not {path}.')
     write_bytes(path, content)
 
 
@@ -119,18 +121,14 @@ def header_of(task: str, fields: Optional[Mapping[str, Any]] = None) -> dict[str
     Raises:
         ValueError: If the task is unknown, or a field is not possible.
     """
-    if task not in CHALLENGES:
-        raise ValueError(f'task must be one of {", ".join(CHALLENGES)}, got {task!r}.')
-    header = {'version': VERSION, 'challenge': CHALLENGES[task], **DEFAULT_FIELDS}
+    header = {'version': VERSION, 'challenge': _challenge(task), **DEFAULT_FIELDS}
     header.update(fields or {})
     if 'results' in header:
         raise ValueError("The field 'results' of a submission holds the scores.")
+    _check_levels(header)
     try:
-        _check_levels('The submission', header)
         json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
-        if isinstance(error, SubmissionError):
-            raise
         raise ValueError(
             f'A field of the submission is no JSON ({error}): take strings and numbers.'
         ) from error
@@ -157,17 +155,17 @@ def _blocks(predictions: EpicPredictions) -> Iterator[tuple[str, dict]]:
         yield name, blocks
 
 
-# ---------------------------------------------------------------------- reading
-
-
 def read_submission(
-    path: str, num_classes: Sequence[int] = NUM_CLASSES
+    path: str,
+    num_classes: Sequence[int] = NUM_CLASSES,
+    task: Optional[str] = None,
+    narration_ids: Optional[Collection[str]] = None,
 ) -> tuple[dict[str, Any], EpicPredictions]:
     """Read a submission.
 
     Args:
         path (str): A ``.json`` file, or a ``.zip`` file with ``test.json`` in it.
-        num_classes (Sequence[int]): Numbers of verbs and nouns.
+        num_classes, task, narration_ids: As for :func:`validate_submission`.
 
     Returns:
         The top-level fields without ``results``, and the predictions.
@@ -176,9 +174,9 @@ def read_submission(
         FileNotFoundError, ValueError: If the file is missing or something else, or
             :func:`validate_submission` refuses it.
     """
-    content = load_submission(path)
     try:
-        predictions = validate_submission(content, num_classes=num_classes)
+        content = load_submission(path)
+        predictions = validate_submission(content, task, narration_ids, num_classes)
     except SubmissionError as error:
         raise SubmissionError(f'{path}: {error}') from error
     predictions.source = path
@@ -186,46 +184,37 @@ def read_submission(
 
 
 def load_submission(path: str) -> Any:
-    """What a submission's JSON holds, as yet unchecked.
+    """Read a submission's JSON without checking what it holds.
 
     Raises:
-        FileNotFoundError, ValueError: If the file is missing or no JSON, or names a
-            segment twice.
+        FileNotFoundError, ValueError: If the file is missing or no JSON.
+        SubmissionError: If it names a segment twice.
     """
     content = read_bytes(path)
-    if path.endswith('.zip'):
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if MEMBER not in archive.namelist():
-                    raise ValueError(
-                        f'{path} has no {MEMBER} in it (it has '
-                        f'{", ".join(archive.namelist()[:3]) or "nothing"}): a '
-                        'submission is a zip of this one file.'
-                    )
-                content = archive.read(MEMBER)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f'{path} is no zip file, or a damaged one.') from error
     try:
+        if path.endswith('.zip'):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                content = archive.read(MEMBER)
         return json.loads(content, object_pairs_hook=_no_key_twice)
-    except SubmissionError as error:
-        raise SubmissionError(f'{path}: {error}') from error
-    except ValueError as error:
+    except KeyError as error:
+        raise ValueError(
+            f'{path} has no {MEMBER} in it: a submission is a zip of this one file.'
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise ValueError(f'{path} is no zip file, or a damaged one.') from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is no JSON ({error}).') from error
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise SubmissionError(
             f'The submission has {twice!r} twice in one place: every segment and every '
             'class may come once.'
         )
     return found
-
-
-# ------------------------------------------------------------------- validation
 
 
 def validate_submission(
@@ -265,33 +254,31 @@ def validate_submission(
             _refuse(f'The submission misses {some(missing)} of {len(expected)}.')
         if unknown:
             _refuse(f'The submission has {some(unknown)} not in the split.')
-    with_actions = [
-        name
-        for name, blocks in results.items()
-        if isinstance(blocks, dict) and 'action' in blocks
-    ]
-    if with_actions and len(with_actions) < len(results):
-        without = [name for name in results if name not in set(with_actions)]
+    verb, noun, pairs, actions = [], [], [], []
+    with_actions, without = [], []
+    for name, blocks in results.items():
+        if not isinstance(blocks, dict):
+            _refuse(f'Segment {name!r} has a {type(blocks).__name__}, not a dict.')
+        for part, scores, number in zip(PARTS, (verb, noun), num_classes):
+            scores.append(_class_scores(name, part, blocks.get(part), number))
+        if 'action' in blocks:
+            with_actions.append(name)
+            found = _action_scores(name, blocks['action'], num_classes)
+            pairs.append(found[0])
+            actions.append(found[1])
+        else:
+            without.append(name)
+    if with_actions and without:
         _refuse(
             f'The submission has actions for {some(with_actions)} and none for '
             f'{some(without)}: give them for all segments or for none.'
         )
-    scores: dict[str, list] = {'verb': [], 'noun': [], 'action': [], 'pairs': []}
-    for name, blocks in results.items():
-        if not isinstance(blocks, dict):
-            _refuse(f'Segment {name!r} has a {type(blocks).__name__}, not a dict.')
-        for part, number in zip(('verb', 'noun'), num_classes):
-            scores[part].append(_class_scores(name, part, blocks, number))
-        if 'action' in blocks:
-            pairs, values = _action_scores(name, blocks['action'], num_classes)
-            scores['action'].append(values)
-            scores['pairs'].append(pairs)
     return EpicPredictions(
         list(results),
-        np.stack(scores['verb']),
-        np.stack(scores['noun']),
-        np.stack(scores['action']) if scores['action'] else None,
-        np.array(scores['pairs'], dtype=np.int64) if scores['pairs'] else None,
+        np.array(verb),
+        np.array(noun),
+        np.array(actions) if actions else None,
+        np.array(pairs, dtype=np.int64) if actions else None,
         'the submission',
         content['challenge'],
     )
@@ -304,98 +291,94 @@ def _refuse(sentence: str) -> NoReturn:
 def _check_header(content: Any, task: Optional[str]) -> None:
     if not isinstance(content, dict):
         _refuse(f'The submission is a {type(content).__name__}, not a dict.')
-    for field in ('version', 'challenge', *SLS_FIELDS, 'results'):
+    for field in ('version', 'challenge', *DEFAULT_FIELDS, 'results'):
         if field not in content:
             _refuse(f'The submission has no {field!r}.')
     if content['version'] != VERSION:
         _refuse(f'The version is {content["version"]!r}, expected {VERSION!r}.')
-    if task is not None and task not in CHALLENGES:
-        raise ValueError(f'task must be one of {", ".join(CHALLENGES)}, got {task!r}.')
-    challenges = [CHALLENGES[task]] if task else list(CHALLENGES.values())
-    if content['challenge'] not in challenges:
+    expected = [_challenge(task)] if task else list(CHALLENGES.values())
+    if content['challenge'] not in expected:
         _refuse(
             f'The challenge is {content["challenge"]!r}, expected '
-            f'{" or ".join(map(repr, challenges))}.'
+            f'{" or ".join(map(repr, expected))}.'
         )
-    _check_levels('The submission', content)
+    _check_levels(content)
 
 
-def _check_levels(what: str, header: Mapping[str, Any]) -> None:
-    for field in SLS_FIELDS:
+def _challenge(task: str) -> str:
+    if task not in CHALLENGES:
+        raise ValueError(f'task must be one of {", ".join(CHALLENGES)}, got {task!r}.')
+    return CHALLENGES[task]
+
+
+def _check_levels(header: Mapping[str, Any]) -> None:
+    for field in DEFAULT_FIELDS:
         level = header[field]
         if not isinstance(level, (int, float)) or not 0 <= level <= 5:
-            _refuse(f'{what} has the {field} {level!r}, expected a number from 0 to 5.')
+            _refuse(
+                f'The submission has the {field} {level!r}, expected a number from 0 '
+                'to 5.'
+            )
 
 
 @lru_cache
 def _keys(number: int) -> tuple[str, ...]:
-    """The classes' keys, in order."""
+    """The keys of the classes, in order."""
     return tuple(map(str, range(number)))
 
 
-def _class_scores(name: str, part: str, blocks: dict, number: int) -> np.ndarray:
+def _class_scores(name: str, part: str, block: Any, number: int) -> list:
     """The scores of one segment's verbs or nouns, in the order of the classes."""
-    block = blocks.get(part)
     if not isinstance(block, dict):
         _refuse(f'Segment {name!r} has no {part} scores by class.')
     keys = _keys(number)
-    if len(block) != number or not all(map(block.__contains__, keys)):
-        wrong = sorted(set(block) - set(keys))
-        missing = [key for key in keys if key not in block]
-        found = f'has the {part} class {wrong[0]!r}' if wrong else 'lacks'
-        lacks = (
-            f'{" and lacks" if wrong else ""} {part} {missing[0]}' if missing else ''
-        )
+    missing = [f'lacks {part} {key}' for key in keys if key not in block]
+    if missing or len(block) > number:
+        unknown = sorted(set(block) - set(keys))
+        wrong = [f'has the {part} class {key!r}' for key in unknown]
         _refuse(
-            f'Segment {name!r} {found}{lacks}: expected the classes "0" to '
-            f'"{number - 1}".'
+            f'Segment {name!r} {" and ".join([*wrong[:1], *missing[:1]])}: expected '
+            f'the classes "0" to "{number - 1}".'
         )
-    return _numbers(name, part, keys, [block[key] for key in keys])
+    return _numbers(name, part, {key: block[key] for key in keys})
 
 
 def _action_scores(
     name: str, block: Any, num_classes: Sequence[int]
-) -> tuple[list[tuple[int, int]], np.ndarray]:
+) -> tuple[list[tuple[int, int]], list]:
     if not isinstance(block, dict) or len(block) != NUM_ACTIONS:
         count = len(block) if isinstance(block, dict) else 'no'
         _refuse(
             f'Segment {name!r} has {count} actions, expected exactly {NUM_ACTIONS} or '
             "no 'action' at all."
         )
-    pairs = [_pair(key) for key in block]
-    for key, pair in zip(block, pairs):
-        if pair is None or not all(0 <= i < n for i, n in zip(pair, num_classes)):
+    pairs: dict[tuple[int, int], None] = {}
+    for key in block:
+        pair = _pair(key)
+        if pair is None or not all(i < n for i, n in zip(pair, num_classes)):
             _refuse(
                 f'Segment {name!r} has the action {key!r}, expected "verb,noun" with '
                 f'verbs below {num_classes[0]} and nouns below {num_classes[1]}.'
             )
-    if len(set(pairs)) < len(pairs):
-        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
-        _refuse(f'Segment {name!r} has the action {twice[0]},{twice[1]} twice.')
-    return pairs, _numbers(name, 'action', list(block), list(block.values()))
+        if pair in pairs:
+            _refuse(f'Segment {name!r} has the action {pair[0]},{pair[1]} twice.')
+        pairs[pair] = None
+    return list(pairs), _numbers(name, 'action', block)
 
 
 @lru_cache(maxsize=100_000)
 def _pair(key: str) -> Optional[tuple[int, int]]:
     """Verb and noun of an action's key; None if it is of another form."""
-    parts = [part.strip() for part in key.split(',')]
-    if len(parts) == 2 and all(part.isdecimal() for part in parts):
-        return int(parts[0]), int(parts[1])
-    return None
+    found = re.fullmatch(r'\s*(\d+)\s*,\s*(\d+)\s*', key)
+    return found and (int(found[1]), int(found[2]))
 
 
-def _numbers(name: str, part: str, keys: Sequence[str], values: list) -> np.ndarray:
-    for key, value in zip(keys, values):
-        if not isinstance(value, (int, float)) or not _finite(value):
+def _numbers(name: str, part: str, scores: Mapping[str, Any]) -> list:
+    for key, value in scores.items():
+        # An int can be beyond all floats.
+        if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             _refuse(
                 f'Segment {name!r} has the score {value!r} for {part} {key!r}, '
                 'expected a finite number.'
             )
-    return np.array(values, dtype=np.float64)
-
-
-def _finite(value: Union[int, float]) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an int beyond all floats
-        return False
+    return [float(value) for value in scores.values()]
