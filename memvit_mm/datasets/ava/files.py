@@ -3,14 +3,14 @@
 Each refuses what it does not understand with one sentence that names file and line.
 """
 
-import io
 import json
-import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
-from mmengine.fileio import get
+
+from memvit_mm.io.data_pickle import unpickle_data
+from memvit_mm.io.text import read_content, read_lines
 
 # A box may stick out of the frame by this share of it before it counts as wrong, for
 # instance as being in pixels.
@@ -18,41 +18,6 @@ MARGIN = 0.1
 
 Keyframe = tuple[str, int]
 """Video id and timestamp."""
-
-
-def read_lines(path: str, what: str, option: str) -> list[str]:
-    """The lines of a text file, as :func:`read_text` reads it."""
-    return read_text(path, what, option).splitlines()
-
-
-def read_text(path: str, what: str, option: str) -> str:
-    """A text file.
-
-    Raises:
-        FileNotFoundError, ValueError: If it does not exist, or is no text.
-    """
-    content = _read(path, what, option)
-    try:
-        return content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{what} {path} is not a text file ({error.reason} at byte '
-            f'{error.start}): check {option}.'
-        ) from error
-
-
-def _read(path: str, what: str, option: str) -> bytes:
-    try:
-        return get(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f'{what} {path} does not exist: check {option} of the dataset.'
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f'{what} {path} cannot be read ({error.strerror or error}): check {option} '
-            'of the dataset.'
-        ) from error
 
 
 class Row(NamedTuple):
@@ -210,7 +175,7 @@ def read_proposals(
     Raises:
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
-    content = _read(path, 'Proposal file', 'proposal_file')
+    content = read_content(path, 'Proposal file', 'proposal_file')
     try:
         if path.endswith('.json'):
             table = json.loads(content)
@@ -268,49 +233,7 @@ def _proposals(
         yield keyframe, full
 
 
-def unpickle_data(content: bytes) -> Any:
-    """What a pickle of arrays, containers, strings and numbers holds; runs no code.
-
-    Raises:
-        pickle.UnpicklingError: If it holds anything else.
-    """
-    return _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
-
-
 def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f'an array {list(value.shape)}'
     return f'a {type(value).__name__}'
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays, containers, strings and numbers, and nothing else."""
-
-    _numpy = {
-        ('multiarray', '_reconstruct'),
-        ('multiarray', 'scalar'),
-        ('numeric', '_frombuffer'),
-    }
-    _other = {
-        ('numpy', 'ndarray'),
-        ('numpy', 'dtype'),
-        ('_codecs', 'encode'),
-        ('builtins', 'bytes'),
-        ('__builtin__', 'bytes'),  # its name in pickles for Python 2
-        ('collections', 'OrderedDict'),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up what a pickle of arrays needs, under numpy 1's and 2's names."""
-        package, _, part = module.rpartition('.')
-        if package in ('numpy.core', 'numpy._core') and (part, name) in self._numpy:
-            core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
-            return super().find_class(f'{core}.{part}', name)
-        if (module, name) in self._other or (
-            module == 'numpy.dtypes' and name.endswith('DType')
-        ):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(
-            f'it holds {module}.{name}, and only numpy arrays, dicts, lists, strings '
-            'and numbers are read'
-        )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from memvit_mm.datasets.ava.files import MARGIN, unpickle_data
+from memvit_mm.datasets.ava.files import MARGIN
+from memvit_mm.io.data_pickle import unpickle_data
 
 from .tables import PIXELS, Annotations
 from .words import a_few, and_more, read_content

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from memvit_mm.datasets.ava.files import _DataUnpickler
+from memvit_mm.io.data_pickle import DataUnpickler
 from memvit_mm.io.whole_file import read_bytes, write_bytes
 from memvit_mm.structures import ClipIndex
 
@@ -180,7 +180,7 @@ class _PickledTensor(NamedTuple):
         return torch._utils._rebuild_tensor_v2(storage, *self.layout)
 
 
-class _DumpUnpickler(_DataUnpickler):
+class _DumpUnpickler(DataUnpickler):
     """Unpickles arrays, containers, strings and numbers, and keeps tensors' bytes."""
 
     _torch = {
