@@ -1,7 +1,7 @@
 """AVA for models with memory: streams without holes, from frames or videos."""
 
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -11,6 +11,7 @@ from mmaction.registry import DATASETS
 from mmengine.logging import MMLogger
 
 from memvit_mm.datasets.bad_clip_mixin import BadClipMixin
+from memvit_mm.datasets.media import MediaMixin
 from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
 
 from .files import (
@@ -25,7 +26,7 @@ VIDEO_EXTS = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg')
 
 
 @DATASETS.register_module()
-class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
+class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
     """MMAction2's ``AVADataset`` with all keyframes, strict boxes and plain errors.
 
     Same files, layout and samples, with these differences:
@@ -95,7 +96,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             what is missing, unreadable or of another format.
     """
 
-    _no_media: Optional[str] = None
+    no_media: Optional[str] = None
+    """Why no video can be read, where none is on disk."""
 
     def __init__(
         self,
@@ -235,7 +237,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 f'keyframe_range={self.keyframe_range} and '
                 f'person_det_score_thr={self.person_det_score_thr}.'
             )
-        sources = self._sources(dict.fromkeys(video for video, _ in kept))
+        sources = self.find_media(dict.fromkeys(video for video, _ in kept))
         return [
             self._record(keyframe, annotations, proposals, sources[keyframe[0]])
             for keyframe in kept
@@ -244,8 +246,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     def stream_keys(self) -> tuple[list[str], np.ndarray]:
         """As :class:`StreamKeysMixin`'s; a run that could read nothing ends here."""
         keys = super().stream_keys()
-        if self._no_media is not None:
-            raise FileNotFoundError(self._no_media)
+        if self.no_media is not None:
+            raise FileNotFoundError(self.no_media)
         return keys
 
     def filter_data(self) -> list[dict]:
@@ -323,8 +325,19 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             entity_ids=people,
         )
 
-    def _sources(self, videos: dict[str, None]) -> dict[str, dict]:
-        """Where each video is, and for frames how many there are."""
+    def find_media(self, videos: Iterable[str]) -> dict[str, dict]:
+        """Look the videos up, unless ``check_files`` is off or they are not local.
+
+        Args:
+            videos (Iterable[str]): Their ids.
+
+        Returns:
+            dict[str, dict]: What the pipeline needs to open each of them.
+
+        Raises:
+            FileNotFoundError: If some are missing and that is an error. Where all are,
+                ``no_media`` says so afterwards.
+        """
         prefix = self.data_prefix.get('img') or ''
         check = self.check_files and '://' not in prefix
         found, missing = {}, []
@@ -335,9 +348,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 found[video] = dict(
                     frame_dir=path, shot_info=(0, total), total_frames=total
                 )
-                path = osp.join(path, self.filename_tmpl)
                 if total == 0:
-                    missing.append(self._frame(osp.join(prefix, video), 0))
+                    missing.append(self.frame_path(path, 0))
             else:
                 name = video_file(path, self.video_ext, check)
                 found[video] = dict(filename=name, shot_info=None)
@@ -347,16 +359,16 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             kind = 'frames' if self.use_frames else 'videos'
             option = 'filename_tmpl' if self.use_frames else 'video_ext'
             sentence = (
-                f'{len(missing)} of {len(videos)} {kind} do not exist, the first is '
+                f'{len(missing)} of {len(found)} {kind} do not exist, the first is '
                 f'{missing[0]}: check data_prefix, {option} and use_frames='
                 f'{self.use_frames}, or take the videos out of {self.ann_file}.'
             )
             # 'skip' with nothing to read, or 'stop' that would come in mid-run.
-            if (len(missing) == len(videos)) == (self.on_bad_clip == 'skip'):
+            if (len(missing) == len(found)) == (self.on_bad_clip == 'skip'):
                 raise FileNotFoundError(sentence)
             if self.on_bad_clip == 'stop':
                 # As AVADataset, for who only looks; stream_keys stops a run.
-                self._no_media = sentence
+                self.no_media = sentence
                 for source in found.values() if self.use_frames else ():
                     source.update(shot_info=(0, self._span), total_frames=self._span)
             MMLogger.get_current_instance().warning(sentence)
@@ -367,25 +379,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         """Frames of a video, as MMAction2 assumes."""
         return (self.timestamp_end - self.timestamp_start) * self._FPS
 
-    def _frame(self, folder: str, number: int) -> str:
-        return osp.join(folder, self.filename_tmpl.format(number + self.start_index))
-
     def _num_frames(self, folder: str) -> int:
-        """Frames in a folder, at most the expected number, in about 15 look-ups."""
+        """Frames in a folder, at most the expected number."""
         if self.modality != 'RGB':
             return self._span if osp.isdir(folder) else 0
-        low, high = 0, self._span  # frames 0 to low - 1 exist, frame high does not
-        if osp.exists(self._frame(folder, high - 1)):
-            return high
-        while low < high:
-            middle = (low + high) // 2
-            # A frame that is missing in the middle is not the end.
-            after = range(middle, min(middle + 3, high))
-            if any(osp.exists(self._frame(folder, number)) for number in after):
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return min(self.count_frames(folder), self._span)
 
 
 def video_file(path: str, video_ext: str = '.mp4', check: bool = True) -> str:

@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.utils import is_abs
 
 from memvit_mm.datasets.bad_clip_mixin import BadClipMixin
+from memvit_mm.datasets.media import MediaMixin
 from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
 
 from .clips import TASKS, Clip, ClipRule
@@ -25,14 +26,14 @@ from .files import (
     settle,
 )
 from .transforms import find_clip_seconds
-from .videos import FRAMES_TMPL, VIDEO_TMPL, VideoFinder
+from .videos import FRAMES_TMPL, VIDEO_TMPL, find_video
 
 # In seconds: the least that anticipation must have seen of a video to be trained on.
 SHORTEST = 1 / 30
 
 
 @DATASETS.register_module()
-class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
+class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, MediaMixin, BaseActionDataset):
     """EPIC-KITCHENS-100 (arXiv 2006.13256): one sample per segment, in time order.
 
     Reads the official CSV files as they are; any data in their format works. A sample
@@ -245,7 +246,7 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
         videos: dict[str, list[Segment]] = {}
         for segment in segments:
             videos.setdefault(segment.video_id, []).append(segment)
-        sources = self._sources(videos, self._finder(infos))
+        sources = self._sources(videos, infos)
         rule = self._rule()
         clips = {video: rule.clips(videos[video]) for video in sources}
         self._segments = {
@@ -374,7 +375,9 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             for key, prefix in given.items()
         }
 
-    def _finder(self, infos: dict[str, VideoInfo]) -> VideoFinder:
+    @property
+    def roots(self) -> list[str]:
+        """The folders in which a video is looked for, in this order."""
         key, kind = ('img', 'frames') if self.use_frames else ('video', 'videos')
         if self.data_prefix and key not in self.data_prefix:
             raise ValueError(
@@ -383,26 +386,16 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
                 f'{self.use_frames}.'
             )
         roots = self.data_prefix.get(key, self.data_root or '')
-        return VideoFinder(
-            roots=[roots] if isinstance(roots, str) else roots,
-            path_tmpl=self.path_tmpl,
-            use_frames=self.use_frames,
-            filename_tmpl=self.filename_tmpl,
-            start_index=self.start_index,
-            frame_fps=self.frame_fps,
-            infos=infos,
-            info_file=self.video_info_file,
-            look=self.missing_videos != 'unchecked',
-        )
+        return [roots] if isinstance(roots, str) else roots
 
     def _sources(
-        self, videos: dict[str, list[Segment]], finder: VideoFinder
+        self, videos: dict[str, list[Segment]], infos: dict[str, VideoInfo]
     ) -> dict[str, dict]:
         """Where each video is that is used, and its participant."""
         sources, missing = {}, []
         for video, segments in videos.items():
             participant = segments[0].participant_id
-            source, absent = finder.find(participant, video)
+            source, absent = find_video(self, participant, video, infos)
             if absent is not None:
                 missing.append(absent)
                 if self.missing_videos == 'leave_out':
