@@ -1,5 +1,6 @@
 """AVA for models with memory: streams without holes, from frames or videos."""
 
+import inspect
 import os.path as osp
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional
@@ -48,23 +49,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
     - Files are read in linear time: AVA's 837,318 training lines in seconds.
 
     Args:
-        ann_file (str): AVA's CSV file, lines ``video,second,x1,y1,x2,y2,label,person``.
-        pipeline (list): The transforms.
-        exclude_file (str, optional): CSV file of keyframes to leave out.
-        label_file, filename_tmpl, num_classes, custom_classes, data_prefix, modality,
-            test_mode, num_max_proposals, multilabel: As ``AVADataset``, whose order the
-            arguments up to ``multilabel`` have.
-        start_index (int, optional): Number in the name of the first frame. Defaults to
-            1 for frames and 0 for videos.
-        proposal_file (str, optional): Pickle of person boxes per keyframe. Samples have
-            no ``proposals`` without one.
-        person_det_score_thr (float): Least score of a box.
-        timestamp_start, timestamp_end (int): Seconds, of frame 0 and after the last.
-        use_frames (bool): Folders of frames ``<img>/<video>/img_00001.jpg``, or videos
-            ``<img>/<video>`` or ``<img>/<video><video_ext>``, where ``<img>`` is
-            ``data_prefix['img']``.
-        fps (int): Frames per second of the frames. 1 means that timestamps count
-            frames, as in MultiSports, where labels count from 0, too.
+        *args: As ``AVADataset``, in its order. Two differ: ``start_index`` defaults to
+            1 for frames and 0 for videos; of videos, ``<img>/<video>`` or
+            ``<img>/<video><video_ext>`` is read, where ``<img>`` is
+            ``data_prefix['img']``. ``fps=1`` means that timestamps count frames, as in
+            MultiSports, where labels count from 0, too.
         keyframes (str, optional): ``'annotated'``, those in ``ann_file`` as in
             MMAction2, or ``'detected'``, those of the same videos with a person box in
             ``proposal_file`` that reaches the threshold and, in training, also those
@@ -101,47 +90,30 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
 
     def __init__(
         self,
-        ann_file: str,
-        pipeline: list,
-        exclude_file: Optional[str] = None,
-        label_file: Optional[str] = None,
-        filename_tmpl: str = 'img_{:05}.jpg',
-        start_index: Optional[int] = None,
-        proposal_file: Optional[str] = None,
-        person_det_score_thr: float = 0.9,
-        num_classes: int = 81,
-        custom_classes: Optional[list[int]] = None,
-        data_prefix: dict = dict(img=''),
-        modality: str = 'RGB',
-        test_mode: bool = False,
-        num_max_proposals: int = 1000,
-        timestamp_start: int = 900,
-        timestamp_end: int = 1800,
-        use_frames: bool = True,
-        fps: int = 30,
-        multilabel: bool = True,
-        *,
+        *args: Any,
         keyframes: Optional[str] = None,
         video_ext: str = '.mp4',
         keep_best_proposal: bool = False,
         check_files: bool = True,
-        on_bad_clip: str = 'stop',
         keyframe_range: Optional[Sequence[int]] = None,
         **kwargs: Any,
     ) -> None:
+        options = inspect.signature(AVADataset).bind(*args, **kwargs).arguments
+        options.update(options.pop('kwargs', {}))
         if keyframes not in (None, 'annotated', 'detected'):
             raise ValueError(
                 f"keyframes must be 'annotated' or 'detected', got {keyframes!r}."
             )
+        proposal_file = options.pop('proposal_file', None)
         if keyframes == 'detected' and proposal_file is None:
             raise ValueError(
                 "keyframes='detected' needs a proposal_file: name it, or set "
                 "keyframes='annotated'."
             )
-        if not 0 <= person_det_score_thr <= 1:
+        threshold = options.get('person_det_score_thr', 0.9)
+        if not 0 <= threshold <= 1:
             raise ValueError(
-                'person_det_score_thr must be between 0 and 1, got '
-                f'{person_det_score_thr}.'
+                f'person_det_score_thr must be between 0 and 1, got {threshold}.'
             )
         if keyframe_range is not None and (
             len(keyframe_range) != 2 or keyframe_range[0] > keyframe_range[1]
@@ -150,45 +122,23 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
                 'keyframe_range must be the first and the last second, such as '
                 f'(902, 1798), got {keyframe_range!r}.'
             )
-        if custom_classes is not None and not label_file:
+        if options.get('custom_classes') is not None and not options.get('label_file'):
             raise ValueError(
                 'custom_classes needs the label_file that they are chosen from.'
             )
         if keyframes is None:
-            detected = test_mode and proposal_file is not None
+            detected = options.get('test_mode') and proposal_file is not None
             keyframes = 'detected' if detected else 'annotated'
+        if options.get('start_index') is None:
+            options['start_index'] = 1 if options.get('use_frames', True) else 0
         self.keyframes = keyframes
         self.keyframe_range = keyframe_range
         self.video_ext = video_ext
         self.keep_best_proposal = keep_best_proposal
         self.check_files = check_files
         self._proposals_path = proposal_file
-        if start_index is None:
-            start_index = 1 if use_frames else 0
         # Proposals are merged into the samples; AVADataset would load them once more.
-        super().__init__(
-            ann_file,
-            pipeline,
-            exclude_file=exclude_file,
-            label_file=label_file,
-            filename_tmpl=filename_tmpl,
-            start_index=start_index,
-            proposal_file=None,
-            person_det_score_thr=person_det_score_thr,
-            num_classes=num_classes,
-            custom_classes=custom_classes,
-            data_prefix=data_prefix,
-            modality=modality,
-            test_mode=test_mode,
-            num_max_proposals=num_max_proposals,
-            timestamp_start=timestamp_start,
-            timestamp_end=timestamp_end,
-            use_frames=use_frames,
-            fps=fps,
-            multilabel=multilabel,
-            on_bad_clip=on_bad_clip,
-            **kwargs,
-        )
+        super().__init__(**options)
         self.proposal_file = proposal_file
 
     def load_data_list(self) -> list[dict]:

@@ -6,18 +6,14 @@ line or an entry. What is here compares them with each other and with the config
 
 import inspect
 import math
-import os.path as osp
 from collections import Counter
 from functools import partial
 from itertools import groupby
 from typing import Any, Optional
 
 import numpy as np
-from mmaction.datasets.base import BaseActionDataset
+from mmaction.datasets import AVADataset
 from mmaction.evaluation import read_labelmap
-from mmaction.evaluation.functional.ava_evaluation.np_box_ops import iou
-from mmaction.registry import DATASETS
-from mmengine.registry import DefaultScope
 
 from memvit_mm.datasets.ava.dataset import MemoryAVADataset
 from memvit_mm.datasets.ava.files import (
@@ -25,32 +21,21 @@ from memvit_mm.datasets.ava.files import (
     Row,
     first_label,
     read_exclusions,
-    read_proposals,
     read_rows,
 )
 from memvit_mm.io.text import read_lines
 
 from .media import check_media
+from .mmaction import check_mmaction
+from .proposals import check_proposals
 from .report import Report, a_few, type_name
 
-# Of the annotated boxes, this share at least should have a proposal that overlaps.
-LEAST_RECALL = 0.3
-# Keyframes on which that is looked at.
-RECALL_KEYFRAMES = 2000
-
 # Arguments that are taken from a dataset's config.
-ARGUMENTS = {'data_root', *inspect.signature(MemoryAVADataset).parameters} - {
-    'pipeline',
-    'custom_classes',
-    'check_files',
-}
-
-# The order of a box's coordinates, as corners.
-ORDERS = {
-    'x1, y1, x2, y2': lambda box: box,
-    'y1, x1, y2, x2': lambda box: box[:, [1, 0, 3, 2]],
-    'x, y, width, height': lambda box: np.hstack([box[:, :2], box[:, :2] + box[:, 2:]]),
-}
+ARGUMENTS = {
+    'data_root',
+    *inspect.signature(AVADataset).parameters,
+    *inspect.signature(MemoryAVADataset).parameters,
+} - {'pipeline', 'custom_classes', 'check_files'}
 
 
 class AvaCheck:
@@ -111,7 +96,7 @@ class AvaCheck:
             if step == self._check_annotations and not self.rows:
                 return
         if not self.is_ours and self.report.count('ERROR') == errors:
-            self._check_mmaction()
+            check_mmaction(self.report, self.where, self.cfg, self.videos, self.found)
 
     def _check_labels(self) -> None:
         path, classes = self.dataset.label_file, self.custom_classes
@@ -183,7 +168,6 @@ class AvaCheck:
                 'if it should be'
             )
         self._check_seconds()
-        self._check_people()
         if report.count('ERROR', 'WARNING') == before:
             keyframes = {row[:2] for _, row in self.rows}
             report.ok(
@@ -219,32 +203,6 @@ class AvaCheck:
                     f'{max(seconds) + 1}',
                 )
 
-    def _check_people(self) -> None:
-        """Boxes that stick out, and lines that MMAction2 counts as another person."""
-        path, warn = self.dataset.ann_file, self.report.warning
-        seen: set[Row] = set()
-        people: dict[tuple, int] = {}
-        for line, row in self.rows:
-            if min(row.box) < 0 or max(row.box) > 1:
-                box = ', '.join(f'{value:g}' for value in row.box)
-                warn(
-                    f'{path}:{line}: box {box} is slightly outside [0, 1]: clip it',
-                    'outside',
-                )
-            if row in seen:
-                warn(
-                    f'{path}:{line}: the same row as one before: take it out, it is '
-                    'counted as one more person to be found',
-                    'repeated',
-                )
-            elif people.setdefault(row[:3], row.person) != row.person:
-                warn(
-                    f'{path}:{line}: person {row.person} has the same box as another '
-                    'person, and both are taken for one: change its last digit',
-                    'same box',
-                )
-            seen.add(row)
-
     def _check_holes(self) -> None:
         keyframes = sorted({row[:2] for _, row in self.rows})
         steps: Counter = Counter()
@@ -278,89 +236,14 @@ class AvaCheck:
             )
 
     def _check_proposals(self) -> None:
-        report, path = self.report, self.cfg.get('proposal_file')
-        if path is None:
-            if not self.is_ours:
-                report.warning(
-                    f'{self.where}: has no proposal_file; boxes come from the '
-                    'annotations'
-                )
-            return
-        before = report.count('ERROR', 'WARNING')
-        found = read_proposals(path, None, report.errors_of(path))
-        self.found = found
-        scores = np.concatenate([[], *(boxes[:, 4] for boxes in found.values())])
-        threshold = self.dataset.person_det_score_thr
-        if not ((scores >= 0) & (scores <= 1)).all():
-            report.error(
-                f'{path}: scores run from {scores.min():g} to {scores.max():g}: the '
-                'fifth column is a score in [0, 1]'
+        path = self.cfg.get('proposal_file')
+        if path is not None:
+            self.found = check_proposals(
+                self.report, self.where, self.dataset, path, self.rows
             )
-        elif len(scores) and scores.max() < threshold:
-            report.error(
-                f'{path}: no score reaches person_det_score_thr={threshold} (the '
-                f'highest is {scores.max():.3g}): lower it in {self.where}'
-            )
-        if found or report.count('ERROR', 'WARNING') == before:
-            self._check_matches(path, found)
-        if report.count('ERROR', 'WARNING') == before:
-            report.ok(f'{path}: {len(scores):,} boxes at {len(found):,} keyframes')
-
-    def _check_matches(self, path: str, found: dict[Keyframe, np.ndarray]) -> None:
-        """Whether proposals are of the keyframes, and people, that are annotated."""
-        ann_file = self.dataset.ann_file
-        truth: dict[Keyframe, set[tuple]] = {}
-        for _, row in self.rows:
-            truth.setdefault(row[:2], set()).add(row.box)
-        videos = {video for video, _ in found}
-        lacking = [f'{v},{t:04d}' for v, t in truth if (v, t) not in found]
-        if not videos & self.videos:
-            self.report.error(
-                f'{path}: has none of the videos in {ann_file}, neither '
-                f'{self.rows[0][1].video} nor another; it has '
-                f'{a_few(sorted(videos)) or "none"}: '
-                'is it of the other split, or are videos named otherwise?'
-            )
-        elif len(lacking) == len(truth):
-            ours, theirs = ([second for _, second in of] for of in (truth, found))
-            self.report.error(
-                f'{path}: has the videos of {ann_file} but none of its keyframes: '
-                f'timestamps run from {min(theirs)} to {max(theirs)}, in the '
-                f'annotations from {min(ours)} to {max(ours)}; both count from the '
-                'same second'
-            )
-        elif lacking:
-            share = len(lacking) / len(truth)
-            effect = 'they get no box' if self.is_ours else 'they get the whole frame'
-            (self.report.error if share > 0.5 else self.report.warning)(
-                f'{path}: {len(lacking):,} of {len(truth):,} annotated keyframes '
-                f'({share:.1%}) have no proposal, such as {a_few(lacking)}; {effect}: '
-                'run the person detector on them too'
-            )
-        if len(lacking) < len(truth):
-            self._check_recall(path, found, truth)
-
-    def _check_recall(
-        self, path: str, found: dict[Keyframe, np.ndarray], truth: dict[Keyframe, set]
-    ) -> None:
-        chosen = [keyframe for keyframe in truth if keyframe in found]
-        hits, total = dict.fromkeys(ORDERS, 0), 0
-        for keyframe in chosen[:: max(1, len(chosen) // RECALL_KEYFRAMES)]:
-            true = np.array(list(truth[keyframe]))
-            total += len(true)
-            for name, corners in ORDERS.items():
-                with np.errstate(invalid='ignore', divide='ignore'):
-                    overlap = iou(true, corners(found[keyframe][:, :4]))
-                hits[name] += int((overlap > 0.5).any(axis=1).sum())
-        recall = {name: count / total for name, count in hits.items()}
-        best = max(recall, key=recall.get)
-        if recall['x1, y1, x2, y2'] < LEAST_RECALL:
-            hint = 'are they of other videos, or at other times?'
-            if recall[best] > 0.5:
-                hint = f'they seem to be stored as {best}; store x1, y1, x2, y2'
-            self.report.error(
-                f'{path}: only {recall["x1, y1, x2, y2"]:.0%} of the annotated boxes '
-                f'overlap with a proposal (IoU > 0.5): {hint}'
+        elif not self.is_ours:
+            self.report.warning(
+                f'{self.where}: has no proposal_file; boxes come from the annotations'
             )
 
     def _check_media(self, sample: int) -> None:
@@ -376,43 +259,3 @@ class AvaCheck:
             'SampleAVAFrames' not in steps,
             sample,
         )
-
-    def _check_mmaction(self) -> None:
-        """What MMAction2's ``AVADataset`` does not take, and ours does."""
-        key, prefix = '', self.dataset.data_prefix.get('img') or ''
-        for video in sorted(self.videos):
-            path = osp.join(prefix, video)
-            path += '' if osp.splitext(video)[1] else '.mp4'
-            if not (self.dataset.use_frames or '://' in path or osp.isfile(path)):
-                self.report.error(
-                    f'{path}: the video has another ending, and MMAction2 looks for '
-                    'this one: rename it, or take MemoryAVADataset, which finds it',
-                    'ending',
-                )
-        try:
-            with DefaultScope.overwrite_default_scope('mmaction'):
-                theirs = DATASETS.build({**self.cfg, 'pipeline': []})
-            for index in range(len(theirs)):
-                info = BaseActionDataset.get_data_info(theirs, index)
-                key, keyframe = info['img_key'], (info['video_id'], info['timestamp'])
-                theirs.get_data_info(index)
-                if key.startswith('\ufeff'):
-                    self.report.error(
-                        f'{theirs.ann_file}:1: begins with a byte order mark, which '
-                        'AVADataset takes for a part of the first video id: save it '
-                        'as UTF-8 without one',
-                        'mark',
-                    )
-                if keyframe in self.found and key not in theirs.proposals:
-                    self.report.error(
-                        f'{theirs.proposal_file}: has boxes for {key!r} under a key '
-                        'that MMAction2 does not find: write the second in four '
-                        'digits, without blanks, or take MemoryAVADataset',
-                        'key',
-                    )
-        except Exception as error:  # whatever AVADataset raises
-            self.report.error(
-                f'{self.where}: AVADataset cannot read these files, and stops '
-                f'{f"at {key!r}" if key else "at once"} ({type(error).__name__}: '
-                f'{error}): mend them, or take MemoryAVADataset, which reads them'
-            )

@@ -1,7 +1,5 @@
 """Check that the videos, or folders of frames, of an AVA dataset are long enough."""
 
-import os.path as osp
-
 import numpy as np
 
 from memvit_mm.datasets.ava.dataset import MemoryAVADataset
@@ -49,7 +47,6 @@ def check_media(
         if dataset.use_frames:
             path, frames = sources[video]['frame_dir'], sources[video]['total_frames']
             fps = dataset._FPS
-            _check_number(report, where, dataset, path)
         else:
             path = sources[video]['filename']
             try:
@@ -85,19 +82,4 @@ def check_media(
             f'{prefix}: {len(last):,} of {len(last):,} '
             f'{"frame folder" if dataset.use_frames else "video"}s are there; '
             f'{len(opened)} of them were opened and are long enough'
-        )
-
-
-def _check_number(
-    report: Report, where: str, dataset: MemoryAVADataset, folder: str
-) -> None:
-    """Whether a folder has more frames than its times account for."""
-    expected = (dataset.timestamp_end - dataset.timestamp_start) * dataset._FPS
-    one_more = dataset.frame_path(folder, int(1.05 * expected))
-    if dataset._FPS != 1 and osp.exists(one_more):
-        report.warning(
-            f'{folder}: has {osp.basename(one_more)}, more frames than timestamp_start='
-            f'{dataset.timestamp_start}, timestamp_end={dataset.timestamp_end} and fps='
-            f'{dataset._FPS} of {where} account for ({expected:,}): were they '
-            'extracted at another rate?'
         )

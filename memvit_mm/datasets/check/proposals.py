@@ -1,0 +1,134 @@
+"""Check the proposals of AVA: scores, keyframes, and whether they show the people."""
+
+import numpy as np
+from mmaction.evaluation.functional.ava_evaluation.np_box_ops import iou
+
+from memvit_mm.datasets.ava.dataset import MemoryAVADataset
+from memvit_mm.datasets.ava.files import Keyframe, Row, read_proposals
+
+from .report import Report, a_few
+
+# Of the annotated boxes, this share at least should have a proposal that overlaps.
+LEAST_RECALL = 0.3
+# Keyframes on which that is looked at.
+RECALL_KEYFRAMES = 2000
+
+# The order of a box's coordinates, as corners.
+ORDERS = {
+    'x1, y1, x2, y2': lambda box: box,
+    'y1, x1, y2, x2': lambda box: box[:, [1, 0, 3, 2]],
+    'x, y, width, height': lambda box: np.hstack([box[:, :2], box[:, :2] + box[:, 2:]]),
+}
+
+
+def check_proposals(
+    report: Report,
+    where: str,
+    dataset: MemoryAVADataset,
+    path: str,
+    rows: list[tuple[int, Row]],
+) -> dict[Keyframe, np.ndarray]:
+    """Check a proposal file.
+
+    Args:
+        report (Report): Takes the findings.
+        where (str): The config's path to the dataset.
+        dataset (MemoryAVADataset): The dataset; it need not have read its files.
+        path (str): The proposal file.
+        rows (list[tuple[int, Row]]): The lines of the annotation file.
+
+    Returns:
+        dict[(str, int), np.ndarray]: The entries that can be read.
+
+    Raises:
+        FileNotFoundError, ValueError: If none can.
+    """
+    before = report.count('ERROR', 'WARNING')
+    found = read_proposals(path, None, report.errors_of(path))
+    is_read = report.count('ERROR', 'WARNING') == before
+    scores = np.concatenate([[], *(boxes[:, 4] for boxes in found.values())])
+    threshold = dataset.person_det_score_thr
+    if not ((scores >= 0) & (scores <= 1)).all():
+        report.error(
+            f'{path}: scores run from {scores.min():g} to {scores.max():g}: the fifth '
+            'column is a score in [0, 1]'
+        )
+    elif len(scores) and scores.max() < threshold:
+        report.error(
+            f'{path}: no score reaches person_det_score_thr={threshold} (the highest '
+            f'is {scores.max():.3g}): lower it in {where}'
+        )
+    if found or is_read:
+        truth: dict[Keyframe, set[tuple]] = {}
+        for _, row in rows:
+            truth.setdefault(row[:2], set()).add(row.box)
+        matched = [keyframe for keyframe in truth if keyframe in found]
+        _check_keyframes(report, dataset, path, found, truth)
+        if matched:
+            _check_recall(report, path, found, truth, matched)
+    if report.count('ERROR', 'WARNING') == before:
+        report.ok(f'{path}: {len(scores):,} boxes at {len(found):,} keyframes')
+    return found
+
+
+def _check_keyframes(
+    report: Report,
+    dataset: MemoryAVADataset,
+    path: str,
+    found: dict[Keyframe, np.ndarray],
+    truth: dict[Keyframe, set[tuple]],
+) -> None:
+    """Whether proposals are of the keyframes that are annotated."""
+    ann_file = dataset.ann_file
+    videos = {video for video, _ in found}
+    wanted = [video for video, _ in truth]
+    lacking = [f'{v},{t:04d}' for v, t in truth if (v, t) not in found]
+    if not videos & set(wanted):
+        report.error(
+            f'{path}: has none of the videos in {ann_file}, neither {wanted[0]} nor '
+            f'another; it has {a_few(sorted(videos)) or "none"}: is it of the other '
+            'split, or are videos named otherwise?'
+        )
+    elif len(lacking) == len(truth):
+        ours, theirs = ([second for _, second in of] for of in (truth, found))
+        report.error(
+            f'{path}: has the videos of {ann_file} but none of its keyframes: '
+            f'timestamps run from {min(theirs)} to {max(theirs)}, in the annotations '
+            f'from {min(ours)} to {max(ours)}; both count from the same second'
+        )
+    elif lacking:
+        share = len(lacking) / len(truth)
+        (report.error if share > 0.5 else report.warning)(
+            f'{path}: {len(lacking):,} of {len(truth):,} annotated keyframes '
+            f'({share:.1%}) have no proposal, such as {a_few(lacking)}; there is no '
+            'box there, or with AVADataset the whole frame: run the person detector '
+            'on them too'
+        )
+
+
+def _check_recall(
+    report: Report,
+    path: str,
+    found: dict[Keyframe, np.ndarray],
+    truth: dict[Keyframe, set[tuple]],
+    matched: list[Keyframe],
+) -> None:
+    """Whether proposals show the people that are annotated."""
+    hits, total = dict.fromkeys(ORDERS, 0), 0
+    for keyframe in matched[:: max(1, len(matched) // RECALL_KEYFRAMES)]:
+        true = np.array(list(truth[keyframe]))
+        total += len(true)
+        for name, corners in ORDERS.items():
+            with np.errstate(invalid='ignore', divide='ignore'):
+                overlap = iou(true, corners(found[keyframe][:, :4]))
+            hits[name] += int((overlap > 0.5).any(axis=1).sum())
+    recall = {name: count / total for name, count in hits.items()}
+    best = max(recall, key=recall.get)
+    if recall['x1, y1, x2, y2'] < LEAST_RECALL:
+        hint = 'are they of other videos, or at other times?'
+        if recall[best] > 0.5:
+            hint = f'they seem to be stored as {best}; store x1, y1, x2, y2'
+        report.error(
+            f'{path}: only {recall["x1, y1, x2, y2"]:.0%} of the annotated boxes '
+            f'overlap with a proposal (IoU > 0.5): {hint}'
+        )
