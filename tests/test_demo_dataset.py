@@ -15,10 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from memvit_mm.demo import ava as demo
 from memvit_mm.demo import ava_scene as demo_scene
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset, make_proposals
-from memvit_mm.demo.ava_preview import draw_preview
 from memvit_mm.demo.ava_scene import (
     CLASS_IDS,
     DELAYS,
@@ -28,7 +26,8 @@ from memvit_mm.demo.ava_scene import (
     event_frames,
     person_box,
 )
-from memvit_mm.demo.files import read_meta
+from memvit_mm.demo.files import VideoJob, read_meta, write_video
+from memvit_mm.demo.preview import draw_preview
 from memvit_mm.paths import get_tool_path
 
 TINY = DemoSettings(num_train=2, num_val=1, seconds=20, size=64, people=2)
@@ -292,7 +291,6 @@ def test_pixels_outside_the_cue_do_not_depend_on_the_object():
 
 def test_the_codec_leaves_no_trace_of_the_cue(tmp_path):
     """mp4 codes most frames as changes; what is left of a cue must be gone in time."""
-    (tmp_path / 'videos').mkdir()
     scene = replace(DemoSettings(num_train=1).scenes('train')[0])
     videos = []
     for shift in range(3):
@@ -300,8 +298,9 @@ def test_the_codec_leaves_no_trace_of_the_cue(tmp_path):
         # One person's cues at a time: others' are seen in the same frames.
         people = (changed.people[0], *scene.people[1:])
         changed = replace(changed, people=people, video_id=f'shift_{shift}')
-        demo._write_video((changed, str(tmp_path), False))
-        reader = cv2.VideoCapture(str(tmp_path / 'videos' / f'shift_{shift}.mp4'))
+        path = tmp_path / 'videos' / f'shift_{shift}.mp4'
+        write_video(VideoJob(changed, draw_frame, path))
+        reader = cv2.VideoCapture(str(path))
         videos.append([reader.read()[1] for _ in range(scene.num_frames)])
     clear = round(0.75 * scene.fps)
     for event in scene.people[0].events:
@@ -381,7 +380,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, 'No space left on device', 'some.mp4')
 
-    monkeypatch.setattr(demo, '_write_video', fail)
+    monkeypatch.setattr('memvit_mm.demo.files.write_video', fail)
     with pytest.raises(OSError, match='No space left'):
         make_demo_dataset(out, TINY, workers=1)
     assert list(tmp_path.iterdir()) == []

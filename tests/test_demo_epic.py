@@ -15,9 +15,7 @@ import pytest
 from mmengine.registry import init_default_scope
 
 from memvit_mm.datasets import EpicKitchensDataset
-from memvit_mm.demo import epic as demo_epic
-from memvit_mm.demo.epic import COLUMNS, EpicDemoSettings, make_epic_demo, video_path
-from memvit_mm.demo.epic_preview import draw_epic_preview
+from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo, video_path
 from memvit_mm.demo.epic_scene import (
     NOUNS,
     PERIOD,
@@ -27,9 +25,16 @@ from memvit_mm.demo.epic_scene import (
     VERBS,
     draw_frame,
 )
+from memvit_mm.demo.files import VideoJob, write_video
+from memvit_mm.demo.preview import draw_preview
 from memvit_mm.paths import get_tool_path
 
 TINY = EpicDemoSettings(num_train=2, num_val=2, seconds=24, size=64)
+COLUMNS = (
+    'narration_id participant_id video_id narration_timestamp start_timestamp '
+    'stop_timestamp start_frame stop_frame narration verb verb_class noun noun_class '
+    'all_nouns all_noun_classes'
+).split()
 TOOL = Path(get_tool_path('data/make_demo_dataset.py'))
 
 
@@ -76,7 +81,7 @@ def test_files_are_the_official_ones(tiny):
     ]
     for name, cooks in (('train', {'P01', 'P02'}), ('validation', {'P01', 'P05'})):
         rows = rows_of(tiny, name)
-        assert tuple(rows[0]) == COLUMNS
+        assert list(rows[0]) == COLUMNS
         assert {row['participant_id'] for row in rows} == cooks
         ids = [row['narration_id'] for row in rows]
         assert ids == sorted(ids) and len(set(ids)) == len(ids)
@@ -169,10 +174,9 @@ def test_the_codec_leaves_no_trace_of_the_cue(tmp_path, fps):
     kitchen = settings.kitchens('train')[0]
     videos = []
     for shift in range(3):
-        folder = tmp_path / str(shift)
-        video_path(folder, kitchen.video_id).parent.mkdir(parents=True)
-        demo_epic._write_video((other_dishes(kitchen, shift), str(folder)))
-        reader = cv2.VideoCapture(str(video_path(folder, kitchen.video_id)))
+        path = video_path(tmp_path / str(shift), kitchen.video_id)
+        write_video(VideoJob(other_dishes(kitchen, shift), draw_frame, path))
+        reader = cv2.VideoCapture(str(path))
         videos.append([reader.read()[1] for _ in range(kitchen.num_frames)])
     assert kitchen.dishes
     for dish in kitchen.dishes:
@@ -278,7 +282,7 @@ def test_tool_makes_shows_and_keeps(tool, tmp_path, capsys, tiny):
     assert cv2.imread(str(png)).shape[1] == 8 * 48 * 4
     tool(out, *SMALL)
     assert f'{out}: kept, it is there already' in capsys.readouterr().out
-    draw_epic_preview(tiny, png)
+    draw_preview(tiny, png)
     assert cv2.imread(str(png)).shape[1] == 8 * 64 * 3
 
 
@@ -301,5 +305,5 @@ def test_tool_says_what_is_wrong_in_one_sentence(tool, tmp_path, monkeypatch):
 
 
 def test_preview_of_something_else(tmp_path):
-    with pytest.raises(ValueError, match='is no demo data set of format epic'):
-        draw_epic_preview(tmp_path, tmp_path / 'sheet.png')
+    with pytest.raises(ValueError, match='is no demo data set'):
+        draw_preview(tmp_path, tmp_path / 'sheet.png')

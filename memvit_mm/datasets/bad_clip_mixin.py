@@ -13,7 +13,6 @@ from mmengine.dataset import Compose
 from memvit_mm.structures import BadClipError, MissingClipError
 
 from .transforms.clips import seeded
-from .worker_notes import noting
 
 # MMAction2's transforms that read files. What they raise is about a file, ...
 READERS = (
@@ -78,18 +77,16 @@ class BadClipMixin:
     def prepare_data(self, idx: int) -> Optional[dict]:
         """A sample through the pipeline, or what stands in for it."""
         info = self.get_data_info(idx)
-        clip = clip_of(info)
-        with noting(f'{clip}, file {_file_of(info)}'):
-            try:
-                return self._read(info)
-            except BadClipError as error:
-                bad = error
-            reason = f'{str(bad).rstrip(".")} ({clip}'
-            if self.on_bad_clip == 'stop':
-                raise type(bad)(
-                    f"{reason}; on_bad_clip='skip' in the dataset goes on without it)."
-                ) from bad
-            return self._stand_in(info, f'{reason}).')
+        try:
+            return self._read(info)
+        except BadClipError as error:
+            bad = error
+        reason = f'{str(bad).rstrip(".")} ({clip_of(info)}'
+        if self.on_bad_clip == 'stop':
+            raise type(bad)(
+                f"{reason}; on_bad_clip='skip' in the dataset goes on without it)."
+            ) from bad
+        return self._stand_in(info, f'{reason}).')
 
     def _read(self, info: dict) -> Optional[dict]:
         """The pipeline, with what goes wrong in reading told from the rest."""

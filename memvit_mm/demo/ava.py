@@ -18,7 +18,7 @@ import csv
 import io
 import pickle
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
@@ -39,16 +39,8 @@ from .ava_scene import (
     person_labels,
     plan_scenes,
 )
-from .files import (
-    KIND,
-    MIN_FPS,
-    check_settings,
-    video_bytes,
-    write_dataset,
-    write_text,
-    write_video,
-    write_videos,
-)
+from .files import VideoJob, write_dataset, write_text, write_videos
+from .plan import MIN_FPS, SPLITS, Settings
 
 # Of each kind of fault, how often a made-up person detector has it.
 MISSED = 0.04
@@ -59,7 +51,7 @@ SURE = 0.9
 
 
 @dataclass(frozen=True)
-class DemoSettings:
+class DemoSettings(Settings):
     """What :func:`make_demo_dataset` draws.
 
     Args:
@@ -91,34 +83,19 @@ class DemoSettings:
     people: int = 3
     seed: int = 0
 
-    def __post_init__(self):
-        shortest = 2 * MARGIN + CYCLES[-1] + max(DELAYS)
-        limits = {
-            'num_train': (1, 1000),
-            'num_val': (1, 1000),
-            'seconds': (shortest, 899),
-            'fps': (MIN_FPS, 60),
-            'size': (48, 1024),
-            'people': (1, 4),
-            'seed': (0, 2**32 - 1),
-        }
-        check_settings(self, limits)
-
-    def count(self, split: str) -> int:
-        """Number of videos in a split, 'train' or 'val'."""
-        return {'train': self.num_train, 'val': self.num_val}[split]
+    limits = {
+        'num_train': (1, 1000),
+        'num_val': (1, 1000),
+        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'people': (1, 4),
+        'seed': (0, 2**32 - 1),
+    }
 
     def scenes(self, split: str) -> list[Scene]:
         """The plans of a split's videos."""
-        return plan_scenes(
-            self.seed,
-            split,
-            self.count(split),
-            self.seconds,
-            self.fps,
-            self.size,
-            self.people,
-        )
+        return plan_scenes(self, split)
 
 
 def make_demo_dataset(
@@ -153,13 +130,29 @@ def make_demo_dataset(
     settings = settings or DemoSettings()
 
     def fill(folder: Path) -> None:
-        _write_annotations(folder, settings)
-        _write_videos(folder, settings, rawframes, workers)
+        _write_annotations(folder / 'annotations', settings)
+        jobs = []
+        for scene in settings.scenes('train') + settings.scenes('val'):
+            name = scene.video_id
+            jpegs = folder / 'rawframes' / name if rawframes else None
+            path = folder / 'videos' / f'{name}.mp4'
+            jobs.append(VideoJob(scene, draw_frame, path, jpegs))
+        write_videos(jobs, workers)
 
-    videos = settings.num_train + settings.num_val
-    frames = videos * settings.seconds * settings.fps
-    needed = video_bytes(frames, settings.size, rawframes)
-    return write_dataset(out, _meta(settings, rawframes), needed, fill, overwrite)
+    meta = {
+        'num_classes': len(CLASSES) + 1,
+        'classes': CLASS_IDS,
+        'seen_in_the_clip': [CLASS_IDS[n] for n in CLASSES if n not in MEMORY_CLASSES],
+        'need_memory': [CLASS_IDS[n] for n in MEMORY_CLASSES],
+        'fps': settings.fps,
+        'timestamp_start': TIMESTAMP_START,
+        'timestamp_end': TIMESTAMP_START + settings.seconds,
+        'first_keyframe': TIMESTAMP_START + MARGIN,
+        'last_keyframe': TIMESTAMP_START + settings.seconds - MARGIN,
+        'seconds_from_take_to_lift_and_give': list(DELAYS),
+        'seconds_shown_around_keyframe': EVENT_REACH,
+    }
+    return write_dataset(out, 'ava', settings, meta, fill, rawframes, overwrite)
 
 
 # ------------------------------------------------------------------ annotations
@@ -190,7 +183,7 @@ def make_proposals(scene: Scene) -> dict[str, np.ndarray]:
     Returns:
         dict: 'video,0902' -> float32 ``[n, 5]``: x1, y1, x2, y2 in [0, 1], score.
     """
-    rng = np.random.default_rng([*scene.seed, 7])
+    rng = scene.random(7)
     proposals = {}
     for timestamp in scene.keyframes:
         boxes, scores = [], []
@@ -218,9 +211,8 @@ def make_proposals(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def _write_annotations(folder: Path, settings: DemoSettings) -> None:
-    folder = folder / 'annotations'
     folder.mkdir()
-    for split in ('train', 'val'):
+    for split in SPLITS:
         scenes, proposals = settings.scenes(split), {}
         table = io.StringIO()
         writer = csv.writer(table, lineterminator='\n')
@@ -247,48 +239,3 @@ def action_list() -> str:
             f'  label_type: {kind}\n}}\n'
         )
     return ''.join(items)
-
-
-def _meta(settings: DemoSettings, rawframes: bool) -> dict:
-    return {
-        'kind': KIND,
-        'format': 'ava',
-        'settings': asdict(settings),
-        'rawframes': rawframes,
-        'num_classes': len(CLASSES) + 1,
-        'classes': CLASS_IDS,
-        'seen_in_the_clip': [CLASS_IDS[n] for n in CLASSES if n not in MEMORY_CLASSES],
-        'need_memory': [CLASS_IDS[n] for n in MEMORY_CLASSES],
-        'fps': settings.fps,
-        'timestamp_start': TIMESTAMP_START,
-        'timestamp_end': TIMESTAMP_START + settings.seconds,
-        'first_keyframe': TIMESTAMP_START + MARGIN,
-        'last_keyframe': TIMESTAMP_START + settings.seconds - MARGIN,
-        'seconds_from_take_to_lift_and_give': list(DELAYS),
-        'seconds_shown_around_keyframe': EVENT_REACH,
-    }
-
-
-# ----------------------------------------------------------------------- videos
-
-
-def _write_videos(
-    folder: Path, settings: DemoSettings, rawframes: bool, workers: Optional[int]
-) -> None:
-    (folder / 'videos').mkdir()
-    if rawframes:
-        (folder / 'rawframes').mkdir()
-    jobs = [
-        (scene, str(folder), rawframes)
-        for split in ('train', 'val')
-        for scene in settings.scenes(split)
-    ]
-    write_videos(_write_video, jobs, workers)
-
-
-def _write_video(job: tuple[Scene, str, bool]) -> None:
-    scene, folder, rawframes = job
-    frames = (draw_frame(scene, index) for index in range(scene.num_frames))
-    path = Path(folder, 'videos', f'{scene.video_id}.mp4')
-    jpegs = Path(folder, 'rawframes', scene.video_id) if rawframes else None
-    write_video(path, frames, scene.fps, scene.size, jpegs)

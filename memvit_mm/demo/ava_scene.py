@@ -11,14 +11,19 @@ at a time; a frame depends on the plan and its index alone. Randomness that draw
 pixels or boxes never sees which object was taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from .draw import circle, line, muted, polygon, rectangle
+from .plan import SPLITS, Plan
+
+if TYPE_CHECKING:
+    from .ava import DemoSettings
 
 OBJECTS = ('red', 'green', 'blue', 'yellow')
 # Class names in the order of their ids, which start at 1 as in AVA.
@@ -116,27 +121,16 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One video's plan.
+class Scene(Plan):
+    """The plan of one video.
 
     Attributes:
         video_id (str): Its name; 11 characters, as AVA's.
-        seed (tuple[int]): What its random numbers start from.
-        seconds (int), fps (int), size (int): Length; frames per second; width and
-            height in pixels.
         people (tuple[Person]): From left to right.
+        Others: as in :class:`Plan`.
     """
 
-    video_id: str
-    seed: tuple[int, ...]
-    seconds: int
-    fps: int
-    size: int
     people: tuple[Person, ...]
-
-    @property
-    def num_frames(self) -> int:
-        return self.seconds * self.fps
 
     @property
     def keyframes(self) -> range:
@@ -162,40 +156,32 @@ def person_labels(scene: Scene, person: Person, timestamp: int) -> list[str]:
     return labels
 
 
-def plan_scenes(
-    seed: int,
-    split: str,
-    count: int,
-    seconds: int,
-    fps: int,
-    size: int,
-    num_people: int,
-) -> list[Scene]:
+def plan_scenes(settings: 'DemoSettings', split: str) -> list[Scene]:
     """Plan all videos of a split, each object being taken equally often.
 
     Args:
-        seed (int): The data set's seed; splits draw disjoint random numbers from it.
+        settings (DemoSettings): Of the data set; splits draw disjoint random numbers
+            from its seed.
         split (str): 'train' or 'val'.
-        count (int): Number of videos.
-        seconds, fps, size (int): Each video's length, frame rate and side (pixels).
-        num_people (int): People in each video.
-
-    Returns:
-        list[Scene]: ``count`` scenes.
     """
-    base = (seed, ('train', 'val').index(split))
+    base = (settings.seed, SPLITS.index(split))
+    count = settings.count(split)
     starts = []
     for index in range(count):
         rng = np.random.default_rng([*base, index, 0])
-        starts.append([_plan_starts(rng, seconds) for _ in range(num_people)])
+        people = range(settings.people)
+        starts.append([_plan_starts(rng, settings.seconds) for _ in people])
     total = sum(len(times) for people in starts for times in people)
     items = [OBJECTS[i % len(OBJECTS)] for i in range(total)]
     np.random.default_rng([*base, count, 1]).shuffle(items)
     deck = iter(items)
-    return [
-        _plan_scene((*base, index), split, starts[index], deck, seconds, fps, size)
-        for index in range(count)
-    ]
+    scenes = []
+    for index in range(count):
+        name = f'demo_{split[:2]}_{index:03d}'
+        video = (name, (*base, index), settings.seconds, settings.fps, settings.size)
+        people = _plan_people(Plan(*video), starts[index], deck)
+        scenes.append(Scene(*video, people))
+    return scenes
 
 
 def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
@@ -207,17 +193,18 @@ def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
     return [time for time in times if time <= last]
 
 
-def _plan_scene(seed, split, starts, deck, seconds, fps, size) -> Scene:
-    rng = np.random.default_rng([*seed, 2])
-    num_people, num_frames = len(starts), seconds * fps
+def _plan_people(
+    video: Plan, starts: list[list[int]], deck: Iterator[str]
+) -> tuple[Person, ...]:
+    rng, size, num_people = video.random(2), video.size, len(starts)
     shirts = rng.permutation(len(_SHIRTS))
     trousers = rng.permutation(len(_TROUSERS))
-    lane = size / num_people
+    room = size / num_people
     people = []
     for index, times in enumerate(starts):
         unit = size / 96 * rng.uniform(0.92, 1.04) * min(1, 3 / num_people)
-        home = lane * (index + 0.5) + rng.uniform(-0.06, 0.06) * lane
-        x, phase, walking = _plan_walk(rng, home, 0.15 * lane, num_frames, fps, unit)
+        home = room * (index + 0.5) + rng.uniform(-0.06, 0.06) * room
+        x, phase, walking = _plan_walk(rng, home, 0.15 * room, unit, video)
         events = []
         for time in times:
             item, (first, second) = next(deck), rng.permutation(['lift', 'give'])
@@ -238,12 +225,14 @@ def _plan_scene(seed, split, starts, deck, seconds, fps, size) -> Scene:
                 events=tuple(events),
             )
         )
-    name = f'demo_{split[:2]}_{seed[-1]:03d}'
-    return Scene(name, tuple(seed), seconds, fps, size, tuple(people))
+    return tuple(people)
 
 
-def _plan_walk(rng, home, reach, num_frames, fps, unit):
+def _plan_walk(
+    rng: np.random.Generator, home: float, reach: float, unit: float, video: Plan
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bouts of walking to and fro around ``home``, and of standing still."""
+    fps, num_frames = video.fps, video.num_frames
     x, walking = np.empty(num_frames), np.zeros(num_frames, dtype=bool)
     # Bouts change half-way between keyframes, so that a clip of one second around a
     # keyframe shows one of the two.
@@ -279,13 +268,7 @@ def draw_frame(scene: Scene, index: int) -> np.ndarray:
     _draw_distractors(image, scene, index)
     for person in scene.people:
         _draw_person(image, person, index, _current_event(scene, person, index))
-    # The camera: brightness drifts, every pixel is noisy.
-    rng = np.random.default_rng([*scene.seed, 3, index])
-    phase = np.random.default_rng([*scene.seed, 4]).uniform(0, 2 * np.pi)
-    seconds = index / scene.fps
-    gain = 0.97 + 0.06 * np.sin(2 * np.pi * seconds / 23 + phase)
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * 4
-    return np.clip(image * np.float32(gain) + noise, 0, 255).astype(np.uint8)
+    return scene.film(image, index)
 
 
 def person_box(scene: Scene, person: Person, index: int) -> np.ndarray:

@@ -18,10 +18,10 @@ three quarters of the segments take memory.
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 from .epic_scene import (
     LENGTH,
@@ -31,45 +31,18 @@ from .epic_scene import (
     SEGMENTS,
     TAIL_NOUNS,
     TAIL_VERBS,
-    TRAIN_COOKS,
     UNSEEN_COOKS,
     VERBS,
     Kitchen,
     draw_frame,
     plan_kitchens,
 )
-from .files import (
-    KIND,
-    MIN_FPS,
-    check_settings,
-    video_bytes,
-    write_dataset,
-    write_text,
-    write_video,
-    write_videos,
-)
-
-COLUMNS = (
-    'narration_id',
-    'participant_id',
-    'video_id',
-    'narration_timestamp',
-    'start_timestamp',
-    'stop_timestamp',
-    'start_frame',
-    'stop_frame',
-    'narration',
-    'verb',
-    'verb_class',
-    'noun',
-    'noun_class',
-    'all_nouns',
-    'all_noun_classes',
-)
+from .files import VideoJob, write_dataset, write_text, write_videos
+from .plan import MIN_FPS, Settings
 
 
 @dataclass(frozen=True)
-class EpicDemoSettings:
+class EpicDemoSettings(Settings):
     """What :func:`make_epic_demo` draws.
 
     Args:
@@ -96,27 +69,19 @@ class EpicDemoSettings:
     size: int = 96
     seed: int = 0
 
-    def __post_init__(self):
-        shortest = 2 * MARGIN + SEGMENTS * PERIOD + 2
-        limits = {
-            # Two digits after the participant: at most 99 videos of each.
-            'num_train': (1, 320),
-            'num_val': (1, 80),
-            'seconds': (shortest, 3600),
-            'fps': (MIN_FPS, 60),
-            'size': (48, 1024),
-            'seed': (0, 2**32 - 1),
-        }
-        check_settings(self, limits)
+    limits = {
+        # Two digits after the participant: at most 99 videos of each.
+        'num_train': (1, 320),
+        'num_val': (1, 80),
+        'seconds': (2 * MARGIN + SEGMENTS * PERIOD + 2, 3600),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'seed': (0, 2**32 - 1),
+    }
 
     def kitchens(self, split: str) -> list[Kitchen]:
         """The plans of a split's videos, 'train' or 'val'."""
-        # Validation goes on with each cook's numbers.
-        first = 1 if split == 'train' else 1 + -(-self.num_train // len(TRAIN_COOKS))
-        count = {'train': self.num_train, 'val': self.num_val}[split]
-        return plan_kitchens(
-            self.seed, split, count, first, self.seconds, self.fps, self.size
-        )
+        return plan_kitchens(self, split)
 
 
 def make_epic_demo(
@@ -150,17 +115,20 @@ def make_epic_demo(
 
     def fill(folder: Path) -> None:
         _write_annotations(folder / 'annotations', settings)
-        kitchens = settings.kitchens('train') + settings.kitchens('val')
-        for kitchen in kitchens:
-            path = video_path(folder, kitchen.video_id)
-            path.parent.mkdir(parents=True, exist_ok=True)
-        jobs = [(kitchen, str(folder)) for kitchen in kitchens]
-        write_videos(_write_video, jobs, workers)
+        jobs = [
+            VideoJob(kitchen, draw_frame, video_path(folder, kitchen.video_id))
+            for kitchen in settings.kitchens('train') + settings.kitchens('val')
+        ]
+        write_videos(jobs, workers)
 
-    videos = settings.num_train + settings.num_val
-    frames = videos * settings.seconds * settings.fps
-    needed = video_bytes(frames, settings.size, rawframes=False)
-    return write_dataset(out, _meta(settings), needed, fill, overwrite)
+    meta = {
+        'num_verbs': len(VERBS),
+        'num_nouns': len(NOUNS),
+        'fps': settings.fps,
+        'seconds_from_segment_to_segment': PERIOD,
+        'segments_of_a_dish': SEGMENTS,
+    }
+    return write_dataset(out, 'epic', settings, meta, fill, overwrite=overwrite)
 
 
 def video_path(out: Union[str, Path], video_id: str) -> Path:
@@ -169,57 +137,39 @@ def video_path(out: Union[str, Path], video_id: str) -> Path:
     return Path(out, 'videos', cook, 'videos', f'{video_id}.MP4')
 
 
-def _write_video(job: tuple[Kitchen, str]) -> None:
-    kitchen, folder = job
-    frames = (draw_frame(kitchen, index) for index in range(kitchen.num_frames))
-    path = video_path(folder, kitchen.video_id)
-    write_video(path, frames, kitchen.fps, kitchen.size)
-
-
-def _meta(settings: EpicDemoSettings) -> dict:
-    return {
-        'kind': KIND,
-        'format': 'epic',
-        'settings': asdict(settings),
-        'rawframes': False,
-        'num_verbs': len(VERBS),
-        'num_nouns': len(NOUNS),
-        'fps': settings.fps,
-        'seconds_from_segment_to_segment': PERIOD,
-        'segments_of_a_dish': SEGMENTS,
-    }
-
-
 # ------------------------------------------------------------------ annotations
 
 
 def annotation_rows(kitchen: Kitchen) -> list[dict]:
     """Rows of ``EPIC_100_train.csv``, by column, in the order of time."""
-    rows = []
+    rows: list[dict] = []
     for dish in kitchen.dishes:
+        verb, noun = VERBS.index(dish.verb), NOUNS.index(dish.noun)
         for start in dish.starts:
-            verb, noun = VERBS.index(dish.verb), NOUNS.index(dish.noun)
-            stop = start + LENGTH
-            values = (
-                f'{kitchen.video_id}_{len(rows)}',
-                kitchen.cook,
-                kitchen.video_id,
-                # As in the official files, some have none.
-                '' if len(rows) % 20 == 19 else f'{_clock(start)}.120',
-                f'{_clock(start)}.00',
-                f'{_clock(stop)}.00',
-                # Official: of an extraction at 60 frames a second, not of the video.
-                max(1, int(start * 60.0)),
-                max(1, int(stop * 60.0)),
-                f'{dish.verb} {dish.noun}',
-                dish.verb,
-                verb,
-                dish.noun,
-                noun,
-                str([dish.noun]),
-                str([noun]),
+            stop, number = start + LENGTH, len(rows)
+            rows.append(
+                dict(
+                    narration_id=f'{kitchen.video_id}_{number}',
+                    participant_id=kitchen.cook,
+                    video_id=kitchen.video_id,
+                    # As in the official files, some have none.
+                    narration_timestamp=(
+                        '' if number % 20 == 19 else f'{_clock(start)}.120'
+                    ),
+                    start_timestamp=f'{_clock(start)}.00',
+                    stop_timestamp=f'{_clock(stop)}.00',
+                    # Of an extraction at 60 frames a second, not of the video.
+                    start_frame=max(1, int(start * 60.0)),
+                    stop_frame=max(1, int(stop * 60.0)),
+                    narration=f'{dish.verb} {dish.noun}',
+                    verb=dish.verb,
+                    verb_class=verb,
+                    noun=dish.noun,
+                    noun_class=noun,
+                    all_nouns=str([dish.noun]),
+                    all_noun_classes=str([noun]),
+                )
             )
-            rows.append(dict(zip(COLUMNS, values)))
     return rows
 
 
@@ -230,7 +180,7 @@ def _clock(seconds: int) -> str:
 def _write_annotations(folder: Path, settings: EpicDemoSettings) -> None:
     folder.mkdir()
 
-    def write(name: str, header: Sequence[str], rows: Iterable, end: str = '\n'):
+    def write(name: str, header: Iterable[str], rows: Iterable, end: str = '\n'):
         table = io.StringIO()
         writer = csv.writer(table, lineterminator=end)
         writer.writerow(header)
@@ -244,7 +194,7 @@ def _write_annotations(folder: Path, settings: EpicDemoSettings) -> None:
         rows = [row for kitchen in kitchens for row in annotation_rows(kitchen)]
         # The official order is that of the ids as texts: _1, _10, _11, _2.
         rows.sort(key=lambda row: row['narration_id'])
-        write(name, COLUMNS, (row.values() for row in rows))
+        write(name, rows[0], (row.values() for row in rows))
     write(
         'video_info',
         ('video_id', 'duration', 'fps', 'resolution'),
@@ -253,18 +203,12 @@ def _write_annotations(folder: Path, settings: EpicDemoSettings) -> None:
             for v in videos
         ),
     )
-    for kind, names in (('verb', VERBS), ('noun', NOUNS)):
-        rows = _classes(names)
+    for kind, names, tail in (
+        ('verb', VERBS, TAIL_VERBS),
+        ('noun', NOUNS, TAIL_NOUNS),
+    ):
+        rows = [(i, name, str([name]), 'demo') for i, name in enumerate(names)]
         write(f'{kind}_classes', ('id', 'key', 'instances', 'category'), rows, '\r\n')
-    write('tail_verbs', ('verb',), _ids(TAIL_VERBS, VERBS))
-    write('tail_nouns', ('noun',), _ids(TAIL_NOUNS, NOUNS))
+        write(f'tail_{kind}s', (kind,), ([names.index(name)] for name in tail))
     cooks = [(cook,) for cook in UNSEEN_COOKS]
     write('unseen_participant_ids_validation', ('participant_id',), cooks)
-
-
-def _classes(names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
-    return ((number, name, str([name]), 'demo') for number, name in enumerate(names))
-
-
-def _ids(some: Sequence[str], names: Sequence[str]) -> Iterable[tuple[int]]:
-    return ((names.index(name),) for name in some)

@@ -14,12 +14,16 @@ never sees which food and tool it is.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from .draw import circle, line, muted, polygon, rectangle
+from .plan import SPLITS, Plan
+
+if TYPE_CHECKING:
+    from .epic import EpicDemoSettings
 
 # Class names in the order of their ids, which start at 0 as in EPIC-KITCHENS.
 VERBS = ('cut', 'stir', 'peel', 'pour')
@@ -86,22 +90,15 @@ class Dish(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kitchen:
-    """One video's plan.
+class Kitchen(Plan):
+    """The plan of one video.
 
     Attributes:
         video_id (str): Its name, such as 'P01_02'.
-        seed (tuple[int]): What its random numbers start from.
-        seconds (int), fps (int), size (int): Length; frames per second; width and
-            height in pixels.
         dishes (tuple[Dish]): In order of time.
+        Others: as in :class:`Plan`.
     """
 
-    video_id: str
-    seed: tuple[int, ...]
-    seconds: int
-    fps: int
-    size: int
     dishes: tuple[Dish, ...]
 
     @property
@@ -109,43 +106,37 @@ class Kitchen:
         """The participant."""
         return self.video_id.partition('_')[0]
 
-    @property
-    def num_frames(self) -> int:
-        return self.seconds * self.fps
-
     def frames_of(self, start: float) -> range:
         """Indices of the frames of a segment that starts then (seconds)."""
         first = round(start * self.fps)
         return range(first, first + LENGTH * self.fps)
 
 
-def plan_kitchens(
-    seed: int, split: str, count: int, first: int, seconds: int, fps: int, size: int
-) -> list[Kitchen]:
+def plan_kitchens(settings: 'EpicDemoSettings', split: str) -> list[Kitchen]:
     """Plan all videos of a split, the dishes' frequencies as even as can be.
 
     Args:
-        seed (int): The data set's seed; splits draw disjoint random numbers from it.
+        settings (EpicDemoSettings): Of the data set; splits draw disjoint random
+            numbers from its seed.
         split (str): 'train' or 'val'.
-        count (int): Number of videos.
-        first (int): Number of the first video of each cook.
-        seconds, fps, size (int): Each video's length, frame rate and side (pixels).
-
-    Returns:
-        list[Kitchen]: ``count`` kitchens.
     """
-    base = (seed, 100 + ('train', 'val').index(split))
-    cooks = TRAIN_COOKS if split == 'train' else VAL_COOKS
+    base = (settings.seed, 100 + SPLITS.index(split))
+    count = settings.count(split)
+    cooks, first = TRAIN_COOKS, 1
+    if split == 'val':
+        # Validation goes on with each cook's numbers.
+        cooks, first = VAL_COOKS, 1 + -(-settings.num_train // len(TRAIN_COOKS))
     starts = [
-        _plan_starts(np.random.default_rng([*base, index, 0]), seconds)
+        _plan_starts(np.random.default_rng([*base, index, 0]), settings.seconds)
         for index in range(count)
     ]
     deck = _deal(np.random.default_rng([*base, count, 1]), sum(map(len, starts)))
+    video = settings.seconds, settings.fps, settings.size
     kitchens = []
     for index, times in enumerate(starts):
         name = f'{cooks[index % len(cooks)]}_{first + index // len(cooks):02d}'
         dishes = tuple(Dish(time, *deck.pop()) for time in times)
-        kitchens.append(Kitchen(name, (*base, index), seconds, fps, size, dishes))
+        kitchens.append(Kitchen(name, (*base, index), *video, dishes))
     return kitchens
 
 
@@ -196,12 +187,7 @@ def draw_frame(kitchen: Kitchen, index: int) -> np.ndarray:
                 else:
                     _draw_cloth(image, unit)
                 _draw_hands(image, unit, kitchen, index)
-    # The camera: brightness drifts, every pixel is noisy.
-    rng = np.random.default_rng([*kitchen.seed, 3, index])
-    phase = np.random.default_rng([*kitchen.seed, 4]).uniform(0, 2 * np.pi)
-    gain = 0.97 + 0.06 * np.sin(2 * np.pi * index / kitchen.fps / 23 + phase)
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * 4
-    return np.clip(image * np.float32(gain) + noise, 0, 255).astype(np.uint8)
+    return kitchen.film(image, index)
 
 
 @lru_cache(maxsize=4)
@@ -274,7 +260,7 @@ def _draw_cloth(image: np.ndarray, unit: float) -> None:
 
 def _draw_hands(image: np.ndarray, unit: float, kitchen: Kitchen, index: int) -> None:
     """Two hands from below that work, at a pace that says nothing."""
-    rng = np.random.default_rng([*kitchen.seed, 6])
+    rng = kitchen.random(6)
     number = TRAIN_COOKS.index(kitchen.cook) if kitchen.cook in TRAIN_COOKS else 4
     sleeve, skin = _SLEEVES[number], _SKINS[number % len(_SKINS)]
     swing = np.sin(2 * np.pi * (1.5 * index / kitchen.fps + rng.random())) * 4

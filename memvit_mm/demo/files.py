@@ -1,4 +1,4 @@
-"""Writing a demo data set: whole or not at all, by several processes, videos too."""
+"""Writing a demo data set: whole or not at all, by several processes."""
 
 import errno
 import json
@@ -7,49 +7,29 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import cv2
 import numpy as np
 
 from memvit_mm.video.open_video import written_frames
 
+from .plan import Plan, Settings
+
 KIND = 'memvit_mm demo'
-# Frames per second from which on a cue's traces are gone in time. OpenCV's mp4 writer
-# codes every 12th frame by itself and the frames between as changes, in which a faint
-# trace of what was shown stays.
-MIN_FPS = 12
-
-
-def check_settings(settings: Any, limits: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse settings that are out of their range.
-
-    Args:
-        settings: What has the attributes named in ``limits``, and ``size``.
-        limits (dict): By name, the least and the greatest value.
-
-    Raises:
-        ValueError: If one is out of its range, or ``size`` is odd.
-    """
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise ValueError(f'{name} is {value}; the demo data takes {low} to {high}.')
-    if settings.size % 2:
-        raise ValueError(
-            f'size is {settings.size}; mp4 needs an even number of pixels: take '
-            f'{settings.size + 1}.'
-        )
 
 
 def write_dataset(
     out: Union[str, Path],
+    kind: str,
+    settings: Settings,
     meta: dict,
-    needed: float,
     fill: Callable[[Path], None],
+    rawframes: bool = False,
     overwrite: bool = False,
 ) -> bool:
     """Write a data set into a folder, with ``meta.json``.
@@ -59,10 +39,11 @@ def write_dataset(
 
     Args:
         out (str | Path): The folder; made if it does not exist.
-        meta (dict): What is in it: ``kind``, ``format``, ``settings``, ``rawframes``
-            and what else readers want to know.
-        needed (float): Bytes that it takes.
+        kind (str): 'ava' or 'epic'.
+        settings (Settings): What is drawn.
+        meta (dict): What else readers of ``meta.json`` want to know.
         fill (callable): Writes the set into the folder that it gets.
+        rawframes (bool): Whether every frame is a JPEG too. Defaults to False.
         overwrite (bool): Replace a demo data set that is there. Defaults to False:
             it is kept as it is.
 
@@ -75,12 +56,14 @@ def write_dataset(
         OSError: If ``out`` cannot be written or the disk is full.
     """
     out = Path(out).absolute()
-    if _is_there(out, meta, overwrite):
+    about = dict(format=kind, settings=asdict(settings), rawframes=rawframes)
+    if _is_there(out, about, overwrite):
         return False
-    staging = _make_staging(out, needed)
+    staging = _make_staging(out, _needed_bytes(settings, rawframes))
     try:
         fill(staging)
-        write_text(staging / 'meta.json', json.dumps(meta, indent=2) + '\n')
+        text = json.dumps(dict(kind=KIND, **about, **meta), indent=2)
+        write_text(staging / 'meta.json', text + '\n')
         os.chmod(staging, 0o755)
         _put_in_place(staging, out)
     except BaseException:
@@ -121,80 +104,69 @@ def write_error(error: OSError, out: Union[str, Path]) -> str:
 # ----------------------------------------------------------------------- videos
 
 
-def video_bytes(num_frames: int, size: int, rawframes: bool) -> float:
-    """About how many bytes videos take, frames of ``size`` x ``size`` pixels."""
-    # Noisy frames take about 0.1 byte per pixel in mp4 and 0.7 as JPEG, no less than
-    # one disk block each.
-    area = size**2
-    return num_frames * (0.15 * area + (max(0.8 * area, 4096) if rawframes else 0))
+class VideoJob(NamedTuple):
+    """A video that is to be written."""
+
+    plan: Plan
+    draw_frame: Callable[[Plan, int], np.ndarray]
+    """Draws a frame of the plan, ``[size, size, 3]`` uint8, BGR."""
+    path: Path
+    """The mp4 file; its folder is made."""
+    jpegs: Optional[Path] = None
+    """Folder for ``img_00001.jpg`` and so on, if wanted; made, too."""
 
 
-def write_video(
-    path: Path,
-    frames: Iterable[np.ndarray],
-    fps: int,
-    size: int,
-    jpegs: Optional[Path] = None,
-) -> None:
+def write_video(job: VideoJob) -> None:
     """Encode a video as mp4 and, if asked for, its frames as JPEG.
-
-    Args:
-        path (Path): The video.
-        frames (iterable[np.ndarray]): ``[size, size, 3]`` uint8, BGR.
-        fps (int): Frames per second.
-        size (int): Width and height in pixels.
-        jpegs (Path, optional): Folder for ``img_00001.jpg`` and so on; made here.
 
     Raises:
         OSError: If OpenCV cannot write mp4 or JPEG, or the disk is full.
     """
     cv2.setNumThreads(1)
-    if jpegs is not None:
-        jpegs.mkdir()
+    for folder in filter(None, (job.path.parent, job.jpegs)):
+        folder.mkdir(parents=True, exist_ok=True)
+    plan, path = job.plan, str(job.path)
     fourcc = cv2.VideoWriter_fourcc(*'mp4v')
-    writer = cv2.VideoWriter(str(path), fourcc, fps, (size, size))
+    writer = cv2.VideoWriter(path, fourcc, plan.fps, (plan.size, plan.size))
     if not writer.isOpened():
         raise OSError(
             f"OpenCV {cv2.__version__} cannot write mp4 video ('mp4v') to {path}; "
             'install opencv-python-headless from the package index, whose wheel can.'
         )
-    count = 0
     try:
-        for count, image in enumerate(frames, start=1):
+        for index in range(plan.num_frames):
+            image = job.draw_frame(plan, index)
             writer.write(image)
-            if jpegs is not None:
+            if job.jpegs is not None:
                 done, jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
                 if not done:
                     raise OSError(f'OpenCV {cv2.__version__} cannot write JPEG.')
-                (jpegs / f'img_{count:05d}.jpg').write_bytes(jpeg.tobytes())
+                (job.jpegs / f'img_{index + 1:05d}.jpg').write_bytes(jpeg.tobytes())
     finally:
         writer.release()
-    written = written_frames(str(path), fps)
-    if written != count:
-        raise OSError(errno.ENOSPC, f'{written} of {count} frames', str(path))
+    written = written_frames(path, plan.fps)
+    if written != plan.num_frames:
+        why = f'{written} of {plan.num_frames} frames'
+        raise OSError(errno.ENOSPC, why, path)
 
 
-def write_videos(
-    write: Callable[[Any], None], jobs: Sequence[Any], workers: Optional[int] = None
-) -> None:
-    """Call ``write`` on every job, in several processes, and show how far it is.
+def write_videos(jobs: Sequence[VideoJob], workers: Optional[int] = None) -> None:
+    """Write videos in several processes, and show how far it is.
 
     Args:
-        write (callable): Writes one video; importable, as what it gets is picklable.
-        jobs (sequence): What to call it on.
-        workers (int, optional): Processes. Defaults to the number of cores this
-            process may use.
+        jobs (sequence[VideoJob]): The videos.
+        workers (int, optional): Processes. Defaults to the number of cores.
     """
-    workers = max(1, min(len(jobs), workers or _usable_cores()))
+    workers = max(1, min(len(jobs), workers or os.cpu_count() or 1))
     if workers == 1:
-        _show_progress(map(write, jobs), len(jobs))
+        _show_progress(map(write_video, jobs), len(jobs))
         return
     # A forked worker has its imports already.
     can_fork = 'fork' in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context('fork' if can_fork else None)
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            _show_progress(pool.map(write, jobs), len(jobs))
+            _show_progress(pool.map(write_video, jobs), len(jobs))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -202,23 +174,14 @@ def write_videos(
 
 def _show_progress(done: Iterable, total: int) -> None:
     for count, _ in enumerate(done, start=1):
-        if sys.stderr.isatty():
-            end = '\n' if count == total else ''
-            print(f'\rvideo {count} of {total}', end=end, file=sys.stderr, flush=True)
-        elif count == total or count % 10 == 0:
+        if count == total or count % 10 == 0:
             print(f'video {count} of {total}', file=sys.stderr, flush=True)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # ---------------------------------------------------------------- the OUT folder
 
 
-def _is_there(out: Path, meta: dict, overwrite: bool) -> bool:
+def _is_there(out: Path, about: dict, overwrite: bool) -> bool:
     """Whether ``out`` holds this very data set and may stay."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -230,20 +193,26 @@ def _is_there(out: Path, meta: dict, overwrite: bool) -> bool:
         )
     if overwrite:
         return False
-    same = all(there.get(key) == meta[key] for key in ('format', 'settings'))
-    if not same or (meta['rawframes'] and not there.get('rawframes')):
+    same = all(there.get(key) == about[key] for key in ('format', 'settings'))
+    if not same or (about['rawframes'] and not there.get('rawframes')):
+        words = [f'format {there.get("format")}']
+        words += [f'{key} {value}' for key, value in there.get('settings', {}).items()]
         raise ValueError(
-            f'{out} holds a demo data set of other settings '
-            f'({_in_words(there)}): pass --overwrite to replace it, or name another '
-            'folder.'
+            f'{out} holds a demo data set of other settings ({", ".join(words)}'
+            f'{", rawframes" if there.get("rawframes") else ""}): pass --overwrite to '
+            'replace it, or name another folder.'
         )
     return True
 
 
-def _in_words(meta: dict) -> str:
-    words = [f'format {meta.get("format")}']
-    words += [f'{key} {value}' for key, value in meta.get('settings', {}).items()]
-    return ', '.join(words) + (', rawframes' if meta.get('rawframes') else '')
+def _needed_bytes(settings: Settings, rawframes: bool) -> float:
+    """About how many bytes the videos take."""
+    # Noisy frames take about 0.1 byte per pixel in mp4 and 0.7 as JPEG, no less than
+    # one disk block each.
+    videos = settings.count('train') + settings.count('val')
+    area = settings.size**2
+    per_frame = 0.15 * area + (max(0.8 * area, 4096) if rawframes else 0)
+    return videos * settings.seconds * settings.fps * per_frame
 
 
 def _make_staging(out: Path, needed: float) -> Path:
@@ -260,17 +229,16 @@ def _make_staging(out: Path, needed: float) -> Path:
 
 
 def _put_in_place(staging: Path, out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f'.{out.name}-old-', dir=out.parent))
-        os.rename(out, old / out.name)
+    """Rename ``staging``; what has its new name is put aside and then removed."""
+    old = Path(tempfile.mkdtemp(prefix=f'.{out.name}-old-', dir=out.parent))
+    try:
+        if out.exists():
+            os.rename(out, old / out.name)
         try:
             os.rename(staging, out)
         except OSError:
-            os.rename(old / out.name, out)
+            if (old / out.name).exists():
+                os.rename(old / out.name, out)
             raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        if out.exists():
-            out.rmdir()
-        os.rename(staging, out)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

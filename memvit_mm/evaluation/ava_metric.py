@@ -13,8 +13,8 @@ from memvit_mm.datasets.ava.files import (
     Keyframe,
     read_annotations,
     read_exclusions,
-    read_lines,
 )
+from memvit_mm.io.text import read_lines
 from memvit_mm.structures import skipped_samples
 
 Boxes = tuple[np.ndarray, np.ndarray]

@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from memvit_mm.datasets import MemoryAVADataset, SequentialClipSampler
-from memvit_mm.datasets.check.config import check_config
+from memvit_mm.datasets.check import check_config
 from memvit_mm.evaluation import MemoryAVAMetric
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'models'))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from mmengine.config import Config
 
-from memvit_mm.datasets.check.config import check_config
+from memvit_mm.datasets.check import check_config
 from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo
 from memvit_mm.paths import get_config_path
 

@@ -23,7 +23,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from memvit_mm.datasets import EpicKitchensDataset, SequentialClipSampler
-from memvit_mm.datasets.epic.videos import count_frames
+from memvit_mm.datasets.media import count_frames
 from memvit_mm.models import ClipMemory
 from memvit_mm.models.rows import rows_of
 

@@ -80,7 +80,8 @@ sys.meta_path.insert(0, Hidden())
 import numpy as np
 from pathlib import Path
 from memvit_mm.apis import VideoFile
-from memvit_mm.datasets import VideoDecode, VideoInit, check_media
+from memvit_mm.datasets import VideoDecode, VideoInit
+from memvit_mm.video.open_video import open_video
 
 decode = VideoDecode()
 for path in sys.argv[1:]:
@@ -97,7 +98,8 @@ for path in sys.argv[1:]:
             assert reader.in_order and reader.decoded <= total + 1, reader.decoded
     np.testing.assert_array_equal([frame.image for frame in VideoFile(path)], frames)
     assert VideoFile(path).count == total
-    assert check_media._open(path) == (total, expected['fps'])
+    reader = open_video(path)
+    assert (len(reader), reader.get_avg_fps()) == (total, expected['fps'])
 inds = np.array([3, 45, 90])
 keys = VideoDecode(mode='efficient')(VideoInit()(dict(filename=path, frame_inds=inds)))
 np.testing.assert_array_equal(keys['imgs'], frames[[0, 40, 80]])

@@ -40,7 +40,7 @@ def main():
     import_package()
     from mmengine.config import Config
 
-    from memvit_mm.datasets.check.config import SPLITS, check_config
+    from memvit_mm.datasets.check import SPLITS, check_config
 
     cfg = Config.fromfile(args.config, import_custom_modules=False)
     if args.cfg_options is not None:

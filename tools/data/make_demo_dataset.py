@@ -25,7 +25,7 @@ NUMBERS = (
 
 
 def parse_args():
-    from memvit_mm.demo.ava import DemoSettings
+    from memvit_mm.demo import DemoSettings
 
     parser = argparse.ArgumentParser(
         description='Draw a small data set on which a model needs memory'
@@ -57,11 +57,14 @@ def parse_args():
 
 def main():
     import_package()
-    from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
-    from memvit_mm.demo.ava_preview import draw_preview
-    from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo
-    from memvit_mm.demo.epic_preview import draw_epic_preview
-    from memvit_mm.demo.files import write_error
+    from memvit_mm.demo import (
+        DemoSettings,
+        EpicDemoSettings,
+        draw_preview,
+        make_demo_dataset,
+        make_epic_demo,
+        write_error,
+    )
 
     args = parse_args()
     begin = time.time()
@@ -69,18 +72,17 @@ def main():
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     writing = dict(overwrite=args.overwrite, workers=args.workers)
     if args.format == 'ava':
-        settings, draw = DemoSettings(**given), draw_preview
+        settings = DemoSettings(**given)
         make, writing['rawframes'] = make_demo_dataset, args.rawframes
     else:
         for option in ('people', 'rawframes'):
             if getattr(args, option):
                 raise ValueError(f'--{option} is for --format ava: leave it out.')
-        settings, draw = EpicDemoSettings(**given), draw_epic_preview
-        make = make_epic_demo
+        settings, make = EpicDemoSettings(**given), make_epic_demo
     try:
         made = make(args.out, settings, **writing)
         if args.preview:
-            draw(args.out, args.preview)
+            draw_preview(args.out, args.preview)
     except OSError as error:
         raise ValueError(write_error(error, args.out)) from error
     if made:

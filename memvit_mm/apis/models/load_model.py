@@ -94,7 +94,7 @@ def build_model(
     if weights is not None:
         remedy = (
             'take the config that it was trained with, and bring published weights '
-            'into our form with tools/convert_checkpoint.py'
+            'into our form with tools/deployment/convert_checkpoint.py'
         )
         load_weights(model, weights, checkpoint, _name(cfg), remedy)
     model.cfg = cfg

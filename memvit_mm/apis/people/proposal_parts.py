@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from memvit_mm.datasets.ava.files import unpickle_data
+from memvit_mm.io.data_pickle import unpickle_data
 
 from .proposals import proposal_key
 

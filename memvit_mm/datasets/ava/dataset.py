@@ -1,7 +1,8 @@
 """AVA for models with memory: streams without holes, from frames or videos."""
 
+import inspect
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmaction.registry import DATASETS
 from mmengine.logging import MMLogger
 
 from memvit_mm.datasets.bad_clip_mixin import BadClipMixin
+from memvit_mm.datasets.media import MediaMixin
 from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
 
 from .files import (
@@ -25,7 +27,7 @@ VIDEO_EXTS = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg')
 
 
 @DATASETS.register_module()
-class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
+class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
     """MMAction2's ``AVADataset`` with all keyframes, strict boxes and plain errors.
 
     Same files, layout and samples, with these differences:
@@ -47,23 +49,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     - Files are read in linear time: AVA's 837,318 training lines in seconds.
 
     Args:
-        ann_file (str): AVA's CSV file, lines ``video,second,x1,y1,x2,y2,label,person``.
-        pipeline (list): The transforms.
-        exclude_file (str, optional): CSV file of keyframes to leave out.
-        label_file, filename_tmpl, num_classes, custom_classes, data_prefix, modality,
-            test_mode, num_max_proposals, multilabel: As ``AVADataset``, whose order the
-            arguments up to ``multilabel`` have.
-        start_index (int, optional): Number in the name of the first frame. Defaults to
-            1 for frames and 0 for videos.
-        proposal_file (str, optional): Pickle of person boxes per keyframe. Samples have
-            no ``proposals`` without one.
-        person_det_score_thr (float): Least score of a box.
-        timestamp_start, timestamp_end (int): Seconds, of frame 0 and after the last.
-        use_frames (bool): Folders of frames ``<img>/<video>/img_00001.jpg``, or videos
-            ``<img>/<video>`` or ``<img>/<video><video_ext>``, where ``<img>`` is
-            ``data_prefix['img']``.
-        fps (int): Frames per second of the frames. 1 means that timestamps count
-            frames, as in MultiSports, where labels count from 0, too.
+        *args: As ``AVADataset``, in its order. Two differ: ``start_index`` defaults to
+            1 for frames and 0 for videos; of videos, ``<img>/<video>`` or
+            ``<img>/<video><video_ext>`` is read, where ``<img>`` is
+            ``data_prefix['img']``. ``fps=1`` means that timestamps count frames, as in
+            MultiSports, where labels count from 0, too.
         keyframes (str, optional): ``'annotated'``, those in ``ann_file`` as in
             MMAction2, or ``'detected'``, those of the same videos with a person box in
             ``proposal_file`` that reaches the threshold and, in training, also those
@@ -95,51 +85,35 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             what is missing, unreadable or of another format.
     """
 
-    _no_media: Optional[str] = None
+    no_media: Optional[str] = None
+    """Why no video can be read, where none is on disk."""
 
     def __init__(
         self,
-        ann_file: str,
-        pipeline: list,
-        exclude_file: Optional[str] = None,
-        label_file: Optional[str] = None,
-        filename_tmpl: str = 'img_{:05}.jpg',
-        start_index: Optional[int] = None,
-        proposal_file: Optional[str] = None,
-        person_det_score_thr: float = 0.9,
-        num_classes: int = 81,
-        custom_classes: Optional[list[int]] = None,
-        data_prefix: dict = dict(img=''),
-        modality: str = 'RGB',
-        test_mode: bool = False,
-        num_max_proposals: int = 1000,
-        timestamp_start: int = 900,
-        timestamp_end: int = 1800,
-        use_frames: bool = True,
-        fps: int = 30,
-        multilabel: bool = True,
-        *,
+        *args: Any,
         keyframes: Optional[str] = None,
         video_ext: str = '.mp4',
         keep_best_proposal: bool = False,
         check_files: bool = True,
-        on_bad_clip: str = 'stop',
         keyframe_range: Optional[Sequence[int]] = None,
         **kwargs: Any,
     ) -> None:
+        options = inspect.signature(AVADataset).bind(*args, **kwargs).arguments
+        options.update(options.pop('kwargs', {}))
         if keyframes not in (None, 'annotated', 'detected'):
             raise ValueError(
                 f"keyframes must be 'annotated' or 'detected', got {keyframes!r}."
             )
+        proposal_file = options.pop('proposal_file', None)
         if keyframes == 'detected' and proposal_file is None:
             raise ValueError(
                 "keyframes='detected' needs a proposal_file: name it, or set "
                 "keyframes='annotated'."
             )
-        if not 0 <= person_det_score_thr <= 1:
+        threshold = options.get('person_det_score_thr', 0.9)
+        if not 0 <= threshold <= 1:
             raise ValueError(
-                'person_det_score_thr must be between 0 and 1, got '
-                f'{person_det_score_thr}.'
+                f'person_det_score_thr must be between 0 and 1, got {threshold}.'
             )
         if keyframe_range is not None and (
             len(keyframe_range) != 2 or keyframe_range[0] > keyframe_range[1]
@@ -148,45 +122,23 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 'keyframe_range must be the first and the last second, such as '
                 f'(902, 1798), got {keyframe_range!r}.'
             )
-        if custom_classes is not None and not label_file:
+        if options.get('custom_classes') is not None and not options.get('label_file'):
             raise ValueError(
                 'custom_classes needs the label_file that they are chosen from.'
             )
         if keyframes is None:
-            detected = test_mode and proposal_file is not None
+            detected = options.get('test_mode') and proposal_file is not None
             keyframes = 'detected' if detected else 'annotated'
+        if options.get('start_index') is None:
+            options['start_index'] = 1 if options.get('use_frames', True) else 0
         self.keyframes = keyframes
         self.keyframe_range = keyframe_range
         self.video_ext = video_ext
         self.keep_best_proposal = keep_best_proposal
         self.check_files = check_files
         self._proposals_path = proposal_file
-        if start_index is None:
-            start_index = 1 if use_frames else 0
         # Proposals are merged into the samples; AVADataset would load them once more.
-        super().__init__(
-            ann_file,
-            pipeline,
-            exclude_file=exclude_file,
-            label_file=label_file,
-            filename_tmpl=filename_tmpl,
-            start_index=start_index,
-            proposal_file=None,
-            person_det_score_thr=person_det_score_thr,
-            num_classes=num_classes,
-            custom_classes=custom_classes,
-            data_prefix=data_prefix,
-            modality=modality,
-            test_mode=test_mode,
-            num_max_proposals=num_max_proposals,
-            timestamp_start=timestamp_start,
-            timestamp_end=timestamp_end,
-            use_frames=use_frames,
-            fps=fps,
-            multilabel=multilabel,
-            on_bad_clip=on_bad_clip,
-            **kwargs,
-        )
+        super().__init__(**options)
         self.proposal_file = proposal_file
 
     def load_data_list(self) -> list[dict]:
@@ -235,7 +187,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 f'keyframe_range={self.keyframe_range} and '
                 f'person_det_score_thr={self.person_det_score_thr}.'
             )
-        sources = self._sources(dict.fromkeys(video for video, _ in kept))
+        sources = self.find_media(dict.fromkeys(video for video, _ in kept))
         return [
             self._record(keyframe, annotations, proposals, sources[keyframe[0]])
             for keyframe in kept
@@ -244,8 +196,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
     def stream_keys(self) -> tuple[list[str], np.ndarray]:
         """As :class:`StreamKeysMixin`'s; a run that could read nothing ends here."""
         keys = super().stream_keys()
-        if self._no_media is not None:
-            raise FileNotFoundError(self._no_media)
+        if self.no_media is not None:
+            raise FileNotFoundError(self.no_media)
         return keys
 
     def filter_data(self) -> list[dict]:
@@ -323,8 +275,19 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             entity_ids=people,
         )
 
-    def _sources(self, videos: dict[str, None]) -> dict[str, dict]:
-        """Where each video is, and for frames how many there are."""
+    def find_media(self, videos: Iterable[str]) -> dict[str, dict]:
+        """Look the videos up, unless ``check_files`` is off or they are not local.
+
+        Args:
+            videos (Iterable[str]): Their ids.
+
+        Returns:
+            dict[str, dict]: What the pipeline needs to open each of them.
+
+        Raises:
+            FileNotFoundError: If some are missing and that is an error. Where all are,
+                ``no_media`` says so afterwards.
+        """
         prefix = self.data_prefix.get('img') or ''
         check = self.check_files and '://' not in prefix
         found, missing = {}, []
@@ -335,9 +298,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
                 found[video] = dict(
                     frame_dir=path, shot_info=(0, total), total_frames=total
                 )
-                path = osp.join(path, self.filename_tmpl)
                 if total == 0:
-                    missing.append(self._frame(osp.join(prefix, video), 0))
+                    missing.append(self.frame_path(path, 0))
             else:
                 name = video_file(path, self.video_ext, check)
                 found[video] = dict(filename=name, shot_info=None)
@@ -347,16 +309,16 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
             kind = 'frames' if self.use_frames else 'videos'
             option = 'filename_tmpl' if self.use_frames else 'video_ext'
             sentence = (
-                f'{len(missing)} of {len(videos)} {kind} do not exist, the first is '
+                f'{len(missing)} of {len(found)} {kind} do not exist, the first is '
                 f'{missing[0]}: check data_prefix, {option} and use_frames='
                 f'{self.use_frames}, or take the videos out of {self.ann_file}.'
             )
             # 'skip' with nothing to read, or 'stop' that would come in mid-run.
-            if (len(missing) == len(videos)) == (self.on_bad_clip == 'skip'):
+            if (len(missing) == len(found)) == (self.on_bad_clip == 'skip'):
                 raise FileNotFoundError(sentence)
             if self.on_bad_clip == 'stop':
                 # As AVADataset, for who only looks; stream_keys stops a run.
-                self._no_media = sentence
+                self.no_media = sentence
                 for source in found.values() if self.use_frames else ():
                     source.update(shot_info=(0, self._span), total_frames=self._span)
             MMLogger.get_current_instance().warning(sentence)
@@ -367,25 +329,11 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, AVADataset):
         """Frames of a video, as MMAction2 assumes."""
         return (self.timestamp_end - self.timestamp_start) * self._FPS
 
-    def _frame(self, folder: str, number: int) -> str:
-        return osp.join(folder, self.filename_tmpl.format(number + self.start_index))
-
     def _num_frames(self, folder: str) -> int:
-        """Frames in a folder, at most the expected number, in about 15 look-ups."""
+        """Frames in a folder, at most the expected number."""
         if self.modality != 'RGB':
             return self._span if osp.isdir(folder) else 0
-        low, high = 0, self._span  # frames 0 to low - 1 exist, frame high does not
-        if osp.exists(self._frame(folder, high - 1)):
-            return high
-        while low < high:
-            middle = (low + high) // 2
-            # A frame that is missing in the middle is not the end.
-            after = range(middle, min(middle + 3, high))
-            if any(osp.exists(self._frame(folder, number)) for number in after):
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return min(self.count_frames(folder), self._span)
 
 
 def video_file(path: str, video_ext: str = '.mp4', check: bool = True) -> str:

@@ -1,16 +1,18 @@
 """Readers of AVA's files: annotations, excluded keyframes, person proposals.
 
-Each refuses what it does not understand with one sentence that names file and line.
+A reader stops at the first line or entry that it does not understand, with one sentence
+that names file and line. Called with ``on_problem``, it hands every such sentence to
+that function instead, leaves the line out and goes on.
 """
 
-import io
 import json
-import pickle
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Optional
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn, Optional
 
 import numpy as np
-from mmengine.fileio import get
+
+from memvit_mm.io.data_pickle import unpickle_data
+from memvit_mm.io.text import read_content, read_lines
 
 # A box may stick out of the frame by this share of it before it counts as wrong, for
 # instance as being in pixels.
@@ -19,40 +21,17 @@ MARGIN = 0.1
 Keyframe = tuple[str, int]
 """Video id and timestamp."""
 
-
-def read_lines(path: str, what: str, option: str) -> list[str]:
-    """The lines of a text file, as :func:`read_text` reads it."""
-    return read_text(path, what, option).splitlines()
+OnProblem = Callable[[str, str], None]
+"""Takes the kind of a problem, such as 'box', and a sentence about it."""
 
 
-def read_text(path: str, what: str, option: str) -> str:
-    """A text file.
+def refuse(kind: str, sentence: str) -> NoReturn:
+    """Stop at a problem in a file.
 
     Raises:
-        FileNotFoundError, ValueError: If it does not exist, or is no text.
+        ValueError: Always, with the sentence.
     """
-    content = _read(path, what, option)
-    try:
-        return content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{what} {path} is not a text file ({error.reason} at byte '
-            f'{error.start}): check {option}.'
-        ) from error
-
-
-def _read(path: str, what: str, option: str) -> bytes:
-    try:
-        return get(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f'{what} {path} does not exist: check {option} of the dataset.'
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f'{what} {path} cannot be read ({error.strerror or error}): check {option} '
-            'of the dataset.'
-        ) from error
+    raise ValueError(sentence)
 
 
 class Row(NamedTuple):
@@ -65,33 +44,6 @@ class Row(NamedTuple):
     person: int
 
 
-def parse_annotation(line: str) -> Optional[Row]:
-    """A line ``video,second,x1,y1,x2,y2,label,person``; None if there is nothing in it.
-
-    Columns after these are left out, as in MMAction2.
-
-    Raises:
-        ValueError: If it is another line.
-    """
-    if not line.strip():
-        return None
-    video, second, x1, y1, x2, y2, label, person, *_ = line.split(',')
-    box = (float(x1), float(y1), float(x2), float(y2))
-    return Row(video, int(second), box, int(label), int(person))
-
-
-def parse_exclusion(line: str) -> Optional[Keyframe]:
-    """A line ``video,second``; None if there is nothing in it.
-
-    Raises:
-        ValueError: If it is another line.
-    """
-    if not line.strip():
-        return None
-    video, second = line.strip().split(',')
-    return video, int(second)
-
-
 def first_label(fps: float, multilabel: bool) -> int:
     """The least label: AVA reserves 0 for no action, MultiSports has a label 0.
 
@@ -100,6 +52,71 @@ def first_label(fps: float, multilabel: bool) -> int:
         multilabel (bool): Whether a box may have several labels.
     """
     return 0 if fps == 1 or not multilabel else 1
+
+
+def read_rows(
+    path: str,
+    num_classes: Optional[int] = None,
+    first_label: int = 1,
+    on_problem: OnProblem = refuse,
+) -> Iterator[tuple[int, Row]]:
+    """Read the lines of an AVA annotation file, each with its number from 1.
+
+    Columns after the eighth are ignored, as in MMAction2; so are empty lines.
+
+    Args:
+        path (str): A CSV file with lines ``video,second,x1,y1,x2,y2,label,person``;
+            coordinates are fractions of the frame.
+        num_classes (int, optional): Number of labels, with 0 for no action; larger
+            labels are an error. Not checked by default.
+        first_label (int): The least label, as :func:`first_label` tells.
+        on_problem (callable): Called with 'line', 'box' or 'label' and a sentence for
+            a line that is left out. By default the reader stops there.
+
+    Raises:
+        FileNotFoundError, ValueError: If the file or a line cannot be read.
+    """
+    low, high = -MARGIN, 1 + MARGIN
+    for number, line in enumerate(read_lines(path, 'Annotation file', 'ann_file'), 1):
+        if not line.strip():
+            continue
+        try:
+            video, second, x1, y1, x2, y2, label, person, *_ = line.split(',')
+            box = (float(x1), float(y1), float(x2), float(y2))
+            row = Row(video, int(second), box, int(label), int(person))
+        except ValueError:
+            on_problem(
+                'line',
+                f'{path}:{number}: {line.strip()!r} is not a line of an AVA annotation '
+                'file: expected video,second,x1,y1,x2,y2,label,person, such as '
+                '1j20qq1JyX4,0902,0.002,0.118,0.714,0.977,12,1.',
+            )
+            continue
+        if not (low <= box[0] <= box[2] <= high and low <= box[1] <= box[3] <= high):
+            on_problem(
+                'box',
+                f'{path}:{number}: box {", ".join(line.split(",")[2:6])} is not '
+                'x1, y1, x2, y2 with x1 <= x2 and y1 <= y2 as fractions of the frame: '
+                'divide pixels by its width and height.',
+            )
+        elif row.label < first_label:
+            why = (
+                ', since 0 means no action (for MultiSports, where they count from 0, '
+                "set fps=1 in the dataset and take type='MultiSportsMetric')"
+            )
+            on_problem(
+                'label',
+                f'{path}:{number}: label {row.label} is not possible: labels count '
+                f'from {first_label}{why if first_label else ""}.',
+            )
+        elif num_classes is not None and row.label >= num_classes:
+            on_problem(
+                'large label',
+                f'{path}:{number}: label {row.label} is too large for num_classes='
+                f'{num_classes}: set it to the largest label plus one.',
+            )
+        else:
+            yield number, row
 
 
 def read_annotations(
@@ -111,13 +128,9 @@ def read_annotations(
     """Read an AVA annotation file, merging the lines of one box.
 
     Args:
-        path (str): A CSV file with lines ``video,second,x1,y1,x2,y2,label,person``;
-            coordinates are fractions of the frame, labels count from 1.
-        num_classes (int, optional): Number of labels, with 0 for no action; others
-            are an error. Not checked by default.
+        path, num_classes, first_label: As :func:`read_rows`.
         classes (Sequence[int], optional): The labels in the file that are learned as
             labels 0, 1, ...; lines with others are left out. By default all.
-        first_label (int): The least label, as :func:`first_label` tells.
 
     Returns:
         The videos in the file, in order, and for each keyframe its boxes
@@ -128,71 +141,43 @@ def read_annotations(
     """
     videos: dict[str, None] = {}
     keyframes: dict[Keyframe, dict[tuple, tuple[int, list[int]]]] = {}
-    low, high = -MARGIN, 1 + MARGIN
     learned = None
     if classes is not None:
         learned = {label: place for place, label in enumerate(classes)}
-    for number, line in enumerate(read_lines(path, 'Annotation file', 'ann_file'), 1):
-        try:
-            row = parse_annotation(line)
-        except ValueError as error:
-            raise ValueError(
-                f'{path}:{number}: {line.strip()!r} is not a line of an AVA annotation '
-                'file: expected video,second,x1,y1,x2,y2,label,person, such as '
-                '1j20qq1JyX4,0902,0.002,0.118,0.714,0.977,12,1.'
-            ) from error
-        if row is None:
-            continue
-        video, second, box, label_id, person_id = row
-        if not (low <= box[0] <= box[2] <= high and low <= box[1] <= box[3] <= high):
-            raise ValueError(
-                f'{path}:{number}: box {", ".join(line.split(",")[2:6])} is not '
-                'x1, y1, x2, y2 with x1 <= x2 and y1 <= y2 as fractions of the frame: '
-                'divide pixels by its width and height.'
-            )
-        if label_id < first_label:
-            why = (
-                ', since 0 means no action (for MultiSports, where they count from 0, '
-                "set fps=1 in the dataset and take type='MultiSportsMetric')"
-            )
-            raise ValueError(
-                f'{path}:{number}: label {label_id} is not possible: labels count '
-                f'from {first_label}{why if first_label else ""}.'
-            )
-        if learned is None and num_classes is not None and label_id >= num_classes:
-            raise ValueError(
-                f'{path}:{number}: label {label_id} is too large for num_classes='
-                f'{num_classes}: set it to the largest label plus one.'
-            )
-        videos[video] = None
-        if learned is not None:
-            label_id = learned.get(label_id)
-        if label_id is not None:
-            boxes = keyframes.setdefault((video, second), {})
-            boxes.setdefault(box, (person_id, []))[1].append(label_id)
+        num_classes = None
+    for _, row in read_rows(path, num_classes, first_label):
+        videos[row.video] = None
+        label = row.label if learned is None else learned.get(row.label)
+        if label is not None:
+            boxes = keyframes.setdefault((row.video, row.second), {})
+            boxes.setdefault(row.box, (row.person, []))[1].append(label)
     return list(videos), keyframes
 
 
-def read_exclusions(path: Optional[str]) -> set[Keyframe]:
+def read_exclusions(
+    path: Optional[str], on_problem: OnProblem = refuse
+) -> set[Keyframe]:
     """The keyframes in a file of lines ``video,second``; none if there is no file."""
     if path is None:
         return set()
     excluded = set()
     for number, line in enumerate(read_lines(path, 'File', 'exclude_file'), 1):
+        if not line.strip():
+            continue
         try:
-            keyframe = parse_exclusion(line)
-        except ValueError as error:
-            raise ValueError(
+            video, second = line.strip().split(',')
+            excluded.add((video, int(second)))
+        except ValueError:
+            on_problem(
+                'line',
                 f'{path}:{number}: {line.strip()!r} does not name a keyframe to '
-                'exclude: expected video,second.'
-            ) from error
-        if keyframe is not None:
-            excluded.add(keyframe)
+                'exclude: expected video,second.',
+            )
     return excluded
 
 
 def read_proposals(
-    path: str, dtype: Optional[type] = np.float32
+    path: str, dtype: Optional[type] = np.float32, on_problem: OnProblem = refuse
 ) -> dict[Keyframe, np.ndarray]:
     """Read the person proposals of every keyframe.
 
@@ -202,6 +187,8 @@ def read_proposals(
             and a score. The pickle may hold numpy arrays, strings and numbers,
             nothing that runs code.
         dtype (type, optional): Of the boxes. None: as in the file.
+        on_problem (callable): Called with 'key', 'array' or 'box' and a sentence for
+            an entry that is left out. By default the reader stops there.
 
     Returns:
         dict[(str, int), np.ndarray]: ``[n, 5]`` for each keyframe, coordinates
@@ -210,7 +197,7 @@ def read_proposals(
     Raises:
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
-    content = _read(path, 'Proposal file', 'proposal_file')
+    content = read_content(path, 'Proposal file', 'proposal_file')
     try:
         if path.endswith('.json'):
             table = json.loads(content)
@@ -227,21 +214,23 @@ def read_proposals(
             "{'video,second': array [n, 5]}, such as MMAction2's "
             'ava_dense_proposals_val.FAIR.recall_93.9.pkl.'
         )
-    return dict(_proposals(path, table, dtype))
+    return dict(_proposals(path, table, dtype, on_problem))
 
 
 def _proposals(
-    path: str, table: dict, dtype: Optional[type]
+    path: str, table: dict, dtype: Optional[type], on_problem: OnProblem
 ) -> Iterator[tuple[Keyframe, np.ndarray]]:
     for key, value in table.items():
         try:
             video, second = key.rsplit(',', 1)
             keyframe = (video, int(second))
-        except (AttributeError, ValueError) as error:
-            raise ValueError(
+        except (AttributeError, ValueError):
+            on_problem(
+                'key',
                 f"Proposal file {path} has the key {key!r}, expected 'video,second' "
-                "such as '1j20qq1JyX4,0902'."
-            ) from error
+                "such as '1j20qq1JyX4,0902'.",
+            )
+            continue
         try:
             boxes = np.asarray(value, dtype=dtype)
             if boxes.dtype.kind != 'f':
@@ -251,66 +240,28 @@ def _proposals(
         if boxes.size == 0 and boxes.ndim and boxes.shape[0] == 0:
             boxes = np.zeros((0, 5), dtype=dtype or np.float32)
         if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
-            raise ValueError(
+            on_problem(
+                'array',
                 f'Proposal file {path} has {_describe(value)} for {key!r}, expected '
-                'an array [n, 5] of x1, y1, x2, y2 and score.'
+                'an array [n, 5] of x1, y1, x2, y2 and score.',
             )
+            continue
         corners = boxes[:, :4]
         if not ((corners >= -MARGIN) & (corners <= 1 + MARGIN)).all():
-            raise ValueError(
+            on_problem(
+                'box',
                 f'Proposal file {path} has a box with coordinates '
                 f'{corners.min():g} to {corners.max():g} for {key!r}, expected '
-                'fractions of the frame: divide pixels by its width and height.'
+                'fractions of the frame: divide pixels by its width and height.',
             )
+            continue
         full = np.ones((len(boxes), 5), dtype=boxes.dtype)
         full[:, : boxes.shape[1]] = boxes
         np.clip(full[:, :4], 0, 1, out=full[:, :4])
         yield keyframe, full
 
 
-def unpickle_data(content: bytes) -> Any:
-    """What a pickle of arrays, containers, strings and numbers holds; runs no code.
-
-    Raises:
-        pickle.UnpicklingError: If it holds anything else.
-    """
-    return _DataUnpickler(io.BytesIO(content), encoding='latin1').load()
-
-
 def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f'an array {list(value.shape)}'
     return f'a {type(value).__name__}'
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays, containers, strings and numbers, and nothing else."""
-
-    _numpy = {
-        ('multiarray', '_reconstruct'),
-        ('multiarray', 'scalar'),
-        ('numeric', '_frombuffer'),
-    }
-    _other = {
-        ('numpy', 'ndarray'),
-        ('numpy', 'dtype'),
-        ('_codecs', 'encode'),
-        ('builtins', 'bytes'),
-        ('__builtin__', 'bytes'),  # its name in pickles for Python 2
-        ('collections', 'OrderedDict'),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up what a pickle of arrays needs, under numpy 1's and 2's names."""
-        package, _, part = module.rpartition('.')
-        if package in ('numpy.core', 'numpy._core') and (part, name) in self._numpy:
-            core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
-            return super().find_class(f'{core}.{part}', name)
-        if (module, name) in self._other or (
-            module == 'numpy.dtypes' and name.endswith('DType')
-        ):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(
-            f'it holds {module}.{name}, and only numpy arrays, dicts, lists, strings '
-            'and numbers are read'
-        )

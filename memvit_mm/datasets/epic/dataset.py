@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.utils import is_abs
 
 from memvit_mm.datasets.bad_clip_mixin import BadClipMixin
+from memvit_mm.datasets.media import MediaMixin
 from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
 
 from .clips import TASKS, Clip, ClipRule
@@ -25,14 +26,16 @@ from .files import (
     settle,
 )
 from .transforms import find_clip_seconds
-from .videos import FRAMES_TMPL, VIDEO_TMPL, VideoFinder
+from .videos import FRAMES_TMPL, VIDEO_TMPL, find_video
 
 # In seconds: the least that anticipation must have seen of a video to be trained on.
 SHORTEST = 1 / 30
+# What a clip of no segment has.
+IN_BETWEEN = Segment(None, None, None, None, None, IGNORE, IGNORE, line=0)
 
 
 @DATASETS.register_module()
-class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
+class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, MediaMixin, BaseActionDataset):
     """EPIC-KITCHENS-100 (arXiv 2006.13256): one sample per segment, in time order.
 
     Reads the official CSV files as they are; any data in their format works. A sample
@@ -155,42 +158,10 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
         class_files: Optional[Sequence[str]] = None,
         num_classes: Optional[Sequence[int]] = None,
         missing_videos: str = 'stop',
-        test_mode: bool = False,
         metainfo: Optional[Mapping] = None,
         data_root: Optional[str] = '',
-        filter_cfg: Optional[dict] = None,
         **kwargs: Any,
     ) -> None:
-        _choice('task', task, TASKS)
-        _choice('missing_videos', missing_videos, ('stop', 'leave_out', 'unchecked'))
-        for name, value in (
-            ('tau_a', tau_a),
-            ('context_stride', context_stride),
-            ('jitter', jitter),
-            ('clip_seconds', clip_seconds),
-        ):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and value >= 0):
-                raise ValueError(f'{name} must be at least 0 seconds, got {value!r}.')
-        if not (
-            frame_fps in (None, 'video_info')
-            or (isinstance(frame_fps, (int, float)) and 0 < frame_fps < math.inf)
-        ):
-            raise ValueError(
-                f"frame_fps must be frames per second, above 0, or 'video_info', got "
-                f'{frame_fps!r}.'
-            )
-        unknown = set(filter_cfg or ()) - {'participants', 'videos'}
-        if unknown:
-            raise ValueError(
-                f'filter_cfg has {sorted(unknown)[0]!r}, it takes participants and '
-                'videos, lists of ids to keep.'
-            )
-        if frame_fps == 'video_info' and video_info_file is None:
-            raise ValueError(
-                "frame_fps='video_info' needs a video_info_file: name it, or give the "
-                'frames per second as a number.'
-            )
         self.task = task
         self.tau_a = tau_a
         self.context_stride = context_stride
@@ -203,16 +174,16 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
         self.missing_videos = missing_videos
         self.video_info_file = _under(data_root, video_info_file)
         self._segments: dict[str, np.ndarray] = {}
+        self._check_options()
         names = [read_classes(_under(data_root, path)) for path in class_files or ()]
         if names:
             keys = ('verb_classes', 'noun_classes')
             metainfo = {**dict(zip(keys, names)), **(metainfo or {})}
-        if num_classes is None:
-            num_classes = tuple(map(len, names)) or (97, 300)
+        num_classes = tuple(num_classes or map(len, names)) or (97, 300)
         if len(num_classes) != 2:
             raise ValueError(
                 'class_files and num_classes are of verbs and of nouns, two of each; '
-                f'got num_classes={tuple(num_classes)}.'
+                f'got num_classes={num_classes}.'
             )
         if start_index is None:
             start_index = 1 if use_frames else 0
@@ -220,14 +191,38 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             ann_file,
             pipeline,
             data_prefix=data_prefix or {},
-            test_mode=test_mode,
-            num_classes=tuple(num_classes),
+            num_classes=num_classes,
             start_index=start_index,
             metainfo=metainfo,
             data_root=data_root,
-            filter_cfg=filter_cfg,
             **kwargs,
         )
+
+    def _check_options(self) -> None:
+        for name, choices in (
+            ('task', TASKS),
+            ('missing_videos', ('stop', 'leave_out', 'unchecked')),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(
+                    f'{name} must be one of {", ".join(choices)}, got {value!r}.'
+                )
+        for name in ('tau_a', 'context_stride', 'jitter', 'clip_seconds'):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise ValueError(f'{name} must be at least 0 seconds, got {value!r}.')
+        fps = self.frame_fps
+        if not (fps in (None, 'video_info') or _is_number(fps) and 0 < fps < math.inf):
+            raise ValueError(
+                f"frame_fps must be frames per second, above 0, or 'video_info', got "
+                f'{fps!r}.'
+            )
+        if fps == 'video_info' and self.video_info_file is None:
+            raise ValueError(
+                "frame_fps='video_info' needs a video_info_file: name it, or give the "
+                'frames per second as a number.'
+            )
 
     def load_data_list(self) -> list[dict]:
         """One record per clip, video by video, in time order."""
@@ -238,15 +233,19 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             self.ann_file, self.num_classes, need_labels=not self.test_mode
         )
         read, found = segments, len(segments)
-        segments = [segment for segment in segments if self._wanted(segment)]
+        segments = self._chosen(segments)
         durations = {video: info.duration for video, info in infos.items()}
         segments, odd = settle(segments, durations, self.test_mode)
         segments = self._leave_out_unobserved(segments, odd)
         videos: dict[str, list[Segment]] = {}
         for segment in segments:
             videos.setdefault(segment.video_id, []).append(segment)
-        sources = self._sources(videos, self._finder(infos))
-        rule = self._rule()
+        sources = self._sources(videos, infos)
+        seconds = self.clip_seconds
+        if seconds is None:
+            seconds = find_clip_seconds(self.pipeline.transforms)
+        jitter = 0.0 if self.test_mode else self.jitter
+        rule = ClipRule(self.task, self.tau_a, seconds, jitter, self.context_stride)
         clips = {video: rule.clips(videos[video]) for video in sources}
         self._segments = {
             video: np.array([(s.start, s.stop, s.verb, s.noun) for s in videos[video]])
@@ -275,24 +274,22 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             info['filename_tmpl'] = self.filename_tmpl
         return info
 
-    def _rule(self) -> ClipRule:
-        seconds = self.clip_seconds
-        if seconds is None:
-            seconds = find_clip_seconds(self.pipeline.transforms)
-        jitter = 0.0 if self.test_mode else self.jitter
-        return ClipRule(self.task, self.tau_a, seconds, jitter, self.context_stride)
-
-    def _wanted(self, segment: Segment) -> bool:
-        wanted = self.filter_cfg or {}
-        for key, names in wanted.items():
+    def _chosen(self, segments: list[Segment]) -> list[Segment]:
+        """The segments that ``filter_cfg`` keeps."""
+        columns = dict(participants='participant_id', videos='video_id')
+        for key, names in (self.filter_cfg or {}).items():
+            if key not in columns:
+                raise ValueError(
+                    f'filter_cfg has {key!r}, it takes participants and videos, lists '
+                    'of ids to keep.'
+                )
             if isinstance(names, str):
                 raise ValueError(
                     f'filter_cfg has {key}={names!r}, expected a list of names: put it '
                     'in [].'
                 )
-        return segment.participant_id in wanted.get(
-            'participants', (segment.participant_id,)
-        ) and segment.video_id in wanted.get('videos', (segment.video_id,))
+            segments = [s for s in segments if getattr(s, columns[key]) in names]
+        return segments
 
     def _leave_out_unobserved(
         self, segments: list[Segment], odd: list[str]
@@ -310,29 +307,20 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
     def _record(
         self, clip: Clip, video: str, source: dict, before: Optional[Clip]
     ) -> dict:
-        segment = clip.segment
-        record = dict(
+        segment = clip.segment or IN_BETWEEN
+        is_within = clip.segment is not None and self.task == 'recognition'
+        return dict(
             source,
             video_id=video,
             timestamp=clip.timestamp,
             previous=-math.inf if before is None else before.timestamp,
             jitter=clip.jitter,
-            earliest=0.0,
-            narration_id=None,
-            start=None,
-            stop=None,
-            label=[IGNORE, IGNORE],
+            earliest=segment.start if is_within else 0.0,
+            narration_id=segment.narration_id,
+            start=segment.start,
+            stop=segment.stop,
+            label=[segment.verb, segment.noun],
         )
-        if segment is not None:
-            record.update(
-                narration_id=segment.narration_id,
-                start=segment.start,
-                stop=segment.stop,
-                label=[segment.verb, segment.noun],
-            )
-            if self.task == 'recognition':
-                record['earliest'] = segment.start
-        return record
 
     def _log(
         self,
@@ -374,7 +362,9 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
             for key, prefix in given.items()
         }
 
-    def _finder(self, infos: dict[str, VideoInfo]) -> VideoFinder:
+    @property
+    def roots(self) -> list[str]:
+        """The folders in which a video is looked for, in this order."""
         key, kind = ('img', 'frames') if self.use_frames else ('video', 'videos')
         if self.data_prefix and key not in self.data_prefix:
             raise ValueError(
@@ -383,26 +373,16 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
                 f'{self.use_frames}.'
             )
         roots = self.data_prefix.get(key, self.data_root or '')
-        return VideoFinder(
-            roots=[roots] if isinstance(roots, str) else roots,
-            path_tmpl=self.path_tmpl,
-            use_frames=self.use_frames,
-            filename_tmpl=self.filename_tmpl,
-            start_index=self.start_index,
-            frame_fps=self.frame_fps,
-            infos=infos,
-            info_file=self.video_info_file,
-            look=self.missing_videos != 'unchecked',
-        )
+        return [roots] if isinstance(roots, str) else roots
 
     def _sources(
-        self, videos: dict[str, list[Segment]], finder: VideoFinder
+        self, videos: dict[str, list[Segment]], infos: dict[str, VideoInfo]
     ) -> dict[str, dict]:
         """Where each video is that is used, and its participant."""
         sources, missing = {}, []
         for video, segments in videos.items():
             participant = segments[0].participant_id
-            source, absent = finder.find(participant, video)
+            source, absent = find_video(self, participant, video, infos)
             if absent is not None:
                 missing.append(absent)
                 if self.missing_videos == 'leave_out':
@@ -422,9 +402,8 @@ class EpicKitchensDataset(StreamKeysMixin, BadClipMixin, BaseActionDataset):
         return sources
 
 
-def _choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}.')
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _under(root: Optional[str], path: Optional[str]) -> Optional[str]:

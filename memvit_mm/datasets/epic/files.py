@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
-from memvit_mm.datasets.ava.files import read_text
+from memvit_mm.io.text import read_text
 from memvit_mm.structures import IGNORE
 
 SEGMENT_COLUMNS = (

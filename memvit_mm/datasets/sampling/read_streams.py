@@ -35,36 +35,21 @@ def read_streams(dataset: Any, video_key: Key, order_key: Key) -> list[Clips]:
         # mmengine's num_batch_per_epoch hides the end of a dataset
         visible = max(len(dataset) - offset, 0)
         videos, orders = videos[:visible], orders[:visible]
-        numbers: dict[Hashable, int] = {}
-        of_stream = np.array(
-            [numbers.setdefault(video, len(numbers)) for video in videos],
-            dtype=np.int64,
-        )
-        clips = np.lexsort((_sortable(orders), of_stream))
-        sizes = np.bincount(of_stream, minlength=len(numbers))
-        for video, part in zip(numbers, np.split(clips, np.cumsum(sizes)[:-1])):
+        clips: dict[Hashable, list[int]] = {}
+        for index, (video, order) in enumerate(zip(videos, orders)):
+            if order != order:
+                raise ValueError(
+                    f'Sample {index + offset} has the order nan: give every clip a '
+                    'number that can be sorted.'
+                )
+            clips.setdefault(video, []).append(index)
+        for video, part in clips.items():
+            part.sort(key=orders.__getitem__)
             before, copy = last.get(video, (None, 0))
             copy += video in last and not orders[part[0]] > before
             last[video] = orders[part[-1]], copy
-            streams.append(Clips(video, part + offset, copy))
+            streams.append(Clips(video, np.array(part) + offset, copy))
     return streams
-
-
-def _sortable(orders: Sequence[Any]) -> np.ndarray:
-    """Numbers that sort as the orders do."""
-    try:
-        array = np.asarray(orders)
-    except ValueError:  # ragged
-        array = np.empty(0, dtype=object)
-    if array.ndim == 1 and array.dtype.kind in 'biuf':
-        if not np.isnan(array.astype(np.float64)).any():
-            return array
-        raise ValueError(
-            f'Sample {int(np.isnan(array).argmax())} has the order nan: give every '
-            'clip a number that can be sorted.'
-        )
-    place = {order: number for number, order in enumerate(sorted(set(orders)))}
-    return np.array([place[order] for order in orders], dtype=np.int64)
 
 
 def _read_parts(

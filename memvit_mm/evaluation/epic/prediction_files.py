@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from memvit_mm.datasets.ava.files import _DataUnpickler
+from memvit_mm.io.data_pickle import DataUnpickler
 from memvit_mm.io.safe_load import load_data
 from memvit_mm.io.whole_file import read_bytes, write_bytes
 from memvit_mm.structures import ClipIndex
@@ -142,7 +142,7 @@ def _read_dump(path: str) -> EpicPredictions:
     return gather(found, path)
 
 
-class _DumpUnpickler(_DataUnpickler):
+class _DumpUnpickler(DataUnpickler):
     """Unpickles tensors, arrays, containers, strings and numbers, runs no code."""
 
     _torch = {
