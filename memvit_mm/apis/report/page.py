@@ -105,13 +105,14 @@ def _facts(video: Mapping[str, Any]) -> list[list[str]]:
     names = dict(size='Size', fps='Frames per second')
     facts = []
     for key, value in video.items():
+        if key in ('name', 'duration') or value is None:
+            continue
         if key == 'size':
             value = '{} × {}'.format(*value)
         elif isinstance(value, float):
             value = f'{value:g}' if value < 1e6 else f'{value:.0f}'
-        if key not in ('name', 'duration') and value is not None:
-            name = names.get(key, str(key).replace('_', ' ').capitalize())
-            facts.append([name, str(value)])
+        name = names.get(key, str(key).replace('_', ' ').capitalize())
+        facts.append([name, str(value)])
     return facts
 
 

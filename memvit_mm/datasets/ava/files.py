@@ -6,8 +6,8 @@ Each refuses what it does not understand with one sentence that names file and l
 import io
 import json
 import pickle
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Optional
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 from mmengine.fileio import get
@@ -192,14 +192,15 @@ def read_exclusions(path: Optional[str]) -> set[Keyframe]:
 
 
 def read_proposals(
-    path: str, dtype: Optional[type] = np.float32
+    path: Union[str, Mapping], dtype: Optional[type] = np.float32
 ) -> dict[Keyframe, np.ndarray]:
     """Read the person proposals of every keyframe.
 
     Args:
-        path (str): A pickle (or ``.json``) file of a dict from ``'video,second'`` to
-            boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as fractions of the frame,
-            and a score. The pickle may hold numpy arrays, strings and numbers,
+        path (str | Mapping): A pickle (or ``.json``) file of a dict, or the dict, from
+            ``'video,second'`` to boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as
+            fractions of the frame, and a score. The pickle may hold numpy arrays,
+            strings and numbers,
             nothing that runs code.
         dtype (type, optional): Of the boxes. None: as in the file.
 
@@ -210,6 +211,8 @@ def read_proposals(
     Raises:
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
+    if isinstance(path, Mapping):
+        return dict(_proposals('The table boxes', path, dtype))
     content = _read(path, 'Proposal file', 'proposal_file')
     try:
         if path.endswith('.json'):
@@ -227,19 +230,21 @@ def read_proposals(
             "{'video,second': array [n, 5]}, such as MMAction2's "
             'ava_dense_proposals_val.FAIR.recall_93.9.pkl.'
         )
-    return dict(_proposals(path, table, dtype))
+    return dict(_proposals(f'Proposal file {path}', table, dtype))
 
 
 def _proposals(
-    path: str, table: dict, dtype: Optional[type]
+    name: str, table: Mapping, dtype: Optional[type]
 ) -> Iterator[tuple[Keyframe, np.ndarray]]:
     for key, value in table.items():
         try:
             video, second = key.rsplit(',', 1)
             keyframe = (video, int(second))
+            if not video:
+                raise ValueError('There is no video.')
         except (AttributeError, ValueError) as error:
             raise ValueError(
-                f"Proposal file {path} has the key {key!r}, expected 'video,second' "
+                f"{name} has the key {key!r}, expected 'video,second' "
                 "such as '1j20qq1JyX4,0902'."
             ) from error
         try:
@@ -252,13 +257,13 @@ def _proposals(
             boxes = np.zeros((0, 5), dtype=dtype or np.float32)
         if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
             raise ValueError(
-                f'Proposal file {path} has {_describe(value)} for {key!r}, expected '
+                f'{name} has {_describe(value)} for {key!r}, expected '
                 'an array [n, 5] of x1, y1, x2, y2 and score.'
             )
         corners = boxes[:, :4]
         if not ((corners >= -MARGIN) & (corners <= 1 + MARGIN)).all():
             raise ValueError(
-                f'Proposal file {path} has a box with coordinates '
+                f'{name} has a box with coordinates '
                 f'{corners.min():g} to {corners.max():g} for {key!r}, expected '
                 'fractions of the frame: divide pixels by its width and height.'
             )
