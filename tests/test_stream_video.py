@@ -114,9 +114,9 @@ def test_proposals(call, folder, tmp_path):
     path.write_bytes(pickle.dumps({f'main,{902 + n:04d}': boxes for n in range(3)}))
     line = [folder / 'street.mp4', *AVA, '--boxes', path, '--json', tmp_path / 'o.json']
     code, _, said = call(*line)
-    assert code == 1 and "no boxes of 'street', but of main: say what" in said
+    assert code == 1 and "no boxes of 'street', but of main: give the" in said
     code, _, said = call(*line, '--video-id', 'main')
-    assert code == 0 and 'There is no --checkpoint: the weights are random' in said
+    assert code == 0 and 'Without --checkpoint the weights are random' in said
     people = [len(line['people']) for line in read_lines(tmp_path / 'o.json')[1]]
     assert people == [0, 1, 1]
 
@@ -244,15 +244,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         'options, sentence',
         [
-            ([], 'Nothing is asked for: name a video'),
+            ([], 'Give at least one of --out, --json, --timeline, --report.'),
             (['--out', 'o.gif'], 'o.gif must end in .mp4, .webm'),
             (['--json', 'o.txt'], 'o.txt must end in .jsonl or .json'),
             (['--timeline', '.'], 'must end in .png'),
             (['--out', 'kitchen.mp4'], 'kitchen.mp4 is the video that is read'),
             (['--out', 'verbs.txt/o.mp4'], 'cannot be written (verbs.txt is a file)'),
             (['--out', '/proc/none/o.mp4'], 'o.mp4 cannot be written (No such file'),
-            (['--json', 'o.json', '--timeline', 'a.png', '--report', 'o.html',
-              '--show'], '--show needs a display'),
             (['--out', 'o.mp4', '--det-config', 'a'], 'leave --det-config and'),
             (['--out', 'o.mp4', '--top', '0'], 'top=0 must be 1 to 20'),
             (['--out', 'o.mp4', '--checkpoint', 'no.pth'], 'no checkpoint file no.pth'),
@@ -264,7 +262,7 @@ class TestErrors:
             (['--out', 'o.mp4', '--device', 'cuda:9'], '--device cuda:9'),
             (['--out', 'o.mp4', *AVA], 'give --det-config and --det-checkpoint of'),
             (['--out', 'o.mp4', *AVA, '--det-config', 'a', '--boxes', 'b'],
-             '(both were given)'),
+             '(both given)'),
             (['--out', 'o.mp4', *AVA, '--det-config', 'white.py'],
              '--det-config needs --det-checkpoint'),
             (['--out', 'o.mp4', *AVA, '--boxes', 'no.pkl'], 'no.pkl'),
@@ -273,8 +271,6 @@ class TestErrors:
     )  # fmt: skip
     def test_options(self, call, folder, monkeypatch, options, sentence):
         monkeypatch.chdir(folder)
-        for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
-            monkeypatch.delenv(name, raising=False)
         before = sorted(folder.iterdir())
         assert sentence in self.fails(call, 'kitchen.mp4', *EPIC, *options)
         assert sorted(folder.iterdir()) == before

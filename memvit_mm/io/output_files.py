@@ -1,13 +1,13 @@
-"""Output files: refused early if they cannot be written, and never left half done."""
+"""Output files: checked before the work begins, named while they are written."""
 
-import contextlib
 import os
 import os.path as osp
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Optional
 
-# What each kind of output may be called.
-ENDINGS: Mapping[str, Sequence[str]] = dict(
+# The endings of each kind of output.
+ENDINGS = dict(
     video=('.mp4', '.webm', '.avi', '.mkv', '.mov'),
     lines=('.jsonl', '.json'),
     timeline=('.png', '.pdf', '.svg', '.jpg'),
@@ -57,7 +57,7 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
     return path
 
 
-def check_apart(paths: Mapping[str, Optional[str]]) -> None:
+def check_apart(paths: Mapping[str, str]) -> None:
     """Refuse to write two outputs into one file.
 
     Examples:
@@ -67,8 +67,6 @@ def check_apart(paths: Mapping[str, Optional[str]]) -> None:
     """
     taken: dict[str, str] = {}
     for kind, path in paths.items():
-        if path is None:
-            continue
         other = taken.setdefault(osp.realpath(path), kind)
         if other != kind:
             raise ValueError(
@@ -77,10 +75,10 @@ def check_apart(paths: Mapping[str, Optional[str]]) -> None:
 
 
 def part_of(path: str) -> str:
-    """Where a file is written before it is whole.
+    """The path of a file while it is being written.
 
-    The ending stays: by it, writers of videos and pictures know what to write. The name
-    is hidden and has the process's number: no file of a user is called so.
+    The ending stays, since writers of videos and pictures choose the format by it. The
+    name is hidden and has the process's number, so that it replaces no user's file.
 
     Examples:
         >>> part_of('out/a.mp4').replace(str(os.getpid()), 'PID')
@@ -92,20 +90,12 @@ def part_of(path: str) -> str:
 
 
 def _try_to_write(path: str) -> None:
-    """Open the file as it will be, and leave what is there as it is."""
+    """Open the file as it will be, and leave an existing one as it is."""
     if osp.exists(path):
-        with open(path, 'ab'):
-            pass
-    part = part_of(path)
+        open(path, 'ab').close()
+    part = Path(part_of(path))
     try:
-        with open(part, 'wb') as file:
-            # A full disk says so at the first byte.
-            file.write(b' ')
+        # A full disk raises an error at the first byte.
+        part.write_bytes(b' ')
     finally:
-        remove(part)
-
-
-def remove(path: str) -> None:
-    """Remove a file that may not be there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        part.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
-"""VideoWriter: frames with their times into a video file that plays."""
+"""VideoWriter: frames and their times, written as a video file that plays."""
 
-import os
 import os.path as osp
+from pathlib import Path
 from typing import Optional
 
 import cv2
 import numpy as np
 
-from memvit_mm.io.output_files import check_output, part_of, remove
+from memvit_mm.io.output_files import check_output, part_of
 
 from .open_video import written_frames
 
@@ -23,11 +23,12 @@ CODECS = {
 
 
 class VideoWriter:
-    """Writes frames at a constant rate, as of their times, into a video file.
+    """Writes frames into a video file of constant frame rate.
 
-    Where frames are missing the one before is shown on; of two that fall on the same
-    place the first stays. The file gets its name at :meth:`close`, when its frames have
-    been read back; until then it is ``.NAME.PID.part.mp4``. There is no sound.
+    Where a frame is missing, the frame before it is repeated; of two frames that fall
+    on the same place, the first one stays. The file gets its name at :meth:`close`,
+    when its frames have been read back; until then it is ``.NAME.PID.part.mp4``. There
+    is no sound.
 
     Args:
         path (str): The file: ``.mp4``, ``.mov`` and ``.mkv`` get MPEG-4, ``.avi``
@@ -54,12 +55,6 @@ class VideoWriter:
         """Frames written."""
         self._writer: Optional[cv2.VideoWriter] = None
         self._last: Optional[np.ndarray] = None
-        self._size: tuple[int, int] = (0, 0)
-
-    @property
-    def seconds(self) -> float:
-        """How long the video is by now."""
-        return self.count / self.fps
 
     def write(self, image: np.ndarray, time: float) -> None:
         """Show a frame from a moment on.
@@ -74,11 +69,10 @@ class VideoWriter:
         if self._writer is None:
             self._open(image)
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        while self.count < place:
-            self._writer.write(image if self._last is None else self._last)
+        last = image if self._last is None else self._last
+        for shown in [last] * (place - self.count) + [image]:
+            self._writer.write(shown)
             self.count += 1
-        self._writer.write(image)
-        self.count += 1
         self._last = image
 
     def close(self) -> None:
@@ -92,20 +86,19 @@ class VideoWriter:
             return
         # In this order it can be called again, where Ctrl-C came in between.
         self._writer.release()
-        part = part_of(self.path)
-        if osp.exists(part):
-            written = written_frames(part, self.fps)
+        part = Path(part_of(self.path))
+        if part.exists():
+            written = written_frames(str(part), self.fps)
             # Ctrl-C may have come between a frame and its count.
-            if written >= self.count:
-                os.replace(part, self.path)
-            else:
-                remove(part)
+            if written < self.count:
+                part.unlink()
                 self._writer = None
                 raise OSError(
                     f'The video {self.path} could not be written: {written} of its '
                     f'{self.count} frames can be read back, as if the disk was full; '
                     'nothing is left of it: make room or name a file on another disk.'
                 )
+            part.replace(self.path)
         self._writer = None
 
     def _open(self, image: np.ndarray) -> None:
@@ -115,7 +108,7 @@ class VideoWriter:
         writer = cv2.VideoWriter(part, cv2.CAP_FFMPEG, code, self.fps, (width, height))
         if not writer.isOpened():
             writer.release()
-            remove(part)
+            Path(part).unlink(missing_ok=True)
             # Where the disk is full, OpenCV says no more than that it cannot.
             check_output('video', self.path)
             ending = osp.splitext(self.path)[1].lower()

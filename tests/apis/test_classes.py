@@ -22,7 +22,6 @@ from memvit_mm.apis.models.classes import classes_of
 from memvit_mm.apis.models.stream_info import info_of, rows_of
 from memvit_mm.apis.report.data import pack_predictions
 from memvit_mm.apis.visualization.draw import Painter
-from memvit_mm.apis.visualization.moments import people_at
 
 BOXES = {1.0: [[2, 3, 30, 40]], 2.0: [[4, 3, 32, 40], [30, 5, 60, 44]]}
 # The best class first: number 0, then 1, 2, ...
@@ -108,13 +107,13 @@ class TestReserved:
         info = info_of(stream.predictor, FPS)
 
         def drawn(number: int) -> np.ndarray:
-            """The block of a person, if this class had another name."""
+            """The picture, if this class had another name."""
             found.names = ['abc'] * number + ['xyz'] + ['abc'] * (5 - number)
             painter = Painter(info, data.SIZE, Look(top=3, min_score=0))
-            return np.asarray(painter._block(people_at(1.0, found, None, info)[0]))
+            return painter.paint(np.zeros((*data.SIZE, 3), np.uint8), 1.0, found)
 
-        blocks = [drawn(number) for number in range(6)]
-        same = [np.array_equal(blocks[0], block) for block in blocks]
+        pictures = [drawn(number) for number in range(6)]
+        same = [np.array_equal(pictures[0], picture) for picture in pictures]
         # Class 0, and those after the best three.
         assert same == [True, False, False, False, True, True]
 

@@ -385,16 +385,6 @@ class TestErrors:
             annotate_video(VideoStream(model), video, made, codec='h264x')
         assert not list(tmp_path.iterdir())
 
-    def test_no_display(self, model, video, monkeypatch):
-        for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
-            monkeypatch.delenv(name, raising=False)
-        with pytest.raises(ValueError, match='--show needs a display, .* no display'):
-            annotate_video(VideoStream(model), video, Outputs(show=True))
-        # Nobody is there: OpenCV would end the process.
-        monkeypatch.setenv('DISPLAY', ':77')
-        with pytest.raises(ValueError, match="could open here .* is ':77': write"):
-            annotate_video(VideoStream(model), video, Outputs(show=True))
-
     def test_lines_of_something_else(self, tmp_path):
         path = tmp_path / 'a.jsonl'
         path.write_text('')

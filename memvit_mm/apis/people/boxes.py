@@ -1,4 +1,4 @@
-"""Where the people are: boxes from the caller, or from AVA's proposal files."""
+"""Boxes of people for streams: from a function, a detector, or AVA's proposals."""
 
 import inspect
 import threading
@@ -26,7 +26,7 @@ class PersonBoxes(NamedTuple):
     scores: np.ndarray
     """``[people]`` float32."""
     track_ids: Optional[np.ndarray] = None
-    """Whose they are, the same from keyframe to keyframe, int64 ``[people]``."""
+    """A number for each person, the same in every keyframe, int64 ``[people]``."""
 
 
 class CalledBoxes:
@@ -34,11 +34,11 @@ class CalledBoxes:
 
     Args:
         find (callable): Called as ``find(image, time)`` with a frame ``[H, W, 3]``
-            uint8 RGB and its time in seconds, returns boxes in pixels, ``[people, 4]``
-            or, with scores, ``[people, 5]``; or :class:`PersonBoxes`, which may say
-            whose they are. What lies outside the frame is cut off. Its ``track``, if it
-            has one, says whether streams number the people.
-        option (str): What users call it.
+            uint8 RGB and its time in seconds. It returns boxes in pixels, ``[people,
+            4]`` or, with scores, ``[people, 5]``; or :class:`PersonBoxes`, which may
+            have track ids. Boxes are cut off at the edges of the frame. If it has an
+            attribute ``track``, that says whether streams track the people.
+        option (str): The name of the option that ``find`` was given as, for messages.
 
     Raises:
         ValueError: If it takes other arguments or, later, returns something else.
@@ -49,59 +49,61 @@ class CalledBoxes:
         self.find = find
         self.track = bool(getattr(find, 'track', False))
         self._lock = threading.Lock()
-        self._told = False
+        self._warned = False
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
         with self._lock:
-            # It may draw on its frame.
+            # A copy, since the function may draw on it.
             found = self.find(image.copy(), time)
         if found is None:
             raise ValueError(
                 f'boxes returned None at {time:g} seconds: where nobody is, return [].'
             )
-        ids = None
+        scores = ids = None
         if isinstance(found, PersonBoxes):
-            found, ids = _with_scores(found, time)
+            found, scores, ids = found
         boxes = _as_array(found)
         if boxes.size == 0:
-            boxes = np.zeros((0, 5), dtype=np.float32)
+            boxes = np.zeros((0, 4), dtype=np.float32)
         if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
             raise ValueError(
                 f'boxes returned {list(boxes.shape)} at {time:g} seconds, expected '
                 '[people, 4] of x1, y1, x2, y2 in pixels, or [people, 5] with scores.'
             )
-        if not np.isfinite(boxes).all():
+        if scores is None:
+            scores = boxes[:, 4] if boxes.shape[1] == 5 else np.ones(len(boxes))
+        for name, values in (('scores', scores), ('track_ids', ids)):
+            if values is not None and np.shape(values) != (len(boxes),):
+                raise ValueError(
+                    f'boxes returned {len(boxes)} boxes and {name} '
+                    f'{list(np.shape(values))} at {time:g} seconds, expected one for '
+                    'each box.'
+                )
+        scores, corners = np.asarray(scores, dtype=np.float32), boxes[:, :4]
+        if not (np.isfinite(corners).all() and np.isfinite(scores).all()):
             raise ValueError(f'boxes returned nan or infinity at {time:g} seconds.')
-        if len(boxes) and boxes[:, :4].max() <= 1:
+        if len(corners) and corners.max() <= 1:
             raise ValueError(
                 f'boxes returned fractions of the frame at {time:g} seconds '
-                f'({boxes[0, :4].round(3).tolist()}), expected pixels: multiply them '
+                f'({corners[0].round(3).tolist()}), expected pixels: multiply them '
                 'by its width and height.'
             )
         height, width = image.shape[:2]
-        scores = boxes[:, 4] if boxes.shape[1] == 5 else np.ones(len(boxes))
-        corners = np.clip(boxes[:, :4], 0, [width, height, width, height])
-        inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        self._check_inside(inside, boxes, image, time)
-        corners, scores = corners[inside], scores[inside]
-        ids = None if ids is None else ids[inside]
-        return PersonBoxes(corners.astype(np.float32), scores.astype(np.float32), ids)
-
-    def _check_inside(
-        self, inside: np.ndarray, boxes: np.ndarray, image: np.ndarray, time: float
-    ) -> None:
-        if inside.all() or self._told:
-            return
-        self._told = True
-        row = int(np.argmin(inside))
-        height, width = image.shape[:2]
-        warnings.warn(
-            f'Of the boxes at {time:g} seconds {int((~inside).sum())} of {len(boxes)} '
-            f'have nothing of the frame ({width} x {height} pixels) in them and are '
-            f'left out, the first is {boxes[row, :4].round(1).tolist()}: expected x1, '
-            'y1, x2, y2 in pixels. (Said once.)',
-            stacklevel=3,
-        )
+        cut = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
+        inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
+        if not inside.all() and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f'Of the boxes at {time:g} seconds {int((~inside).sum())} of '
+                f'{len(boxes)} have nothing of the frame ({width} x {height} pixels) '
+                f'in them and are left out, the first is '
+                f'{corners[~inside][0].round(1).tolist()}: expected x1, y1, x2, y2 in '
+                'pixels. (Said once.)',
+                stacklevel=2,
+            )
+        if ids is not None:
+            ids = np.asarray(ids, dtype=np.int64)[inside]
+        return PersonBoxes(cut[inside], scores[inside], ids)
 
 
 class ProposalBoxes:
@@ -123,39 +125,29 @@ class ProposalBoxes:
         threshold: float = 0.9,
         limit: int = 1000,
     ) -> None:
-        if isinstance(proposals, Mapping):
-            self.table = {parse_keyframe(k): _as_array(v) for k, v in proposals.items()}
-        else:
-            self.table = read_proposals(str(proposals))
+        is_table = isinstance(proposals, Mapping)
+        self.table = read_proposals(proposals if is_table else str(proposals))
         self.timestamp_start = timestamp_start
         self.threshold = np.float32(threshold)
         self.limit = limit
-        self._videos = {name for name, _ in self.table}
-
-    def _check_video(self, video: str) -> None:
-        if video in self._videos:
-            return
-        # Said once.
-        self._videos.add(video)
-        names = ', '.join(sorted({name for name, _ in self.table})[:5])
-        warnings.warn(
-            f'The proposals have no boxes for {video!r}: nobody will be found there; '
-            f'they are of {names or "no video"}: give the stream its name there, '
-            'name=....',
-            stacklevel=2,
-        )
+        self._known = {name for name, _ in self.table}
 
     def __call__(self, image: np.ndarray, video: Any, time: float) -> PersonBoxes:
-        self._check_video(str(video))
-        second = round(time) + self.timestamp_start
-        boxes = self.table.get((str(video), second))
-        if boxes is None or not len(boxes):
-            boxes = np.zeros((0, 5), dtype=np.float32)
-        if boxes.shape[1] == 4:
-            boxes = np.concatenate([boxes, np.ones((len(boxes), 1), np.float32)], 1)
+        video = str(video)
+        if video not in self._known:
+            names = sorted(self._known)[:5]
+            self._known.add(video)
+            warnings.warn(
+                f'The proposals have no boxes for {video!r}: nobody will be found '
+                f'there; they are of {", ".join(names) or "no video"}: '
+                'give the stream its name there, name=....',
+                stacklevel=2,
+            )
+        nobody = np.zeros((0, 5), dtype=np.float32)
+        boxes = self.table.get((video, round(time) + self.timestamp_start), nobody)
         boxes = boxes[boxes[:, 4] >= self.threshold][: self.limit]
         height, width = image.shape[:2]
-        # As the decoders do, to the bit.
+        # In float64 and then rounded, as transforms that decode frames do.
         corners = boxes[:, :4] * np.array([width, height, width, height])
         return PersonBoxes(corners.astype(np.float32), boxes[:, 4])
 
@@ -163,33 +155,35 @@ class ProposalBoxes:
 def box_source(
     boxes: BoxSource, cfg: Mapping
 ) -> Union[CalledBoxes, ProposalBoxes, None]:
-    """What ``boxes=...`` stands for; thresholds are those of the config's dataset."""
+    """What finds the people, for an option ``boxes=...``.
+
+    Args:
+        boxes: See :class:`VideoStream`.
+        cfg (Config): The model's. Its test dataset has the thresholds.
+    """
     if boxes is None or isinstance(boxes, (CalledBoxes, ProposalBoxes)):
         return boxes
-    if callable(boxes) and not isinstance(boxes, nn.Module):
-        return CalledBoxes(boxes)
     dataset = test_dataset(cfg)
+    threshold = dataset.get('person_det_score_thr', 0.9)
     if isinstance(boxes, nn.Module):
-        threshold = dataset.get('person_det_score_thr', 0.9)
-        return CalledBoxes(PersonDetector(boxes, score_thr=threshold))
+        boxes = PersonDetector(boxes, score_thr=threshold)
+    if callable(boxes):
+        return CalledBoxes(boxes)
     if not isinstance(boxes, (Mapping, str)) and not hasattr(boxes, '__fspath__'):
         raise ValueError(
             'boxes is a function of a frame and its time, a PersonDetector, a table of '
             f'proposals or its file, got: {type(boxes).__name__}.'
         )
-    return ProposalBoxes(
-        boxes,
-        dataset.get('timestamp_start', 900),
-        dataset.get('person_det_score_thr', 0.9),
-        dataset.get('num_max_proposals', 1000),
-    )
+    start = dataset.get('timestamp_start', 900)
+    limit = dataset.get('num_max_proposals', 1000)
+    return ProposalBoxes(boxes, start, threshold, limit)
 
 
 def _check_arguments(find: BoxFinder, option: str) -> None:
     try:
         signature = inspect.signature(find)
     except (TypeError, ValueError):
-        # Written in C, it need not say what it takes.
+        # Functions written in C may have no signature.
         return
     try:
         signature.bind(None, 0.0)
@@ -212,32 +206,3 @@ def _as_array(boxes: Any) -> np.ndarray:
             f'boxes are {type(boxes).__name__} that are no numbers, expected '
             '[people, 4] of x1, y1, x2, y2, or [people, 5] with scores.'
         ) from None
-
-
-def _with_scores(found: PersonBoxes, time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes ``[people, 5]`` and numbers ``[people]`` of what a function returned."""
-    boxes = _as_array(found.boxes).reshape(-1, 4)
-    columns = [('scores', found.scores, np.float32)]
-    if found.track_ids is not None:
-        columns.append(('track_ids', found.track_ids, np.int64))
-    read = []
-    for name, values, kind in columns:
-        values = np.asarray(values, dtype=kind)
-        if values.shape != (len(boxes),):
-            raise ValueError(
-                f'boxes returned {len(boxes)} boxes and {name} {list(values.shape)} at '
-                f'{time:g} seconds, expected one for each box.'
-            )
-        read.append(values)
-    return np.column_stack([boxes, read[0]]), read[1] if read[1:] else None
-
-
-def parse_keyframe(key: Any) -> tuple[str, int]:
-    """Video and AVA second of a key of proposals, such as ``'1j20qq1JyX4,0902'``."""
-    video, _, second = str(key).rpartition(',')
-    if not video or not second.strip().isdigit():
-        raise ValueError(
-            f"boxes has the key {key!r}, expected 'video,second' such as "
-            "'1j20qq1JyX4,0902'."
-        )
-    return video, int(second)

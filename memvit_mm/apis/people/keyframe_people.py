@@ -9,7 +9,7 @@ from torch import nn
 
 from memvit_mm.datasets.ava.files import read_proposals
 
-from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes, parse_keyframe
+from .boxes import CalledBoxes, PersonBoxes, ProposalBoxes
 from .detector import PersonDetector
 
 # boxes=...: by second, AVA's by 'video,second', or a file of these.
@@ -89,9 +89,7 @@ def people_of(
         )
     named = [isinstance(key, str) for key in boxes]
     if named and all(named):
-        table = {
-            parse_keyframe(key): _boxes(key, value) for key, value in boxes.items()
-        }
+        table = read_proposals(boxes)
         return _proposed(video, table, threshold, timestamp_start, limit)
     return _timed(boxes)
 

@@ -1,211 +1,195 @@
-"""ProposalParts: proposals of many videos, made by many processes, killed or not."""
+"""ProposalParts: proposals of many videos, found by one process or many."""
 
 import contextlib
-import dataclasses
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from memvit_mm.io.data_pickle import unpickle_data
+from memvit_mm.io.whole_file import write_bytes
 
-from .proposals import proposal_key
-
-
-@dataclasses.dataclass
-class Part:
-    """What is known of one video."""
-
-    boxes: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    """By second after the first frame, ``[people, 5]``, see ``detect_keyframes``."""
-    second: int = -1
-    """The last one that was looked at."""
-    finished: bool = False
-    error: Optional[str] = None
-    """Why it could not be read, in one sentence."""
-    file: tuple = ()
-    """Size and time of the video's file."""
+from .detector import PersonDetector
+from .proposals import Keyframe, detect_keyframes, keyframes, proposal_key
 
 
-class Merged(NamedTuple):
+class Joined(NamedTuple):
     """What is in a proposal file, and what is not."""
 
     videos: int
     keyframes: int
-    """With somebody in them."""
+    """Keyframes with people."""
     boxes: int
-    errors: dict[str, str]
-    """Why videos could not be read, by path."""
+    errors: list[str]
+    """Sentences about the videos that could not be read."""
 
 
 class ProposalParts:
-    """A folder ``OUT.parts`` with a file for each video, and ``OUT`` made of them.
+    """A folder ``OUT.parts`` with a file for each video, and ``OUT`` joined from them.
 
-    Files are whole or not there, whenever a process is killed. Processes share the
-    videos (:meth:`share`) and need not know of each other: who finishes last writes
-    ``OUT``. The folder goes when all is in ``OUT``; videos that could not be read keep
-    it, and are tried again the next time.
+    A part file gets a line of JSON for each keyframe as soon as its people are found: a
+    process that is killed goes on after the last of them. Processes that share the
+    videos (:meth:`share`) do not need to communicate: the one that ends last writes
+    ``OUT``. The folder is removed when everything is in ``OUT``. If a video could not
+    be read it stays, and the next run tries that video again.
 
     Args:
         out (str | Path): The proposal file.
-        settings (Mapping, optional): What the boxes depend on, as JSON takes it. None
-            where parts are only merged.
+        settings (Mapping): What the boxes depend on, as JSON takes it.
+        timestamp_start (int): AVA's second at which videos begin.
 
     Raises:
-        ValueError: If ``OUT`` is there and finished, or its parts were made with other
+        ValueError: If ``OUT`` exists and is complete, or its parts were made with other
             settings.
     """
 
     def __init__(
-        self, out: Union[str, Path], settings: Optional[Mapping[str, Any]] = None
+        self,
+        out: Union[str, Path],
+        settings: Mapping[str, Any],
+        timestamp_start: int = 900,
     ) -> None:
         self.out = Path(out)
-        self.folder = _folder(self.out)
-        if settings is not None:
-            self._begin(settings)
-
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        if is_finished(self.out):
+        self.folder = _folder(out)
+        self.timestamp_start = timestamp_start
+        if is_complete(out):
             raise ValueError(
-                f'{self.out} exists already: pass --overwrite to make it again, or '
-                'name another file.'
+                f'{out} exists already: pass --overwrite to make it again, or name '
+                'another file.'
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = json.loads(json.dumps(settings))
         path = self.folder / 'settings.json'
-        _write(path, json.dumps(settings, indent=1).encode(), keep=True)
-        there = json.loads(path.read_text())
-        for key in sorted({*there, *settings}):
-            old, new = there.get(key), settings.get(key)
-            if old != new:
+        if not path.exists():
+            write_bytes(str(path), json.dumps(dict(settings)).encode())
+        there = json.loads(path.read_bytes())
+        for key, value in settings.items():
+            if there.get(key) != value:
                 raise ValueError(
-                    f'{self.folder} was made with {key}={_short(old)}, now it is '
-                    f'{_short(new)}: go on with the same settings, or pass --overwrite '
-                    'to begin anew.'
+                    f'{self.folder} was made with {key}={there.get(key)!r}, now it is '
+                    f'{value!r}: go on with the same settings, or pass --overwrite to '
+                    'begin anew.'
                 )
 
     @staticmethod
     def share(videos: Sequence[Path], rank: int, world: int) -> list[Path]:
         """The videos of one of several processes, about as many bytes for each."""
-        by_size = sorted(videos, key=lambda path: (-_size(path), path.stem))
+        by_size = sorted(videos, key=lambda path: (-path.stat().st_size, path.stem))
         return by_size[rank::world]
 
-    def load(self, video: Path) -> Part:
-        """What is known of a video: nothing if its file has changed since."""
-        part = self._read(video)
-        file = _stamp(video)
-        if part is None or part.file != file or part.error is not None:
-            part = Part(file=file)
-        return part
+    def detect(
+        self,
+        detector: PersonDetector,
+        video: Path,
+        limit: int = 100,
+        progress: Callable[[float], Any] = float,
+        **options: Any,
+    ) -> Optional[str]:
+        """Find the people in a video, from where an earlier run was stopped.
 
-    def save(self, video: Path, part: Part) -> None:
-        """Keep what is known of a video."""
-        content = pickle.dumps(dataclasses.asdict(part), protocol=4)
-        _write(self._path(video), content)
+        Args:
+            detector (PersonDetector): The detector.
+            video (Path): The file.
+            limit (int): Boxes of a keyframe at most, the best ones.
+            progress (callable): Called after each keyframe with the part of the video
+                that has been read, 0 to 1.
+            **options: As for :func:`keyframes`.
 
-    def merge(
-        self, videos: Sequence[Path], timestamp_start: int = 900
-    ) -> Optional[Merged]:
-        """Write ``OUT``, if all videos are done with.
+        Returns:
+            str, optional: Why the video could not be read, in one sentence.
+        """
+        about, path = video.stat(), self._path(video)
+        begin = dict(file=[about.st_size, about.st_mtime_ns])
+        lines = self._read(video)
+        if lines[:1] != [begin] or lines[-1].get('error'):
+            # A new video, another file of that name, or one that could not be read.
+            path.unlink(missing_ok=True)
+            lines = []
+        elif 'error' in lines[-1]:
+            return None
+        last = lines[-1].get('second', -1) if lines else -1
+        error = None
+        with open(path, 'a', buffering=1) as file:
+            # A line that was cut off ends here; readers leave it out.
+            file.write('\n' if lines else f'{json.dumps(begin)}\n')
+            frames = _readable(keyframes(video, **options))
+            rest = (frame for frame in frames if frame.second > last)
+            try:
+                for frame, boxes in detect_keyframes(detector, rest, limit):
+                    line = dict(second=frame.second, boxes=boxes.tolist())
+                    file.write(f'{json.dumps(line)}\n')
+                    progress(frame.read)
+            except _UnreadableVideo as unreadable:
+                error = str(unreadable)
+            file.write(f'{json.dumps(dict(error=error))}\n')
+        return error
+
+    def join(self, videos: Sequence[Path]) -> Optional[Joined]:
+        """Write ``OUT``, if the parts of all videos are complete.
 
         Args:
             videos (sequence[Path]): Those of all processes, in the order of ``OUT``.
-            timestamp_start (int): AVA's second at which videos begin.
 
         Returns:
-            Merged: What is in it; None if not all are done with: others will merge.
+            Joined: What is in it; None if other processes are still at work.
         """
-        while True:
-            before = self._stamps(videos)
-            parts = {video: self._read(video) for video in videos}
-            if not all(_is_done(*pair) for pair in parts.items()):
-                # Or another process has merged, and taken the parts away.
+        table, errors = {}, []
+        for video in videos:
+            lines = self._read(video)
+            if not lines or 'error' not in lines[-1]:
+                # Or another process has joined them, and removed the parts.
                 return None
-            table = {
-                # A new array: what was pickled before would show in the bytes.
-                proposal_key(video.stem, second + timestamp_start): boxes.astype('f4')
-                for video, part in parts.items()
-                if part.finished
-                for second, boxes in sorted(part.boxes.items())
-            }
-            _write(self.out, pickle.dumps(table, protocol=4))
-            if self._stamps(videos) == before:
-                break
-        errors = {str(v): part.error for v, part in parts.items() if part.error}
+            if lines[-1]['error']:
+                errors.append(lines[-1]['error'])
+                continue
+            for line in lines[1:-1]:
+                if line['boxes']:
+                    key = proposal_key(
+                        video.stem, line['second'] + self.timestamp_start
+                    )
+                    table[key] = np.array(line['boxes'], dtype=np.float32)
+        write_bytes(str(self.out), pickle.dumps(table, protocol=4))
         if not errors:
             shutil.rmtree(self.folder, ignore_errors=True)
-        count = sum(map(len, table.values()))
-        return Merged(len(videos) - len(errors), len(table), count, errors)
+        boxes = sum(map(len, table.values()))
+        return Joined(len(videos) - len(errors), len(table), boxes, errors)
 
     def _path(self, video: Path) -> Path:
         return self.folder / f'{video.stem}.part'
 
-    def _read(self, video: Path) -> Optional[Part]:
-        try:
-            content = self._path(video).read_bytes()
-        except FileNotFoundError:
-            return None
-        return Part(**unpickle_data(content))
+    def _read(self, video: Path) -> list[dict]:
+        """The lines of a part: about the file, keyframes, and an end if complete."""
+        lines = []
+        if self._path(video).exists():
+            for line in self._path(video).read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(line))
+        return lines
 
-    def _stamps(self, videos: Sequence[Path]) -> list[tuple]:
-        return [_stamp(self._path(video)) for video in videos]
+
+def is_complete(out: Union[str, Path]) -> bool:
+    """Whether a proposal file has all that it was to have."""
+    return Path(out).exists() and not _folder(out).exists()
 
 
 def remove_proposals(out: Union[str, Path]) -> None:
     """Remove a proposal file and its parts."""
     Path(out).unlink(missing_ok=True)
-    shutil.rmtree(_folder(Path(out)), ignore_errors=True)
+    shutil.rmtree(_folder(out), ignore_errors=True)
 
 
-def is_finished(out: Union[str, Path]) -> bool:
-    """Whether a proposal file has all that it was to have."""
-    return Path(out).exists() and not _folder(Path(out)).exists()
+def _folder(out: Union[str, Path]) -> Path:
+    return Path(f'{out}.parts')
 
 
-def _folder(out: Path) -> Path:
-    return out.with_name(f'{out.name}.parts')
-
-
-def _write(path: Path, content: bytes, keep: bool = False) -> None:
-    """Write a file that is there as a whole or not at all; ``keep`` one that is."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
+def _readable(frames: Iterator[Keyframe]) -> Iterator[Keyframe]:
+    """Keyframes; errors in reading them are told from those of the detector."""
     try:
-        with open(part, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if not keep:
-            os.replace(part, path)
-        elif not path.exists():
-            with contextlib.suppress(FileExistsError):
-                os.link(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield from frames
+    except (ValueError, OSError) as error:
+        raise _UnreadableVideo(str(error)) from error
 
 
-def _is_done(video: Path, part: Optional[Part]) -> bool:
-    if part is None:
-        return False
-    return part.error is not None or (part.finished and part.file == _stamp(video))
-
-
-def _stamp(path: Path) -> tuple:
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        return ()
-    return about.st_size, about.st_mtime_ns
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+class _UnreadableVideo(Exception):
+    """A video cannot be read; the detector and its settings are not at fault."""

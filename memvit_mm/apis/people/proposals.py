@@ -1,7 +1,8 @@
-"""AVA's person proposals from videos: who is where at every whole second."""
+"""AVA's person proposals from videos: the people at every whole second."""
 
 import os.path as osp
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -118,7 +119,7 @@ def keyframes(
 def detect_keyframes(
     detector: PersonDetector, frames: Iterator[Keyframe], limit: int = 100
 ) -> Iterator[tuple[Keyframe, np.ndarray]]:
-    """People in keyframes, as proposals say it.
+    """Find the people in keyframes.
 
     Args:
         detector (PersonDetector): Its ``batch_size`` keyframes are detected together.
@@ -126,27 +127,16 @@ def detect_keyframes(
         limit (int): Boxes of a keyframe at most, the best ones.
 
     Yields:
-        tuple: Each keyframe, and its people, float32 ``[people, 5]``: x1, y1, x2, y2 as
-        fractions of the frame, and score, best first.
+        tuple: Each keyframe, and its people as proposals have them, float32
+        ``[people, 5]``: x1, y1, x2, y2 as fractions of the frame, and score, best
+        first.
     """
-    batch: list[Keyframe] = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == detector.batch_size:
-            yield from _detect(detector, batch, limit)
-            batch = []
-    if batch:
-        yield from _detect(detector, batch, limit)
-
-
-def _detect(
-    detector: PersonDetector, batch: list[Keyframe], limit: int
-) -> Iterator[tuple[Keyframe, np.ndarray]]:
-    found = detector.detect([keyframe.image for keyframe in batch])
-    for keyframe, boxes in zip(batch, found):
-        height, width = keyframe.image.shape[:2]
-        size = np.array([width, height, width, height, 1], dtype=np.float32)
-        yield keyframe, (boxes[:limit] / size).astype(np.float32)
+    while batch := list(islice(frames, detector.batch_size)):
+        found = detector.detect([keyframe.image for keyframe in batch])
+        for keyframe, boxes in zip(batch, found):
+            height, width = keyframe.image.shape[:2]
+            size = np.array([width, height, width, height, 1], dtype=np.float32)
+            yield keyframe, (boxes[:limit] / size).astype(np.float32)
 
 
 def detect_persons(
@@ -156,10 +146,10 @@ def detect_persons(
     limit: int = 100,
     **options: object,
 ) -> dict[str, np.ndarray]:
-    """AVA's proposals of one video, see ``tools/data/detect_persons.py`` for many.
+    """AVA's proposals of one video, see :class:`ProposalParts` for many.
 
     Args:
-        detector (PersonDetector): Who finds them.
+        detector (PersonDetector): The detector.
         video (str | Path): The file; its name without extension is the video's.
         timestamp_start (int): AVA's second at which the video begins.
         limit (int): Boxes of a keyframe at most.
@@ -167,7 +157,7 @@ def detect_persons(
 
     Returns:
         dict[str, np.ndarray]: ``{'video,0902': [people, 5]}``, see
-        :func:`detect_keyframes`. Keyframes in which nobody is are left out.
+        :func:`detect_keyframes`. Keyframes without people are left out.
     """
     name = osp.splitext(osp.basename(video))[0]
     found = detect_keyframes(detector, keyframes(video, **options), limit)

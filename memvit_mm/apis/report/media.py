@@ -84,14 +84,15 @@ def _smaller(jpeg: bytes) -> bytes:
 
 
 def _thin(frames: list[KeyFrame], budget: int) -> list[KeyFrame]:
-    """Evenly, as many as fit."""
-    count = len(frames)
-    while sum(len(frame.jpeg) for frame in frames) > budget and len(frames) > 1:
-        total = sum(len(frame.jpeg) for frame in frames)
-        count = max(1, min(count - 1, int(len(frames) * budget / total)))
-        places = np.linspace(0, len(frames) - 1, count).round().astype(int)
-        frames = [frames[place] for place in places]
-    return frames
+    """As many of them as fit, evenly."""
+    count, kept = len(frames), frames
+    while sum(len(frame.jpeg) for frame in kept) > budget and count > 1:
+        count -= 1
+        kept = [
+            frames[n]
+            for n in np.linspace(0, len(frames) - 1, count).round().astype(int)
+        ]
+    return kept
 
 
 def pack_clip(
@@ -112,10 +113,8 @@ def pack_clip(
 
 
 def _codec(path: Path) -> str:
-    """Four letters, in lower case; none if the file cannot be read."""
+    """Four letters, in lower case; zeros if the file cannot be read."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        number = int(capture.get(cv2.CAP_PROP_FOURCC)) if capture.isOpened() else 0
-    finally:
-        capture.release()
+    number = int(capture.get(cv2.CAP_PROP_FOURCC))
+    capture.release()
     return (number & 0xFFFFFFFF).to_bytes(4, 'little').decode('latin1').lower()

@@ -1,7 +1,6 @@
 """write_report: predictions of one video as a page that any browser opens."""
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.io.whole_file import write_bytes
 
 from .data import pack_predictions
 from .media import FALLBACK, PICTURES, KeyFrame, pack_clip, pack_frames
@@ -47,7 +47,8 @@ def write_report(
     need be, evenly thinned out.
 
     Args:
-        path: The page, such as ``report.html``. It is there as a whole or not at all.
+        path: The page, such as ``report.html``. It is complete or not there at all.
+            Folders on the way to it are made.
         predictions (sequence[Prediction]): Of one video, all of one kind.
         video (Mapping): ``name`` (str), ``size`` (width and height in pixels, of the
             frames that boxes are in), ``fps``, ``duration`` (seconds); whatever else is
@@ -70,7 +71,7 @@ def write_report(
     Raises:
         ValueError: If there is no prediction, or they are of several kinds or videos,
             or pictures are not JPEG, or the file cannot be written.
-        FileNotFoundError: If the page's folder or ``clip_file`` is missing.
+        FileNotFoundError: If ``clip_file`` is missing.
 
     Examples:
         >>> import numpy as np, os, tempfile
@@ -83,13 +84,6 @@ def write_report(
         'report.html'
     """
     path = Path(os.path.expanduser(path))
-    if path.is_dir():
-        raise ValueError(f'{path} is a folder: name a file in it, such as report.html.')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f'The folder {path.parent} of the report {path.name} does not exist: make '
-            'it, or choose another one.'
-        )
     name = str(video.get('name') or 'video')
     content = pack_predictions(predictions, video, without_memory)
     clip = None if clip_file is None else pack_clip(clip_file)
@@ -102,24 +96,23 @@ def write_report(
         frames=pack_frames(keyframes, FALLBACK if clip else PICTURES),
         clip=clip,
     )
-    _write(path, _page(content))
+    write_bytes(str(path), _page(content))
     return path
 
 
 def _facts(video: Mapping[str, Any]) -> list[list[str]]:
     """What the page says about the video, as pairs of a name and a text."""
+    names = dict(size='Size', fps='Frames per second')
     facts = []
     for key, value in video.items():
         if key in ('name', 'duration') or value is None:
             continue
         if key == 'size':
-            text = '{} × {}'.format(*value)
+            value = '{} × {}'.format(*value)
         elif isinstance(value, float):
-            text = f'{value:g}' if value < 1e6 else f'{value:.0f}'
-        else:
-            text = str(value)
-        names = dict(size='Size', fps='Frames per second')
-        facts.append([names.get(key, str(key).replace('_', ' ').capitalize()), text])
+            value = f'{value:g}' if value < 1e6 else f'{value:.0f}'
+        name = names.get(key, str(key).replace('_', ' ').capitalize())
+        facts.append([name, str(value)])
     return facts
 
 
@@ -163,19 +156,3 @@ def _hash(text: str) -> str:
     """As a content security policy names what may run: this, and nothing else."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _write(path: Path, page: bytes) -> None:
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with open(part, 'wb') as file:
-            file.write(page)
-        os.replace(part, path)
-    except OSError as error:
-        raise ValueError(
-            f'The report {path} could not be written ({error.strerror or error}): '
-            'nothing is left of it; make room or choose another place.'
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()

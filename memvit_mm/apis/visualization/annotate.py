@@ -1,9 +1,11 @@
 """annotate_video: a stream's predictions as a video, lines, a timeline and a report."""
 
+import contextlib
+import math
 import os.path as osp
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -11,8 +13,11 @@ import numpy as np
 from memvit_mm.apis.models.stream_info import StreamInfo, alone, info_of
 from memvit_mm.apis.report.media import KeyFrame
 from memvit_mm.apis.report.page import write_report
+from memvit_mm.apis.streams.clip_grid import ClipGrid
 from memvit_mm.apis.streams.playback import Pictures, Playback
+from memvit_mm.apis.streams.predictor import Predictor
 from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.apis.streams.sources import VideoFile
 from memvit_mm.apis.streams.stream import StreamCounts, VideoStream
 from memvit_mm.io.output_files import check_apart, check_output
 from memvit_mm.video.writer import VideoWriter
@@ -20,15 +25,14 @@ from memvit_mm.video.writer import VideoWriter
 from .draw import Look, Painter
 from .prediction_lines import PredictionLines
 from .timeline import draw_timeline
-from .window import Window
 
 
 @dataclass
 class Outputs:
-    """What to make of a video. Folders are made, files that exist are replaced.
+    """What to make of a video. Folders are made, and existing files are replaced.
 
     Raises:
-        ValueError, PermissionError: By :meth:`check`, if one cannot be written.
+        ValueError, PermissionError: By :meth:`check`, if a file cannot be written.
     """
 
     video: Optional[str] = None
@@ -39,21 +43,17 @@ class Outputs:
     """A picture of the classes over time, see :func:`draw_timeline`."""
     report: Optional[str] = None
     """A page of HTML, see :func:`write_report`."""
-    show: bool = False
-    """Whether to show it on the screen."""
 
     @property
     def files(self) -> dict[str, str]:
-        """The files, by kind."""
-        paths = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: p for k, p in paths.items() if k != 'show' and p is not None}
+        """The files to write, by kind."""
+        return {kind: path for kind, path in asdict(self).items() if path is not None}
 
     def check(self, source: str) -> None:
-        """Refuse what cannot be made, before anything is computed."""
-        if not self.files and not self.show:
+        """Refuse what cannot be written, before anything is computed."""
+        if not self.files:
             raise ValueError(
-                'Nothing is asked for: name a video, lines, a timeline or a report, '
-                'or show it.'
+                'Nothing is asked for: name a video, lines, a timeline or a report.'
             )
         check_apart(self.files)
         for kind, path in self.files.items():
@@ -64,7 +64,7 @@ class Annotated(NamedTuple):
     """What was made of a video."""
 
     predictions: list[Prediction]
-    """Of its clips."""
+    """Those of its clips."""
     info: StreamInfo
     """The model's kind, classes and times."""
     counts: StreamCounts
@@ -76,7 +76,7 @@ class Annotated(NamedTuple):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or the window was closed: ``made`` is what there is until then."""
+    """Ctrl-C was pressed. ``made`` is what was written before."""
 
     def __init__(self, made: Annotated) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ def annotate_video(
     about: Optional[dict[str, Any]] = None,
     progress: Optional[Callable[[float, Optional[float]], None]] = None,
 ) -> Annotated:
-    """Run a stream over a video file, and write what it says in every form asked for.
+    """Run a stream over a video file, and write its predictions as files.
 
-    With ``VideoStream(ComparingPredictor(model, ...))`` all of them also say what the
-    model says without memory.
+    With ``VideoStream(ComparingPredictor(model, ...))`` all of them also show what the
+    model predicts without memory.
 
     Whatever ends it early (Ctrl-C, a damaged file, a full disk), the video is playable,
     every line is whole, and timeline and report show what was predicted until then; the
@@ -114,7 +114,7 @@ def annotate_video(
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: In one sentence.
-        Interrupted: At Ctrl-C, or if the window is closed, with what was ``made``.
+        Interrupted: At Ctrl-C, with what was ``made``.
 
     Examples:
         >>> import tempfile, numpy as np
@@ -135,32 +135,25 @@ def annotate_video(
         ([2.0, 4.0], ['timeline', 'video'])
     """
     source = osp.expanduser(str(source))
-    playback = Playback(source, stream.timing)
-    try:
+    with contextlib.closing(Playback(source, stream.timing)) as playback:
         outputs.check(source)
-        info = info_of(stream.predictor, playback.file.fps, stream.stride)
-        painter = Painter(info, playback.size, look)
-        session = _Session(source, outputs, playback, painter, codec, about or {})
-    except BaseException:
-        playback.close()
-        raise
-    try:
+        session = _Session(stream, source, outputs, playback, look, codec, about or {})
         try:
-            for prediction in stream.run(source):
-                session.take(prediction)
-                if progress is not None:
-                    progress(prediction.time, playback.duration)
-            session.finish()
+            try:
+                for prediction in stream.run(source):
+                    session.take(prediction)
+                    if progress is not None:
+                        progress(prediction.time, playback.duration)
+                session.draw(math.inf, None)
+            except BaseException as error:
+                interrupted = isinstance(error, KeyboardInterrupt)
+                told = str(error) or type(error).__name__
+                session.close('interrupted' if interrupted else told)
+                raise
+            session.close(None)
         except KeyboardInterrupt:
-            session.close('interrupted', stream.counts)
-            raise
-        except BaseException as error:
-            session.close(str(error) or type(error).__name__, stream.counts)
-            raise
-        session.close(None, stream.counts)
-    except KeyboardInterrupt:
-        raise Interrupted(session.made(stream.counts)) from None
-    return session.made(stream.counts)
+            raise Interrupted(session.made()) from None
+        return session.made()
 
 
 class _Session:
@@ -168,103 +161,101 @@ class _Session:
 
     def __init__(
         self,
+        stream: VideoStream,
         source: str,
         outputs: Outputs,
         playback: Playback,
-        painter: Painter,
+        look: Optional[Look],
         codec: Optional[str],
         about: dict[str, Any],
     ) -> None:
+        self.stream = stream
         self.source = source
         self.outputs = outputs
         self.playback = playback
-        self.painter = painter
-        self.info = painter.info
+        self.about = about
+        fps, (height, width) = playback.file.fps, playback.size
+        self.info = info_of(stream.predictor, fps, stream.stride)
+        self.painter = Painter(self.info, playback.size, look)
         self.predictions: list[Prediction] = []
         self.written: dict[str, str] = {}
         self.duration = 0.0
-        self.about = about
-        self.pictures = Pictures() if outputs.report else None
-        height, width = playback.size
         self.facts = dict(
             name=osp.basename(source),
             size=[width, height],
-            fps=round(playback.file.fps, 4),
+            fps=round(fps, 4),
             duration=None if playback.duration is None else round(playback.duration, 3),
         )
-        self.window = Window(self.facts['name']) if outputs.show else None
+        self.pictures = Pictures() if outputs.report else None
         self.video = self.lines = None
         if outputs.video:
-            self.video = VideoWriter(outputs.video, playback.file.fps, codec)
+            self.video = VideoWriter(outputs.video, fps, codec)
         if outputs.lines:
-            top = painter.look.top
-            said = dict(video=self.facts, **about)
+            top, said = self.painter.look.top, dict(video=self.facts, **about)
             self.lines = PredictionLines(outputs.lines, self.info, top, **said)
 
     def take(self, prediction: Prediction) -> None:
-        """The next prediction: written down, and the frames up to it drawn."""
+        """Write the next prediction, and draw the frames up to its time."""
         _check_finite(prediction)
-        # What is kept until the end is small.
-        prediction.data_sample = None
-        if prediction.without_memory is not None:
-            prediction.without_memory.data_sample = None
-        before = self.predictions[-1] if self.predictions else None
+        # All predictions are kept until the end; the model's whole answers need not be.
+        for one in (prediction, prediction.without_memory):
+            if one is not None:
+                one.data_sample = None
         self.predictions.append(prediction)
         if self.lines is not None:
             self.lines.write(prediction)
-        self._draw(prediction.time, before, prediction)
+        self.draw(prediction.time, prediction)
 
-    def finish(self) -> None:
-        """The video has ended: draw what is left of it."""
-        last = self.predictions[-1] if self.predictions else None
-        self._draw(float('inf'), last, None)
+    def draw(self, until: float, after: Optional[Prediction]) -> None:
+        """Draw the frames up to a time.
 
-    def _draw(
-        self, until: float, before: Optional[Prediction], after: Optional[Prediction]
-    ) -> None:
-        if self.video is None and self.window is None and self.pictures is None:
-            if after is not None:
-                self.duration = after.time
+        Args:
+            until (float): In seconds.
+            after (Prediction, optional): The prediction of that time.
+        """
+        if self.video is None and self.pictures is None:
+            self.duration = self.duration if after is None else after.time
             return
-        frame = None
+        earlier = self.predictions if after is None else self.predictions[:-1]
+        before, frame = earlier[-1] if earlier else None, None
         for frame in self.playback.until(until):
-            if self.video is not None or self.window is not None:
-                painted = self.painter.paint(frame.image, frame.time, before, after)
             if self.video is not None:
+                painted = self.painter.paint(frame.image, frame.time, before, after)
                 self.video.write(painted, frame.time)
-            if self.window is not None:
-                self.window.show(painted, frame.time)
             self.duration = frame.time + 1 / self.playback.file.fps
         if self.pictures is not None and frame is not None and after is not None:
             self.pictures.add(frame.image, after.time)
 
-    def made(self, counts: StreamCounts) -> Annotated:
-        """What there is."""
+    def made(self) -> Annotated:
+        """What there is by now."""
         return Annotated(
-            self.predictions, self.info, counts, self.written, self.duration
+            self.predictions, self.info, self.stream.counts, self.written, self.duration
         )
 
-    def close(self, reason: Optional[str], counts: StreamCounts) -> None:
-        """Finish every file, of what there is.
+    def close(self, reason: Optional[str]) -> None:
+        """Complete every file with what there is.
+
+        Args:
+            reason (str, optional): Why the run ended early.
 
         Raises:
-            KeyboardInterrupt: If Ctrl-C came meanwhile, when all is done.
-            Exception: The first that went wrong. Where something had before, there is a
-                warning.
+            KeyboardInterrupt: If Ctrl-C came meanwhile, when all files are complete.
+            Exception: The first error, unless the run ended early: then errors become
+                warnings.
         """
-        self.playback.close()
-        steps = (self._close_video, self._close_lines, self._timeline, self._report)
         errors, interrupted = [], False
-        for step in steps:
+        for kind, path in self.outputs.files.items():
+            complete = getattr(self, f'_complete_{kind}')
             try:
-                step(reason, counts)
-            except KeyboardInterrupt:
-                interrupted = True
-                step(reason, counts)
+                try:
+                    there = complete(reason)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    there = complete(reason)
+                if there:
+                    self.written[kind] = path
             except Exception as error:
                 errors.append(error)
-        if self.window is not None:
-            self.window.close()
         if errors and reason is None:
             raise errors[0]
         for error in errors:
@@ -272,25 +263,18 @@ class _Session:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _close_video(self, reason: Optional[str], counts: StreamCounts) -> None:
-        if self.video is not None:
-            self.video.close()
-            if self.video.count:
-                self.written['video'] = self.outputs.video
+    def _complete_video(self, reason: Optional[str]) -> bool:
+        self.video.close()
+        return self.video.count > 0
 
-    def _close_lines(self, reason: Optional[str], counts: StreamCounts) -> None:
-        if self.lines is not None:
-            self.lines.close(
-                complete=reason is None,
-                reason=reason,
-                frames=counts.frames,
-                dropped=counts.dropped,
-                skipped=counts.skipped,
-            )
-            self.written['lines'] = self.outputs.lines
+    def _complete_lines(self, reason: Optional[str]) -> bool:
+        counts = self.stream.counts._asdict()
+        counts.pop('predictions')
+        self.lines.close(complete=reason is None, reason=reason, **counts)
+        return True
 
-    def _timeline(self, reason: Optional[str], counts: StreamCounts) -> None:
-        if self.outputs.timeline and self.predictions:
+    def _complete_timeline(self, reason: Optional[str]) -> bool:
+        if self.predictions:
             draw_timeline(
                 self.outputs.timeline,
                 self.predictions,
@@ -298,22 +282,40 @@ class _Session:
                 alone(self.predictions),
                 self.facts['name'],
             )
-            self.written['timeline'] = self.outputs.timeline
+        return bool(self.predictions)
 
-    def _report(self, reason: Optional[str], counts: StreamCounts) -> None:
-        if self.outputs.report and self.predictions:
+    def _complete_report(self, reason: Optional[str]) -> bool:
+        if self.predictions:
             more = {k: v for k, v in self.about.items() if v is not None}
             write_report(
                 self.outputs.report,
                 self.predictions,
                 dict(self.facts, **more),
-                without_memory=alone(self.predictions),
                 keyframes=[KeyFrame(*pair) for pair in self.pictures.found],
                 memory_seconds=self.info.memory_seconds,
                 clip_seconds=self.info.clip_seconds,
                 clip_file=self.source,
             )
-            self.written['report'] = self.outputs.report
+        return bool(self.predictions)
+
+
+def short_stride(predictor: Predictor, file: VideoFile) -> Optional[float]:
+    """The stride with which a video that is too short for a clip gives one clip.
+
+    Args:
+        predictor (Predictor): The model and its pipeline.
+        file (VideoFile): The video.
+
+    Returns:
+        float, optional: In seconds; None for videos that are long enough for the
+        config's stride.
+    """
+    usual = ClipGrid(predictor.recipe, file.fps).stride
+    if file.count is None or usual * file.fps < file.count:
+        return None
+    # A clip's time is at its end, or for people at its middle.
+    seconds = file.count / file.fps
+    return min(usual, seconds / 2 if predictor.recipe.centered else seconds)
 
 
 def _check_finite(prediction: Prediction) -> None:

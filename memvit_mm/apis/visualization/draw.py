@@ -1,14 +1,13 @@
-"""Painter: a frame, and what the model says about it, in one picture."""
+"""Painter: a video's frames with what the model predicts for them."""
 
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from memvit_mm.apis.models.classes import ClassScores
 from memvit_mm.apis.models.stream_info import StreamInfo
-from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
 
 from .draw_text import (
     ALONE,
@@ -18,28 +17,27 @@ from .draw_text import (
     PEOPLE,
     TEXT,
     Bar,
-    block_of_bars,
+    Colour,
     clock,
-    draw_bars,
+    draw_panel,
     fit,
     font,
     row_height,
-    width_of,
 )
 from .moments import Person, people_at, shown_at
 
-# The longer side of what is drawn is at least this, in pixels, for the text's sake.
+# The longer side of what is drawn is at least this, in pixels, to keep text readable.
 LEAST_SIDE = 640
-
-# Of so many people at most: actions of each, and the part of the width for them.
-CROWDS = ((4, 3, 4), (8, 2, 6), (float('inf'), 1, 8))
+# With more people than this, each gets a smaller panel with only the best action.
+FEW_PEOPLE = 4
+PANELS_KEPT = 64
 
 
 class Look(NamedTuple):
     """How predictions are drawn."""
 
     top: int = 5
-    """Best classes that are shown, of people at most 3."""
+    """Best classes that are shown; for people at most 3."""
     min_score: float = 0.3
     """Least score of a person's action that is shown."""
     max_side: int = 1280
@@ -50,54 +48,40 @@ class Painter:
     """Draws predictions on the frames of one stream.
 
     Below the picture is a strip with the time, and the best classes with their scores
-    as bars; a yellow mark in a bar is the score without memory. People have a box in a
-    colour of their own, with their actions beside it.
+    as bars; a yellow mark in a bar is the score without memory. People have a box and a
+    panel with their actions, in a colour of their own.
 
     Args:
-        info (StreamInfo): Of the stream.
+        info (StreamInfo): The stream's.
         size (tuple[int, int]): Height and width of the source's frames, in pixels.
-        look (Look): How.
+        look (Look): How to draw.
 
     Raises:
-        ValueError: If something of ``look`` is out of range.
+        ValueError: If a value of ``look`` is out of range.
     """
 
     def __init__(
         self, info: StreamInfo, size: tuple[int, int], look: Optional[Look] = None
     ) -> None:
-        look = look or Look()
-        check_look(look)
         self.info = info
-        self.look = look
-        height, width = size
-        side = max(height, width)
-        wanted = min(max(side, LEAST_SIDE), look.max_side)
-        self.scale = wanted / side
+        self.look = look or Look()
+        check_look(self.look)
+        side = max(size)
+        self.scale = min(max(side, LEAST_SIDE), self.look.max_side) / side
         # Video codecs want even sides.
-        self.width = max(2, round(width * self.scale / 2) * 2)
-        self.picture_height = max(2, round(height * self.scale / 2) * 2)
+        height, self.width = (max(2, round(s * self.scale / 2) * 2) for s in size)
+        self.picture_height = height
         self.text = max(12, min(round(self.width / 46), 24))
-        rows = 1 if info.kind == 'people' else 2 + look.top
         self.pad = round(self.text * 0.75)
+        rows = 1 if info.kind == 'people' else 2 + self.look.top
         strip = rows * row_height(self.text) + 2 * self.pad
-        self.height = self.picture_height + strip + strip % 2
-        self._strip: tuple[Optional[int], Optional[Image.Image]] = (None, None)
-        self._blocks: dict[tuple, Image.Image] = {}
-        self._sides: dict[tuple, int] = {}
+        self.height = height + strip + strip % 2
+        self._panels: dict[tuple, tuple[Prediction, Image.Image]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what is drawn, in pixels."""
         return self.height, self.width
-
-    def scaled(self, image: np.ndarray) -> np.ndarray:
-        """The picture as it is drawn, ``[H, W, 3]`` uint8."""
-        size = (self.width, self.picture_height)
-        if image.shape[1::-1] == size:
-            return image
-        # Enlarged smoothly, made smaller without flicker.
-        how = cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_AREA
-        return cv2.resize(image, size, interpolation=how)
 
     def paint(
         self,
@@ -106,7 +90,7 @@ class Painter:
         before: Optional[Prediction] = None,
         after: Optional[Prediction] = None,
     ) -> np.ndarray:
-        """A frame with what is known about it.
+        """Draw a frame and what is predicted for it.
 
         Args:
             image (np.ndarray): ``[H, W, 3]`` uint8, RGB.
@@ -117,141 +101,121 @@ class Painter:
         Returns:
             np.ndarray: ``[*size, 3]`` uint8, RGB.
         """
+        # Cubic enlarges smoothly; area averaging makes smaller without flicker.
+        how = cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_AREA
+        size = (self.width, self.picture_height)
         canvas = Image.new('RGB', (self.width, self.height), BACKGROUND)
-        canvas.paste(Image.fromarray(self.scaled(image)), (0, 0))
+        canvas.paste(Image.fromarray(cv2.resize(image, size, interpolation=how)))
         if self.info.kind == 'people':
             people = people_at(time, before, after, self.info)
-            self._paint_people(canvas, people)
-            told = f'{len(people)} {"person" if len(people) == 1 else "people"}'
+            told = self._draw_people(canvas, people)
             shown = people[0].prediction if people else None
         else:
             shown = shown_at(time, before, after, self.info)
-            told = 'no clip of this moment'
-            if shown is not None:
-                told = self._about(shown)
-            canvas.paste(self._strip_of(shown), (0, self.picture_height))
-        self._paint_line(canvas, time, told, shown)
+            told = self._draw_groups(canvas, shown)
+        compared = shown is not None and shown.without_memory is not None
+        self._draw_time(ImageDraw.Draw(canvas), time, told, compared)
         return np.asarray(canvas)
 
-    # ------------------------------------------------------------------- the strip
+    def _draw_time(
+        self,
+        draw: ImageDraw.ImageDraw,
+        time: float,
+        told: str,
+        compared: bool,
+    ) -> None:
+        """The strip's first line: the time, what is shown, and what marks mean."""
+        size, left, right = self.text, self.pad, self.width - self.pad
+        middle = self.picture_height + self.pad + row_height(size) // 2
+        draw.text((left, middle), clock(time), TEXT, font(size, True), anchor='lm')
+        left += round(font(size, True).getlength('0:00:00.0')) + self.pad
+        if compared:
+            legend = 'without memory'
+            draw.text((right, middle), legend, FAINT, font(size), anchor='rm')
+            right -= round(font(size).getlength(legend)) + self.pad
+            mark = [right - max(2, size // 6), middle - size // 2]
+            draw.rectangle([*mark, right - 1, middle + size // 2], fill=ALONE)
+            right -= 2 * self.pad
+        told = fit(told, size, right - left)
+        draw.text((left, middle), told, FAINT, font(size), anchor='lm')
 
-    def _about(self, shown: Prediction) -> str:
+    def _draw_groups(self, canvas: Image.Image, shown: Optional[Prediction]) -> str:
+        """The strip's panels, one for each kind of classes; returns what they are."""
+        if shown is None:
+            return 'no clip of this moment'
+        top = self.picture_height + self.pad + row_height(self.text)
+        step = (self.width - self.pad) // len(shown.groups)
+        for number, group in enumerate(shown.groups):
+            panel = self._panel(
+                shown, number, group.kind, step - self.pad, self.text, KINDS[group.kind]
+            )
+            canvas.paste(panel, (self.pad + number * step, top))
         if self.info.ahead:
             later = shown.time + self.info.ahead
             return f'foreseen at {clock(shown.time)} for {clock(later)}'
         return f'what was done in the last {self.info.stride:g} s'
 
-    def _paint_line(
-        self, canvas: Image.Image, time: float, told: str, shown: Optional[Prediction]
-    ) -> None:
-        """The strip's first line: the time, what is below, what marks mean."""
-        draw, size = ImageDraw.Draw(canvas), self.text
-        middle = self.picture_height + self.pad + row_height(size) // 2
-        now, left = clock(time), self.pad
-        draw.text((left, middle), now, TEXT, font(size, bold=True), anchor='lm')
-        left += width_of('0:00:00.0', size, bold=True) + self.pad
-        right = self.width - self.pad
-        if shown is not None and shown.without_memory is not None:
-            legend = 'without memory'
-            draw.text((right, middle), legend, FAINT, font(size), anchor='rm')
-            right -= width_of(legend, size) + self.pad
-            mark = [right - max(2, size // 6), middle - size // 2, right - 1]
-            draw.rectangle([*mark, middle + size // 2], fill=ALONE)
-            right -= 2 * self.pad
-        told = fit(told, size, right - left)
-        if told != '…':
-            draw.text((left, middle), told, FAINT, font(size), anchor='lm')
-
-    def _strip_of(self, shown: Optional[Prediction]) -> Image.Image:
-        """The strip without its first line; drawn once per prediction."""
-        if self._strip[1] is not None and self._strip[0] == id(shown):
-            return self._strip[1]
-        size, high = self.text, row_height(self.text)
-        strip = Image.new(
-            'RGB', (self.width, self.height - self.picture_height), BACKGROUND
-        )
-        draw, top = ImageDraw.Draw(strip), self.pad + high
-        if shown is not None:
-            groups = shown.groups
-            column = (self.width - 2 * self.pad * len(groups)) // len(groups)
-            for number, (group, alone) in enumerate(zip(groups, _alone(shown))):
-                left = self.pad + number * (column + 2 * self.pad)
-                middle = (left, top + high // 2)
-                draw.text(middle, group.kind, FAINT, font(size), anchor='lm')
-                bars = _bars(group, alone, self.look.top)
-                place = (left, top + high)
-                draw_bars(strip, bars, place, column, size, KINDS[group.kind])
-        self._strip = (id(shown), strip)
-        self._shown = shown  # kept alive: its id is not given to another
-        return strip
-
-    # -------------------------------------------------------------------- the people
-
-    def _paint_people(self, canvas: Image.Image, people: list[Person]) -> None:
+    def _draw_people(self, canvas: Image.Image, people: list[Person]) -> str:
+        """Boxes, and panels with actions above them, or at the top of the picture."""
         draw, thick = ImageDraw.Draw(canvas), max(2, self.text // 6)
-        boxes = [person.box * self.scale for person in people]
-        for person, box in zip(people, boxes):
-            draw.rectangle(box.round().tolist(), outline=_colour(person), width=thick)
-        taken: list[np.ndarray] = []
-        for number, (person, box) in enumerate(zip(people, boxes)):
-            block = self._block(person)
-            others = boxes[:number] + boxes[number + 1 :]
-            key = (id(person.prediction), person.row)
-            places = self._places(box, block.size)
-            side = self._sides.get(key)
-            if side is None:
-                # Chosen once: it does not jump from frame to frame.
-                costs = [_cost(place, taken, others) for place in places]
-                side = self._sides[key] = int(np.argmin(costs))
-            place = places[side]
-            taken.append(place)
-            canvas.paste(block, (int(place[0]), int(place[1])))
-
-    def _block(self, person: Person) -> Image.Image:
-        prediction, row = person.prediction, person.row
-        if self._blocks and not any(key[0] == id(prediction) for key in self._blocks):
-            # At most the blocks of the keyframes before and after.
-            for key in list(self._blocks)[: max(0, len(self._blocks) - 64)]:
-                self._sides.pop(key, None)
-                del self._blocks[key]
-        key = (id(prediction), row)
-        if key not in self._blocks:
-            # The more people, the less there is room to say of each.
-            crowd = len(prediction.boxes)
-            rows, share = next(r for most, *r in CROWDS if crowd <= most)
-            (group,), (alone,) = prediction.groups, _alone(prediction)
-            bars = _bars(group, alone, min(self.look.top, rows), row)
-            bars = [bar for bar in bars if bar.score >= self.look.min_score]
-            size = max(11, round(0.72 * self.text))
-            self._blocks[key] = block_of_bars(
-                f'person {person.number}',
-                bars,
-                size,
-                _colour(person),
-                self.width // share,
+        boxes = [(person.box * self.scale).round().tolist() for person in people]
+        colours = [PEOPLE[person.number % len(PEOPLE)] for person in people]
+        for box, colour in zip(boxes, colours):
+            draw.rectangle(box, outline=colour, width=thick)
+        least = self.width // (6 if len(people) <= FEW_PEOPLE else 8)
+        for person, (left, top, *_), colour in zip(people, boxes, colours):
+            # As wide as the box in the keyframe, where that can be read.
+            x1, _, x2, _ = person.prediction.boxes[person.row] * self.scale
+            width = min(max(int(x2 - x1) + 1, least), self.width // 4)
+            size, title = max(11, round(0.72 * self.text)), f'person {person.number}'
+            panel = self._panel(
+                person.prediction, person.row, title, width, size, colour
             )
-        return self._blocks[key]
+            place = min(left, self.width - width), max(top - panel.height, 0)
+            canvas.paste(panel, tuple(map(int, place)))
+        return f'{len(people)} {"person" if len(people) == 1 else "people"}'
 
-    def _places(self, box: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-        """Where a block may be, in the picture: beside the box, or in it."""
-        left, top, right, bottom = box
-        width, height = size
-        corners = [
-            (left, top - height),
-            (right, top),
-            (left - width, top),
-            (left, bottom),
-            (right - width, top - height),
-            (right - width, bottom),
-            (left, top),
-            (left, bottom - height),
+    def _panel(
+        self,
+        shown: Prediction,
+        number: int,
+        title: str,
+        width: int,
+        size: int,
+        colour: Colour,
+    ) -> Image.Image:
+        """The panel of one kind of classes, or of one person; drawn only once.
+
+        Args:
+            shown (Prediction): What to show.
+            number (int): The place of the kind in ``groups``, or the person's row.
+            title, width, size, colour: As for :func:`draw_panel`.
+        """
+        key = id(shown), number
+        if key not in self._panels:
+            if len(self._panels) > PANELS_KEPT:
+                self._panels.clear()
+            # The prediction is kept with it, so that no other one gets its id.
+            bars = self._bars(shown, number)
+            self._panels[key] = shown, draw_panel(title, bars, width, size, colour)
+        return self._panels[key][1]
+
+    def _bars(self, shown: Prediction, number: int) -> list[Bar]:
+        place, row, k, least = number, ..., self.look.top, -np.inf
+        if isinstance(shown, PeoplePrediction):
+            few = len(shown.boxes) <= FEW_PEOPLE
+            place, row, k = 0, number, min(k, 3 if few else 1)
+            least = self.look.min_score
+        group = shown.groups[place]
+        scores = group.scores[row].tolist()
+        others: list = [None] * len(scores)
+        if shown.without_memory is not None:
+            others = shown.without_memory.groups[place].scores[row].tolist()
+        return [
+            Bar(group.names[n], scores[n], others[n])
+            for n in group.order(k, row)
+            if scores[n] >= least
         ]
-        places = []
-        for x, y in corners:
-            x = min(max(x, 0), self.width - width)
-            y = min(max(y, 0), max(self.picture_height - height, 0))
-            places.append(np.array([x, y, x + width, y + height]))
-        return places
 
 
 def check_look(look: Look) -> None:
@@ -262,37 +226,3 @@ def check_look(look: Look) -> None:
         raise ValueError(f'min_score={look.min_score} must be 0 to 1.')
     if look.max_side < 64:
         raise ValueError(f'max_side={look.max_side} must be at least 64 pixels.')
-
-
-def _alone(prediction: Prediction) -> list[Optional[ClassScores]]:
-    """The same groups without memory; None each where that was not asked for."""
-    if prediction.without_memory is None:
-        return [None] * len(prediction.groups)
-    return prediction.without_memory.groups
-
-
-def _bars(
-    group: ClassScores, alone: Optional[ClassScores], k: int, row: Any = ...
-) -> list[Bar]:
-    """The best classes, each with its score, and that without memory."""
-    scores = group.scores[row].tolist()
-    others = scores if alone is None else alone.scores[row].tolist()
-    return [
-        Bar(group.names[n], scores[n], None if alone is None else others[n])
-        for n in group.order(k, row)
-    ]
-
-
-def _colour(person: Person) -> tuple[int, int, int]:
-    return PEOPLE[person.number % len(PEOPLE)]
-
-
-def _cost(place: np.ndarray, taken: list, others: list) -> float:
-    """How much a block would hide, in pixels; other blocks count most."""
-    hidden = sum(100 * _overlap(place, other) for other in taken)
-    return hidden + sum(_overlap(place, other) for other in others)
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    return float(np.prod(np.maximum(sides, 0)))

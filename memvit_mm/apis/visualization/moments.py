@@ -1,4 +1,4 @@
-"""What is known about a moment between two predictions."""
+"""Which prediction, and which people, are shown at a moment between two predictions."""
 
 from typing import NamedTuple, Optional
 
@@ -7,19 +7,22 @@ import numpy as np
 from memvit_mm.apis.models.stream_info import StreamInfo
 from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
 
+# Times are sums of floating-point numbers.
+TOLERANCE = 1e-6
+
 
 class Person(NamedTuple):
-    """Somebody in a frame."""
+    """A person in a frame."""
 
     box: np.ndarray
     """x1, y1, x2, y2 in pixels of the source, ``[4]``."""
     prediction: PeoplePrediction
     row: int
-    """Which of the prediction's people."""
+    """The person's row in the prediction's arrays."""
 
     @property
     def number(self) -> int:
-        """The same from keyframe to keyframe, where people are tracked."""
+        """The track id, or the row where people are not tracked."""
         ids = self.prediction.track_ids
         return self.row if ids is None else int(ids[self.row])
 
@@ -30,16 +33,16 @@ def shown_at(
     after: Optional[Prediction],
     info: StreamInfo,
 ) -> Optional[Prediction]:
-    """The prediction of a clip that stands for a moment, if one does."""
-    # Frames on the edge belong to the clip that ends with them; those of forecasts to
-    # the clip that was foreseen then.
-    order = ('after', 'before') if info.ahead else ('before', 'after')
-    for name in order:
-        prediction = before if name == 'before' else after
-        if prediction is not None:
-            begin = info.shown_from(prediction.time)
-            if begin - 1e-6 <= time <= begin + info.stride + 1e-6:
-                return prediction
+    """The prediction that is shown at a time, or None.
+
+    A frame between two clips belongs to the clip that ends with it; of a model that
+    anticipates, to the clip that begins to be shown there.
+    """
+    for one in (after, before) if info.ahead else (before, after):
+        if one is not None:
+            begin = info.shown_from(one.time)
+            if begin - TOLERANCE <= time <= begin + info.stride + TOLERANCE:
+                return one
     return None
 
 
@@ -49,38 +52,26 @@ def people_at(
     after: Optional[PeoplePrediction],
     info: StreamInfo,
 ) -> list[Person]:
-    """The people of a moment between two keyframes.
+    """The people of a moment between two keyframes, in the order of their numbers.
 
-    Whoever is in both is on the way from one box to the other, with the actions of the
-    nearer keyframe; others are there for half a stride.
+    The box of a person who is tracked in both keyframes moves from one to the other,
+    with the actions of the nearer keyframe. Other people are shown for half a stride
+    before and after their keyframe.
     """
-    people, half = [], info.stride / 2
-    near = [
-        p is not None and abs(p.time - time) <= half + 1e-6 for p in (before, after)
-    ]
-    met: dict[int, tuple[int, int]] = {}
-    if before is not None and after is not None:
-        tracked = before.track_ids is not None and after.track_ids is not None
-        if tracked and after.time - before.time <= 1.5 * info.stride:
-            rows = {int(number): row for row, number in enumerate(after.track_ids)}
-            met = {
-                int(number): (row, rows[int(number)])
-                for row, number in enumerate(before.track_ids)
-                if int(number) in rows
-            }
-    for first, second in met.values():
+    people = []
+    keyframes = [one for one in (before, after) if one is not None]
+    tracked = all(one.track_ids is not None for one in keyframes)
+    near = len(keyframes) == 2 and after.time - before.time <= 1.5 * info.stride
+    if tracked and near:
         part = (time - before.time) / (after.time - before.time)
-        box = before.boxes[first] * (1 - part) + after.boxes[second] * part
-        if part < 0.5:
-            people.append(Person(box, before, first))
-        else:
-            people.append(Person(box, after, second))
-    for place, prediction in enumerate((before, after)):
-        if near[place]:
-            both = {pair[place] for pair in met.values()}
-            people += [
-                Person(box, prediction, row)
-                for row, box in enumerate(prediction.boxes)
-                if row not in both
-            ]
+        same = before.track_ids[:, None] == after.track_ids
+        for first, second in zip(*np.nonzero(same)):
+            box = before.boxes[first] * (1 - part) + after.boxes[second] * part
+            shown = (before, first) if part < 0.5 else (after, second)
+            people.append(Person(box, *shown))
+    moving = {person.number for person in people}
+    for one in keyframes:
+        if abs(one.time - time) <= info.stride / 2 + TOLERANCE:
+            found = (Person(box, one, row) for row, box in enumerate(one.boxes))
+            people += [person for person in found if person.number not in moving]
     return sorted(people, key=lambda person: person.number)

@@ -1,4 +1,4 @@
-"""Predictions as lines of JSON, each written as it is made; and back again."""
+"""Predictions as lines of JSON: PredictionLines writes them, read_lines reads them."""
 
 import json
 from typing import Any, Optional, Union
@@ -66,7 +66,8 @@ class PredictionLines:
         )
         if prediction.without_memory is not None:
             line['without_memory'] = self._scores(prediction.without_memory, True)
-        self._write(line, 1)
+        self._write(line)
+        self.count += 1
 
     def close(self, **counts: Any) -> None:
         """Add the last line."""
@@ -74,11 +75,9 @@ class PredictionLines:
             self._write(dict(type='end', **counts, predictions=self.count))
             self._file.close()
 
-    def _write(self, line: dict, predictions: int = 0) -> None:
-        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n'
-        # At once: what is interrupted has whole lines.
-        self.count += predictions
-        content = text.encode()
+    def _write(self, line: dict) -> None:
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        content = f'{text}\n'.encode()
         # A pipe cannot be cut off.
         begin = self._file.tell() if self._file.seekable() else None
         try:
@@ -89,13 +88,12 @@ class PredictionLines:
             if begin is not None:
                 self._file.truncate(begin)
                 self._file.seek(begin)
-            self.count -= predictions
             raise OSError(
                 f'The lines {self.path} could not be written any further, as if the '
                 'disk was full: make room or name a file on another disk.'
             )
 
-    def _scores(self, prediction: Prediction, twin: bool = False) -> dict[str, Any]:
+    def _scores(self, prediction: Prediction, alone: bool = False) -> dict[str, Any]:
         if isinstance(prediction, EpicPrediction):
             verbs, nouns = prediction.groups
             return dict(
@@ -110,7 +108,7 @@ class PredictionLines:
         people = []
         for number, scores in enumerate(prediction.scores):
             person = {}
-            if not twin:
+            if not alone:
                 person['box'] = _plain(prediction.boxes[number], 2)
                 person['box_score'] = round(float(prediction.box_scores[number]), 6)
                 if prediction.track_ids is not None:

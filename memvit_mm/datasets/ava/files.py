@@ -6,8 +6,8 @@ that function instead, leaves the line out and goes on.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn, Optional
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, Optional, Union
 
 import numpy as np
 
@@ -177,14 +177,17 @@ def read_exclusions(
 
 
 def read_proposals(
-    path: str, dtype: Optional[type] = np.float32, on_problem: OnProblem = refuse
+    path: Union[str, Mapping],
+    dtype: Optional[type] = np.float32,
+    on_problem: OnProblem = refuse,
 ) -> dict[Keyframe, np.ndarray]:
     """Read the person proposals of every keyframe.
 
     Args:
-        path (str): A pickle (or ``.json``) file of a dict from ``'video,second'`` to
-            boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as fractions of the frame,
-            and a score. The pickle may hold numpy arrays, strings and numbers,
+        path (str | Mapping): A pickle (or ``.json``) file of a dict, or the dict, from
+            ``'video,second'`` to boxes ``[n, 4]`` or ``[n, 5]``: x1, y1, x2, y2 as
+            fractions of the frame, and a score. The pickle may hold numpy arrays,
+            strings and numbers,
             nothing that runs code.
         dtype (type, optional): Of the boxes. None: as in the file.
         on_problem (callable): Called with 'key', 'array' or 'box' and a sentence for
@@ -197,6 +200,8 @@ def read_proposals(
     Raises:
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
+    if isinstance(path, Mapping):
+        return dict(_proposals('The table boxes', path, dtype, on_problem))
     content = read_content(path, 'Proposal file', 'proposal_file')
     try:
         if path.endswith('.json'):
@@ -214,21 +219,23 @@ def read_proposals(
             "{'video,second': array [n, 5]}, such as MMAction2's "
             'ava_dense_proposals_val.FAIR.recall_93.9.pkl.'
         )
-    return dict(_proposals(path, table, dtype, on_problem))
+    return dict(_proposals(f'Proposal file {path}', table, dtype, on_problem))
 
 
 def _proposals(
-    path: str, table: dict, dtype: Optional[type], on_problem: OnProblem
+    name: str, table: Mapping, dtype: Optional[type], on_problem: OnProblem
 ) -> Iterator[tuple[Keyframe, np.ndarray]]:
     for key, value in table.items():
         try:
             video, second = key.rsplit(',', 1)
             keyframe = (video, int(second))
+            if not video:
+                raise ValueError('There is no video.')
         except (AttributeError, ValueError):
             on_problem(
                 'key',
-                f"Proposal file {path} has the key {key!r}, expected 'video,second' "
-                "such as '1j20qq1JyX4,0902'.",
+                f"{name} has the key {key!r}, expected 'video,second' such as "
+                "'1j20qq1JyX4,0902'.",
             )
             continue
         try:
@@ -242,15 +249,15 @@ def _proposals(
         if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
             on_problem(
                 'array',
-                f'Proposal file {path} has {_describe(value)} for {key!r}, expected '
-                'an array [n, 5] of x1, y1, x2, y2 and score.',
+                f'{name} has {_describe(value)} for {key!r}, expected an array [n, 5] '
+                'of x1, y1, x2, y2 and score.',
             )
             continue
         corners = boxes[:, :4]
         if not ((corners >= -MARGIN) & (corners <= 1 + MARGIN)).all():
             on_problem(
                 'box',
-                f'Proposal file {path} has a box with coordinates '
+                f'{name} has a box with coordinates '
                 f'{corners.min():g} to {corners.max():g} for {key!r}, expected '
                 'fractions of the frame: divide pixels by its width and height.',
             )
