@@ -280,36 +280,6 @@ def add_config_scope() -> None:
     mmengine.hub.hub.get_config = get_config_or_ours
 
 
-# --- MMAction2's inference reads one clip of a video -------------------------------
-
-INFERENCE = (
-    'mmaction.apis.inference',
-    'mmaction.apis.inferencers.actionrecog_inferencer',
-)
-
-
-def needs_whole_videos() -> bool:
-    """Whether MMAction2's inference builds its pipelines itself."""
-    modules = map(importlib.import_module, INFERENCE)
-    return not all(module.Compose is whole_video_pipeline for module in modules)
-
-
-def read_whole_videos() -> None:
-    """Let it build pipelines that read videos clip by clip, for models with memory.
-
-    No issue upstream: it has no such models. Its own pipelines go on as they were.
-    """
-    for name in INFERENCE:
-        importlib.import_module(name).Compose = whole_video_pipeline
-
-
-def whole_video_pipeline(transforms: list) -> Callable:
-    """In the place of mmengine's ``Compose``, see ``memvit_mm.apis.whole_video``."""
-    from .apis.whole_video import WholeVideoPipeline
-
-    return WholeVideoPipeline(transforms)
-
-
 FIXES = (
     Fix('mmcv_ops', mmcv_ops.needed, mmcv_ops.install),
     Fix('pkg_resources', needs_pkg_resources, replace_pkg_resources),
@@ -317,5 +287,4 @@ FIXES = (
     Fix('numpy_names', needs_numpy_names, lend_numpy_names),
     Fix('safe_load', needs_safe_load, install_safe_load),
     Fix('config_scope', needs_config_scope, add_config_scope),
-    Fix('whole_videos', needs_whole_videos, read_whole_videos),
 )

@@ -228,26 +228,6 @@ class TestConfigScope:
         assert Config.fromfile(leaf).default_scope == 'mmaction'
 
 
-class TestWholeVideos:
-    def test_guard(self, monkeypatch):
-        from mmaction.apis import inference
-        from mmengine.dataset import Compose
-
-        assert not compat.needs_whole_videos()
-        monkeypatch.setattr(inference, 'Compose', Compose)
-        assert compat.needs_whole_videos()
-        compat.read_whole_videos()
-        assert not compat.needs_whole_videos()
-
-    def test_what_it_builds_is_a_compose(self):
-        from mmengine.dataset import Compose
-
-        step = str.upper
-        pipeline = compat.whole_video_pipeline([step])
-        assert isinstance(pipeline, Compose) and pipeline.transforms == [step]
-        assert pipeline('a') == 'A'
-
-
 class TestSafeLoadIsInstalled:
     def test_guard(self, monkeypatch):
         from mmengine.runner import CheckpointLoader

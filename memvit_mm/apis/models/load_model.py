@@ -4,7 +4,6 @@ import copy
 import os
 import os.path as osp
 import warnings
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -18,7 +17,33 @@ from memvit_mm.models.checkpoint import read_checkpoint
 from memvit_mm.paths import get_config_path
 
 ConfigLike = Union[str, os.PathLike, Config]
-PREFIX = 'memvit_mm::'
+# What to call for a model of each kind.
+CALLS = {
+    'recognizer': 'init_recognizer and inference_recognizer',
+    'detector': 'init_detector_model and inference_stdet',
+}
+
+
+def init_model(
+    kind: str,
+    config: ConfigLike,
+    checkpoint: Optional[str] = None,
+    device: Union[str, torch.device, None] = None,
+) -> nn.Module:
+    """Build a config's model, which must be a 'recognizer' or a 'detector'.
+
+    The other arguments and errors are those of :func:`load_config` and
+    :func:`build_model`.
+    """
+    cfg = load_config(config)
+    found = kind_of(cfg)
+    if found != kind:
+        use = f': use {CALLS[found]} of memvit_mm.apis' if found in CALLS else ''
+        wanted = 'action detector' if kind == 'detector' else kind
+        raise ValueError(
+            f'{_name(cfg)} builds no {wanted} but a {cfg.model.get("type")}{use}.'
+        )
+    return build_model(cfg, checkpoint, device)
 
 
 def load_config(config: ConfigLike) -> Config:
@@ -45,23 +70,18 @@ def load_config(config: ConfigLike) -> Config:
                 'of a config file, or a Config.'
             )
         name = os.fspath(config)
-        cfg = Config.fromfile(name if osp.isfile(name) else _own_config(name))
+        if not osp.isfile(name):
+            # One of ours; 'configs/' as one would type it in a checkout.
+            short = name.removeprefix('memvit_mm::').removeprefix('configs/')
+            try:
+                name = get_config_path(short)
+            except ValueError as error:
+                told = f'There is no config file {name}. {error}'
+                raise FileNotFoundError(told) from None
+        cfg = Config.fromfile(name)
     if 'model' not in cfg:
         raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
     return cfg
-
-
-def _own_config(name: str) -> str:
-    """The path of one of this package's configs."""
-    short = name[len(PREFIX) :] if name.startswith(PREFIX) else name
-    parts = Path(short).parts
-    if parts[:1] == ('configs',):
-        # As one would type it in a checkout.
-        short = str(Path(*parts[1:]))
-    try:
-        return get_config_path(short)
-    except ValueError as error:
-        raise FileNotFoundError(f'There is no config file {name}. {error}') from None
 
 
 def build_model(
@@ -89,8 +109,6 @@ def build_model(
     # The checkpoint replaces what training started from.
     for part in (model_cfg, model_cfg.get('backbone') or {}):
         part.pop('pretrained', None)
-        if weights is not None and part.get('init_cfg'):
-            _drop_pretrained(part)
     model = MODELS.build(model_cfg)
     if weights is not None:
         load_weights(model, weights, checkpoint, _name(cfg))
@@ -114,16 +132,6 @@ def to_device(model: nn.Module, device: Union[str, torch.device, None]) -> nn.Mo
         ) from error
 
 
-def _drop_pretrained(part: dict) -> None:
-    """Let a part read no weights to start from."""
-    inits = part['init_cfg']
-    several = isinstance(inits, (list, tuple))
-    inits = [i for i in (inits if several else [inits]) if i]
-    kept = [i for i in inits if i.get('type') != 'Pretrained']
-    if len(kept) < len(inits):
-        part['init_cfg'] = kept or None
-
-
 def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) -> None:
     """Load weights of which none may be missing or of another shape.
 
@@ -132,36 +140,33 @@ def load_weights(model: nn.Module, weights: dict, checkpoint: str, config: str) 
     """
     own = model.state_dict()
     missing = [name for name in own if name not in weights]
+    unused = [name for name in weights if name not in own]
     wrong = [
-        name
+        f'{name} ({list(weights[name].shape)}, not {list(own[name].shape)})'
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    if missing or wrong:
-        told = []
-        if missing:
-            told.append(
-                f'{len(missing)} of its {len(own)} weights are missing, the first is '
-                f'{missing[0]}'
-            )
-        if wrong:
-            told.append(
-                f'{len(wrong)} have another shape, the first is {wrong[0]} '
-                f'({list(weights[wrong[0]].shape)}, not {list(own[wrong[0]].shape)})'
-            )
+    told = []
+    if missing:
+        told.append(
+            f'{len(missing)} of its {len(own)} weights are missing, the first is '
+            f'{missing[0]}'
+        )
+    if wrong:
+        told.append(f'{len(wrong)} have another shape, the first is {wrong[0]}')
+    if told:
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
             'take the config that it was trained with, and bring published weights '
             'into our form with tools/convert_checkpoint.py.'
         )
-    unused = [name for name in weights if name not in own]
     if unused:
         warnings.warn(
             f'{checkpoint} has {len(unused)} weights that the model of {config} does '
             f'not use, the first is {unused[0]}.',
             stacklevel=2,
         )
-    model.load_state_dict({name: weights[name] for name in own})
+    model.load_state_dict(weights, strict=False)
 
 
 def kind_of(cfg: Config) -> str:
