@@ -1,5 +1,6 @@
 """Recognizers on whole videos: ours of MMAction2's functions and of its inferencer."""
 
+import os.path as osp
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -7,16 +8,19 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmaction.apis import ActionRecogInferencer
+from mmaction.apis import inference_recognizer as mmaction_inference
 from mmaction.registry import INFERENCERS
 from mmaction.structures import ActionDataSample
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from memvit_mm.datasets.clip_recipe import test_dataset
+
 from .models.classes import Labels, classes_of
-from .models.load_model import ConfigLike, build_model, kind_of, load_config
-from .streams.clip_grid import test_dataset
-from .whole_video import WholeVideoPipeline, play_videos, videos_of
+from .models.load_model import ConfigLike, init_model, load_config
+from .streams.video_file import check_choice
+from .whole_video import FORMATS, WholeVideo, WholeVideoPipeline
 
 
 def init_recognizer(
@@ -41,16 +45,7 @@ def init_recognizer(
         >>> type(model).__name__
         'MemoryRecognizer3D'
     """
-    cfg = load_config(config)
-    kind = kind_of(cfg)
-    if kind != 'recognizer':
-        call = 'init_detector_model and inference_stdet'
-        raise ValueError(
-            f'{cfg.filename or "The config"} builds no recognizer but a '
-            f'{cfg.model.get("type")}'
-            f'{f": use {call} of memvit_mm.apis" if kind == "detector" else ""}.'
-        )
-    return build_model(cfg, checkpoint, device)
+    return init_model('recognizer', config, checkpoint, device)
 
 
 def inference_recognizer(
@@ -72,12 +67,12 @@ def inference_recognizer(
             pipeline takes, such as ``dict(frame_dir=..., filename_tmpl=...)``.
         test_pipeline (callable | sequence[dict], optional): Instead of the config's.
         fps (float): Frames per second of a folder or an array. Defaults to 30.
-        on_bad_clip (str): ``'stop'`` at a clip that cannot be decoded, or ``'skip'``
-            it with a warning. Defaults to 'stop'.
+        on_bad_clip (str): ``'stop'`` where frames cannot be decoded, or ``'skip'`` the
+            clips that need them, with a warning. Defaults to 'stop'.
 
     Returns:
         ActionDataSample: The video's result, see
-        :func:`memvit_mm.apis.whole_video.play_videos`; ``clip_scores`` and
+        :meth:`memvit_mm.apis.whole_video.WholeVideo.play`; ``clip_scores`` and
         ``clip_times`` keep those of its clips. A pipeline that reads one clip of a
         video (MMAction2's ``SampleFrames``) gives that clip's.
 
@@ -85,54 +80,27 @@ def inference_recognizer(
         ValueError, FileNotFoundError: If there is no such video, or it is damaged or
             too short.
     """
-    cfg = getattr(model, 'cfg', None)
+    cfg = getattr(model, 'cfg', None) or {}
     if test_pipeline is None:
-        if cfg is None:
-            raise ValueError(
-                'The model has no cfg that says how it is tested: make it with '
-                'init_recognizer, or give test_pipeline.'
-            )
         test_pipeline = cfg.get('test_pipeline') or test_dataset(cfg).get('pipeline')
     if test_pipeline is None:
         raise ValueError(
-            'The config has no test_pipeline and no test_dataloader.dataset.pipeline: '
-            'give test_pipeline.'
+            'The model has no cfg that says how it is tested (it has no test_pipeline '
+            'and no test_dataloader.dataset.pipeline): make it with init_recognizer, '
+            'or give test_pipeline.'
         )
-    init_default_scope((cfg or {}).get('default_scope', 'mmaction'))
+    init_default_scope(cfg.get('default_scope', 'mmaction'))
     if isinstance(test_pipeline, Compose):
         test_pipeline = test_pipeline.transforms
     elif callable(test_pipeline):
         test_pipeline = [test_pipeline]
     pipeline = WholeVideoPipeline(test_pipeline, fps, on_bad_clip)
-    batch = pseudo_collate([pipeline(as_dict(video))])
-    with torch.no_grad():
-        if videos_of(batch):
-            return play_videos(model, batch)[0]
-        return model.test_step(batch)[0]
-
-
-def as_dict(video: Any) -> dict:
-    """What a pipeline takes."""
-    if isinstance(video, dict):
-        return video
-    if isinstance(video, np.ndarray):
-        return dict(
-            array=video,
-            total_frames=len(video),
-            start_index=0,
-            label=-1,
-            modality='RGB',
-        )
-    if not isinstance(video, (str, Path)):
-        raise ValueError(
-            f'A {type(video).__name__} is no video: give the path of a file or of a '
-            'folder of frames, an array [T, H, W, 3], or a dict with one of them.'
-        )
-    if Path(video).is_dir():
-        return dict(frame_dir=str(video), label=-1)
-    if '://' not in str(video) and not Path(video).is_file():
-        raise FileNotFoundError(f'There is no video {video}.')
-    return dict(filename=str(video), label=-1, start_index=0, modality='RGB')
+    if pipeline.reads_whole_videos:
+        return WholeVideo(pipeline, video).play(model)
+    if isinstance(video, (str, Path)) and not osp.exists(video):
+        raise FileNotFoundError(f'Video {video} does not exist: check its path.')
+    video = str(video) if isinstance(video, Path) else video
+    return mmaction_inference(model, video, pipeline)
 
 
 @INFERENCERS.register_module()
@@ -185,11 +153,7 @@ class MemViTInferencer(ActionRecogInferencer):
         *,
         top_k: int = 5,
     ) -> None:
-        formats = ('video', 'rawframes', 'array')
-        if input_format not in formats:
-            raise ValueError(
-                f'input_format={input_format!r} must be one of {", ".join(formats)}.'
-            )
+        check_choice('input_format', input_format, tuple(FORMATS))
         self.top_k = top_k
         super().__init__(
             load_config(rec),
@@ -237,20 +201,12 @@ class MemViTInferencer(ActionRecogInferencer):
         """As MMAction2's; ``print_result`` prints a line per video and clip."""
         show = kwargs.pop('print_result', False)
         results = super().postprocess(preds, *args, **kwargs)
-        if show:
-            for sample in preds:
-                print(self._line(sample.metainfo.get('video_id', 'video'), sample))
+        for sample in preds if show else ():
+            plain = self.pred2dict(sample)
+            print(f'{sample.metainfo.get("video_id", "video")}: {_sentence(plain)}')
+            for clip in plain.get('clips', ()):
+                print(f'{clip["time"]:8.2f} s  {_sentence(clip)}')
         return results
-
-    def _line(self, name: str, sample: ActionDataSample) -> str:
-        """What is printed about a video."""
-        plain = self.pred2dict(sample)
-        lines = [f'{name}: {_sentence(plain)}']
-        lines += [
-            f'{clip["time"]:8.2f} s  {_sentence(clip)}'
-            for clip in plain.get('clips', ())
-        ]
-        return '\n'.join(lines)
 
     def _named(self, scores: torch.Tensor) -> dict[str, list]:
         """The best classes of scores [classes]."""

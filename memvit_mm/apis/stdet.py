@@ -1,35 +1,34 @@
-"""Who does what when in a video file: AVA's detectors, for which MMAction2 has no API.
+"""Who does what when in a video: AVA's detectors, for which MMAction2 has no API.
 
 ``tools/test.py`` reads data sets; this reads videos (open-mmlab/mmaction2#1692).
 """
 
-import itertools
 import os.path as osp
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
-from mmaction.datasets.transforms import SampleAVAFrames
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
 from torch import nn
 
-from memvit_mm.datasets.transforms.clips import SampleClipFrames
-from memvit_mm.structures import BadClipError
+from memvit_mm.datasets.clip_recipe import test_dataset
 
-from .inference import as_dict
-from .models.classes import Classes, Labels, classes_of
-from .models.load_model import ConfigLike, build_model, kind_of, load_config
-from .people.keyframe_people import Boxes, Detector, people_of
-from .people.tracking import IoUTracker, Tracking, track_people, tracker_for
-from .streams.clip_grid import ClipGrid, ClipRecipe, test_dataset
+from .models.classes import Labels
+from .models.load_model import ConfigLike, init_model
+from .people.boxes import CalledBoxes, ProposalBoxes
+from .people.detector import PersonDetector
+from .people.tracking import Tracking
 from .streams.results import PeoplePrediction
-from .whole_video import WholeVideo, WholeVideoPipeline, remembering
+from .streams.sources import open_video_of
+from .streams.stream import VideoStream
+from .whole_video import name_of, play
 
-DEFAULT_THRESHOLD = 0.9
+# boxes=...: by second, AVA's by 'video,second', or a file of these.
+Boxes = Union[Mapping, str, Path]
+# det_model=...: mmdet's, or a function of a frame and its time.
+Detector = Union[nn.Module, Callable[[np.ndarray, float], Any]]
 
 
 def init_detector_model(
@@ -55,16 +54,7 @@ def init_detector_model(
         >>> type(model).__name__
         'MemoryFastRCNN'
     """
-    cfg = load_config(config)
-    kind = kind_of(cfg)
-    if kind != 'detector':
-        call = 'init_recognizer and inference_recognizer'
-        raise ValueError(
-            f'{cfg.filename or "The config"} builds no action detector but a '
-            f'{cfg.model.get("type")}'
-            f'{f": use {call} of memvit_mm.apis" if kind == "recognizer" else ""}.'
-        )
-    return build_model(cfg, checkpoint, device)
+    return init_model('detector', config, checkpoint, device)
 
 
 def inference_stdet(
@@ -76,8 +66,9 @@ def inference_stdet(
 ) -> list[PeoplePrediction]:
     """Detect what each person in a video does, keyframe by keyframe.
 
-    The video is read forward, a clip at a time, beginning with an empty memory. What
-    the model remembers of other videos is not touched, and of this one nothing stays.
+    The video is read forward in the background, a few clips ahead, and predicted with
+    an empty memory at its beginning, as :class:`VideoStream` does. What the model
+    remembers of other videos is not touched, and of this one nothing stays.
 
     Args:
         model (nn.Module): From :func:`init_detector_model`.
@@ -108,8 +99,8 @@ def inference_stdet(
         timestamp_start (int): The proposals' second at which the video begins. Defaults
             to the config's, else 900, as in AVA.
         fps (float): Frames per second of a folder or an array. Defaults to 30.
-        on_bad_clip (str): ``'stop'`` at a clip that cannot be decoded, or ``'skip'`` it
-            with a warning. Defaults to 'stop'.
+        on_bad_clip (str): ``'stop'`` where frames cannot be decoded, or ``'skip'`` the
+            clips that need them, with a warning. Defaults to 'stop'.
         track (bool | IoUTracker): Whether people get numbers that stay theirs
             (``track_ids``), see :class:`VideoStream`. Defaults to whether an mmdet
             detector finds them.
@@ -163,27 +154,38 @@ def iter_stdet(
             f'{type(model).__name__} is no action detector: make one with '
             'init_detector_model; recognizers take inference_recognizer.'
         )
-    cfg = getattr(model, 'cfg', None)
-    if cfg is None:
-        raise ValueError(
-            'The model has no cfg that says how it is tested: make it with '
-            'init_detector_model.'
-        )
-    dataset = test_dataset(cfg)
+    dataset = test_dataset(getattr(model, 'cfg', None) or {})
     if score_thr is None:
-        score_thr = dataset.get('person_det_score_thr', DEFAULT_THRESHOLD)
+        score_thr = dataset.get('person_det_score_thr', 0.9)
     if timestamp_start is None:
         timestamp_start = dataset.get('timestamp_start', 900)
-    pipeline = WholeVideoPipeline(detector_steps(cfg), fps, on_bad_clip)
-    opened = WholeVideo(pipeline, pipeline.open(as_dict(video)))
+    name = name_of(video)
     if video_id is None:
-        video_id = osp.splitext(osp.basename(opened.name))[0]
-    limit = dataset.get('num_max_proposals', 1000)
-    people = people_of(
-        video_id, boxes, det_model, score_thr, det_cat_id, timestamp_start, limit
+        video_id = osp.splitext(osp.basename(name))[0]
+    if (boxes is None) == (det_model is None):
+        told = 'neither' if boxes is None else 'both'
+        raise ValueError(
+            'inference_stdet needs to know where people are: give boxes (by second, or '
+            f"AVA's proposals) or det_model (an mmdet detector), got {told}."
+        )
+    if boxes is None:
+        people = Keyframes(None, _detected(det_model, score_thr, det_cat_id))
+    elif isinstance(boxes, Mapping) and not all(isinstance(k, str) for k in boxes):
+        people = _timed(boxes)
+    else:
+        limit = dataset.get('num_max_proposals', 1000)
+        people = _proposed(boxes, video_id, timestamp_start, score_thr, limit)
+    stream = VideoStream(
+        model,
+        boxes=people.find,
+        stride=stride,
+        clip_times=people.times,
+        labels=labels,
+        track=track,
+        # Frames are missing only where a clip is to be left out.
+        max_gap=0,
     )
-    tracker = tracker_for(track, people)
-    classes = classes_of(model, cfg, labels)
+    classes = stream.predictor.classes
     if not classes.known:
         count = len(classes.names['actions'])
         warnings.warn(
@@ -192,133 +194,115 @@ def iter_stdet(
             f"they are 'class 0' to 'class {count - 1}'.",
             stacklevel=2,
         )
-    recipe = ClipRecipe(pipeline.transforms[pipeline.place], [], True, None)
-    grid = ClipGrid(recipe, opened.opened['fps'], stride, people.times)
-    if people.times:
-        _check_end(people.times[-1], opened)
-    return _play(model, opened, people, tracker, grid, classes, video_id)
-
-
-def detector_steps(cfg: Mapping) -> list:
-    """The test pipeline of a config, MMAction2's sampler replaced by ours.
-
-    MMAction2's reads every video at 30 frames a second, and one frame late.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmaction'))
-    steps = test_dataset(cfg).get('pipeline') or cfg.get('test_pipeline')
-    steps = Compose(steps).transforms
-    samplers = [step for step in steps if isinstance(step, SampleAVAFrames)]
-    if not samplers:
+    source = open_video_of(video, fps, on_bad_clip)
+    last, total = max(people.times or [0]), source.count
+    if total is not None and round(last * source.fps) >= total + source.fps:
         raise ValueError(
-            f"{cfg.get('filename') or 'The config'}'s test pipeline has neither "
-            'SampleClipFrames nor SampleAVAFrames, which choose the frames around a '
-            'keyframe.'
+            f'{name} is {total / source.fps:.2f} seconds long, but boxes has a '
+            f'keyframe at {last:g}: count seconds from the beginning of the video '
+            '(AVA proposals: from timestamp_start).'
         )
-    return [
-        SampleClipFrames(step.clip_len, step.frame_interval, test_mode=True)
-        if isinstance(step, SampleAVAFrames)
-        else step
-        for step in steps
-    ]
+    return play(stream, source, name)
 
 
-def _check_end(time: float, video: WholeVideo) -> None:
-    total, fps = video.opened['total_frames'], video.opened['fps']
-    if round(time * fps) >= total + fps:
+class Keyframes(NamedTuple):
+    """When to look for people in a video, and what finds them."""
+
+    times: Optional[list[float]]
+    """Seconds of the video; None for every ``stride`` seconds."""
+    find: CalledBoxes
+
+
+def _detected(
+    detector: Detector, threshold: float, category: Optional[int]
+) -> CalledBoxes:
+    """People that a detector finds."""
+    if isinstance(detector, nn.Module):
+        person = 'person' if category is None else category
+        detector = PersonDetector(detector, score_thr=threshold, person=person)
+    elif not callable(detector):
         raise ValueError(
-            f'{video.name} is {total / fps:.2f} seconds long, but boxes has a keyframe '
-            f'at {time:g}: count seconds from the beginning of the video (AVA '
-            'proposals: from timestamp_start).'
+            f'det_model is a {type(detector).__name__}: it takes what '
+            'mmdet.apis.init_detector returns, or a function of a frame [H, W, 3] and '
+            'its time in seconds that returns boxes.'
         )
+    return CalledBoxes(detector, 'det_model')
 
 
-def _play(
-    model: nn.Module,
-    video: WholeVideo,
-    people: Any,
-    tracker: Optional[IoUTracker],
-    grid: ClipGrid,
-    classes: Classes,
-    video_id: str,
-) -> Iterator[PeoplePrediction]:
-    """The keyframes of a video, in order."""
-    steps = video.pipeline.steps(video.opened)
-    decoded = 1 + next(
-        number
-        for number, step in enumerate(steps)
-        if type(step).__name__.endswith('Decode')
-    )
-    count = model.roi_head.bbox_head.num_classes
-    with remembering(model, [video]):
-        for number in itertools.count():
-            time = grid.time(number)
-            if time is None or (grid.regular and _after(time, video, number, grid)):
-                break
-            results = dict(
-                video.opened,
-                video_id=video.stream,
-                timestamp=time,
-                timestamp_start=0,
-                img_key=f'{video_id},{time:g}',
+def _timed(boxes: Mapping) -> Keyframes:
+    """Boxes in pixels by second."""
+    table = {}
+    for key, value in boxes.items():
+        try:
+            second = float(key)
+        except (TypeError, ValueError):
+            second = float('nan')
+        if not 0 <= second < float('inf'):
+            raise ValueError(
+                f'boxes has the key {key!r}, expected seconds from 0 on (or, for AVA '
+                "proposals, 'video,second')."
             )
-            try:
-                for step in steps[:decoded]:
-                    results = step(results)
-            except BadClipError as error:
-                if video.pipeline.on_bad_clip == 'stop':
-                    raise
-                warnings.warn(f'Left out: {error}', stacklevel=2)
-                continue
-            found = people(results['imgs'][grid.keyframe], video_id, time)
-            inds = results['frame_inds'] - results['start_index'] * (
-                'frame_dir' in results
-            )
-            results.update(
-                gt_bboxes=np.zeros((0, 4), dtype=np.float32),
-                gt_labels=np.zeros((0, count), dtype=np.float32),
-                proposals=found.boxes.copy(),
-                scores=found.scores,
-            )
-            for step in steps[decoded:]:
-                results = step(results)
-            sample, scores = _predict(model, results, len(found.boxes), count)
-            prediction = PeoplePrediction(
-                stream=video.name,
-                number=number,
-                time=time,
-                start=float(inds[0] / grid.fps),
-                end=float(inds[-1] / grid.fps),
-                scores=scores,
-                names=classes.names['actions'],
-                data_sample=sample,
-                boxes=found.boxes,
-                box_scores=found.scores,
-                track_ids=found.track_ids,
-                reserved=classes.reserved,
-            )
-            track_people(tracker, prediction)
-            yield prediction
-
-
-def _after(time: float, video: WholeVideo, number: int, grid: ClipGrid) -> bool:
-    """Whether a regular keyframe is after the end of the video."""
-    end = round(time * grid.fps) >= video.opened['total_frames']
-    if end and number == 0:
+        table[second] = _checked_boxes(key, value)
+    corners = np.concatenate([value[:, :4] for value in table.values()])
+    if len(corners) and corners.max() <= 1:
         raise ValueError(
-            f'{video.name} ends before the first keyframe, at {time:g} seconds: choose '
-            'a smaller stride.'
+            f'boxes has coordinates up to {corners.max():g}, fractions it seems: boxes '
+            'by second are in pixels; multiply by the width and height of the frame.'
         )
-    return end
+    return Keyframes(sorted(table), CalledBoxes(lambda image, time: table[time]))
 
 
-def _predict(
-    model: nn.Module, packed: dict, people: int, classes: int
-) -> tuple[Any, np.ndarray]:
-    """The model's answer to a packed clip, and its scores [people, classes]."""
-    if not people and not hasattr(model, 'memory'):
-        # MMAction2's detectors fail where nobody is, and have nothing to remember.
-        return packed['data_samples'], np.zeros((0, classes), dtype=np.float32)
-    with torch.no_grad():
-        sample = model.test_step(pseudo_collate([packed]))[0]
-    sample = sample.cpu()
-    return sample, sample.pred_instances.scores.float().numpy()
+def _checked_boxes(key: Any, value: Any) -> np.ndarray:
+    """A keyframe's boxes as float32 ``[people, 4 or 5]``."""
+    try:
+        boxes = torch.as_tensor(value).detach().cpu().numpy().astype(np.float32)
+    except (TypeError, ValueError, RuntimeError):
+        boxes = np.empty(())
+    if boxes.ndim and not len(boxes):
+        return np.zeros((0, 4), dtype=np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+        raise ValueError(
+            f'boxes has {list(np.shape(value))} at {key!r}, expected [people, 4] of '
+            'x1, y1, x2, y2, or [people, 5] with scores.'
+        )
+    left, top, right, bottom = boxes[:, :4].T
+    sound = np.isfinite(boxes).all(axis=1) & (left < right) & (top < bottom)
+    if not sound.all():
+        row = int(np.argmin(sound))
+        raise ValueError(
+            f'boxes has {boxes[row, :4].tolist()} in row {row} at {key!r}, which holds '
+            'nothing: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2.'
+        )
+    return boxes
+
+
+def _proposed(
+    boxes: Boxes, video: str, timestamp_start: int, threshold: float, limit: int
+) -> Keyframes:
+    """AVA's proposals: fractions, by video and AVA's second."""
+    if not isinstance(boxes, (Mapping, str, Path)):
+        raise ValueError(
+            f'boxes is a {type(boxes).__name__}: it takes a dict from seconds to '
+            'boxes [people, 4] in pixels, or AVA proposals or their file.'
+        )
+    if not boxes:
+        raise ValueError('boxes is empty: there is no keyframe to look at.')
+    find = ProposalBoxes(boxes, timestamp_start, threshold, limit)
+    seconds = sorted(second for name, second in find.table if name == video)
+    if not seconds:
+        found = ', '.join(dict.fromkeys(name for name, _ in find.table))
+        raise ValueError(
+            f'The proposals have no boxes for {video!r}; they are of '
+            f'{found[:200] or "no video"}: name the video as there with video_id.'
+        )
+    if seconds[0] < timestamp_start:
+        raise ValueError(
+            f'The proposals of {video!r} begin at second {seconds[0]}, before the '
+            f'video does (timestamp_start={timestamp_start}): say at which of their '
+            'seconds it begins with timestamp_start.'
+        )
+    # As the data set does: no clip where nobody is.
+    pixel = np.zeros((1, 1, 3), dtype=np.uint8)
+    times = [float(second - timestamp_start) for second in seconds]
+    times = [time for time in times if len(find(pixel, video, time).boxes)]
+    return Keyframes(times, CalledBoxes(lambda image, time: find(image, video, time)))

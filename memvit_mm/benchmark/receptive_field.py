@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from memvit_mm.apis.streams.clip_grid import read_recipe
+from memvit_mm.datasets.clip_recipe import read_recipe
 
 from .complexity import clip_shape
 

@@ -107,17 +107,14 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         return merge_dict(losses, loss_kwargs.get('loss_aux', {}))
 
     def test_step(self, data: Any) -> SampleList:
-        """As mmengine's, and for whole videos: clip by clip from an empty memory on.
+        """As mmengine's. Inputs that have a method ``play`` play themselves.
 
-        MMAction2's ``inference_recognizer`` and inferencers come here with a batch
-        of :class:`memvit_mm.apis.whole_video.WholeVideo`, one result each.
+        Whole videos do: MMAction2's ``inference_recognizer`` and inferencers come here
+        with them, and get one result each.
         """
         inputs = data.get('inputs') if isinstance(data, dict) else None
-        if isinstance(inputs, list) and not isinstance(inputs[0], Tensor):
-            from memvit_mm.apis.whole_video import play_videos, videos_of
-
-            if videos_of(data):
-                return play_videos(self, data)
+        if isinstance(inputs, list) and hasattr(inputs[0], 'play'):
+            return [video.play(self) for video in inputs]
         return super().test_step(data)
 
     def predict(self, inputs: Tensor, data_samples: SampleList, **kwargs) -> SampleList:

@@ -647,7 +647,8 @@ class TestOptions:
         # Their pipelines, with a model that takes their clips' size.
         cfg = Config.fromfile(get_config_path(name))
         from memvit_mm.apis.streams.clip_buffer import ClipBuffer
-        from memvit_mm.apis.streams.clip_grid import ClipGrid, read_recipe
+        from memvit_mm.apis.streams.clip_grid import ClipGrid
+        from memvit_mm.datasets.clip_recipe import read_recipe
 
         buffer = ClipBuffer(ClipGrid(read_recipe(cfg), fps=30))
         ready = [c for f in frames * 3 for c in buffer.feed(f)] + buffer.finish()

@@ -15,9 +15,9 @@ from mmaction.datasets.transforms import (
     Resize,
 )
 
-from memvit_mm.apis.streams.clip_grid import read_recipe
 from memvit_mm.apis.whole_video import WholeVideoPipeline
 from memvit_mm.datasets import SequentialReader, VideoDecode, VideoInit
+from memvit_mm.datasets.clip_recipe import read_recipe
 from memvit_mm.video import sequential_reader as module
 
 decord = pytest.importorskip('decord')

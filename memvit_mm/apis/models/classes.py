@@ -12,7 +12,7 @@ import numpy as np
 from mmaction.evaluation.functional.ava_utils import read_labelmap
 from torch import nn
 
-from memvit_mm.apis.streams.clip_grid import test_dataset
+from memvit_mm.datasets.clip_recipe import test_dataset
 from memvit_mm.datasets.epic.files import read_classes
 
 Labels = Union[str, Mapping, Sequence, None]

@@ -3,7 +3,6 @@
 import copy
 import os
 import os.path as osp
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -17,7 +16,33 @@ from memvit_mm.models.checkpoint import load_weights, read_checkpoint
 from memvit_mm.paths import get_config_path
 
 ConfigLike = Union[str, os.PathLike, Config]
-PREFIX = 'memvit_mm::'
+# What to call for a model of each kind.
+CALLS = {
+    'recognizer': 'init_recognizer and inference_recognizer',
+    'detector': 'init_detector_model and inference_stdet',
+}
+
+
+def init_model(
+    kind: str,
+    config: ConfigLike,
+    checkpoint: Optional[str] = None,
+    device: Union[str, torch.device, None] = None,
+) -> nn.Module:
+    """Build a config's model, which must be a 'recognizer' or a 'detector'.
+
+    The other arguments and errors are those of :func:`load_config` and
+    :func:`build_model`.
+    """
+    cfg = load_config(config)
+    found = kind_of(cfg)
+    if found != kind:
+        use = f': use {CALLS[found]} of memvit_mm.apis' if found in CALLS else ''
+        wanted = 'action detector' if kind == 'detector' else kind
+        raise ValueError(
+            f'{_name(cfg)} builds no {wanted} but a {cfg.model.get("type")}{use}.'
+        )
+    return build_model(cfg, checkpoint, device)
 
 
 def load_config(config: ConfigLike) -> Config:
@@ -44,23 +69,18 @@ def load_config(config: ConfigLike) -> Config:
                 'of a config file, or a Config.'
             )
         name = os.fspath(config)
-        cfg = Config.fromfile(name if osp.isfile(name) else _own_config(name))
+        if not osp.isfile(name):
+            # One of ours; 'configs/' as one would type it in a checkout.
+            short = name.removeprefix('memvit_mm::').removeprefix('configs/')
+            try:
+                name = get_config_path(short)
+            except ValueError as error:
+                told = f'There is no config file {name}. {error}'
+                raise FileNotFoundError(told) from None
+        cfg = Config.fromfile(name)
     if 'model' not in cfg:
         raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
     return cfg
-
-
-def _own_config(name: str) -> str:
-    """The path of one of this package's configs."""
-    short = name[len(PREFIX) :] if name.startswith(PREFIX) else name
-    parts = Path(short).parts
-    if parts[:1] == ('configs',):
-        # As one would type it in a checkout.
-        short = str(Path(*parts[1:]))
-    try:
-        return get_config_path(short)
-    except ValueError as error:
-        raise FileNotFoundError(f'There is no config file {name}. {error}') from None
 
 
 def build_model(
@@ -88,8 +108,6 @@ def build_model(
     # The checkpoint replaces what training started from.
     for part in (model_cfg, model_cfg.get('backbone') or {}):
         part.pop('pretrained', None)
-        if weights is not None and part.get('init_cfg'):
-            _drop_pretrained(part)
     model = MODELS.build(model_cfg)
     if weights is not None:
         remedy = (
@@ -115,16 +133,6 @@ def to_device(model: nn.Module, device: Union[str, torch.device, None]) -> nn.Mo
         raise ValueError(
             f"device={device!r} cannot be used ({reason}): 'cpu' always can."
         ) from error
-
-
-def _drop_pretrained(part: dict) -> None:
-    """Let a part read no weights to start from."""
-    inits = part['init_cfg']
-    several = isinstance(inits, (list, tuple))
-    inits = [i for i in (inits if several else [inits]) if i]
-    kept = [i for i in inits if i.get('type') != 'Pretrained']
-    if len(kept) < len(inits):
-        part['init_cfg'] = kept or None
 
 
 def kind_of(cfg: Config) -> str:

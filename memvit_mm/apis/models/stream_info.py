@@ -6,9 +6,10 @@ from typing import Any, Optional
 
 import numpy as np
 
-from memvit_mm.apis.streams.clip_grid import ClipGrid, test_dataset
+from memvit_mm.apis.streams.clip_grid import ClipGrid
 from memvit_mm.apis.streams.predictor import Predictor
 from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.datasets.clip_recipe import test_dataset
 
 from .classes import ClassScores
 
@@ -67,33 +68,17 @@ def info_of(
     # MMAction2's own sampler has the attribute, and nothing in it.
     rate = getattr(sampler, 'target_fps', None) or fps
     dataset = test_dataset(predictor.cfg)
-    ahead = 0.0
-    if dataset.get('task') == 'anticipation':
-        ahead = float(dataset.get('tau_a', 1.0))
+    anticipates = dataset.get('task') == 'anticipation'
     classes = predictor.classes
     return StreamInfo(
-        'people' if predictor.detects else ' and '.join(classes.names),
-        classes.names,
-        grid.stride,
-        (sampler.clip_len - 1) * sampler.frame_interval / rate,
-        memory_steps(predictor) * grid.stride or None,
-        ahead,
-        predictor.recipe.centered,
-        classes.reserved,
-    )
-
-
-def memory_steps(predictor: Predictor) -> int:
-    """Clips that the model looks back at most, in one layer; 0 without a memory."""
-    if predictor.memory is None:
-        return 0
-    return max(
-        (
-            max(module.ages)
-            for module in predictor.model.modules()
-            if getattr(module, 'ages', ())
-        ),
-        default=0,
+        kind='people' if predictor.detects else ' and '.join(classes.names),
+        classes=classes.names,
+        stride=grid.stride,
+        clip_seconds=(sampler.clip_len - 1) * sampler.frame_interval / rate,
+        memory_seconds=predictor.memory_steps * grid.stride or None,
+        ahead=float(dataset.get('tau_a', 1.0)) if anticipates else 0.0,
+        centered=predictor.recipe.centered,
+        reserved=classes.reserved,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 from torch import nn
 
-from memvit_mm.apis.streams.clip_grid import test_dataset
 from memvit_mm.datasets.ava.files import read_proposals
+from memvit_mm.datasets.clip_recipe import test_dataset
 
 from .detector import PersonDetector
 

@@ -1,8 +1,6 @@
-"""ComparingPredictor: each clip twice, with its stream's memory and alone."""
+"""ComparingPredictor: each clip twice, with its stream's memory and without."""
 
 from collections.abc import Sequence
-
-from memvit_mm.apis.models.stream_info import memory_steps
 
 from .predictor import Predictor, PreparedClip
 from .results import Prediction
@@ -27,7 +25,7 @@ class ComparingPredictor(Predictor):
     def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """What the model says about some clips, of any streams, in two batches."""
         found = super().predict(clips)
-        if not memory_steps(self):
+        if not self.memory_steps:
             return found
         with self._lock:
             self.memory.set_aside()

@@ -3,14 +3,14 @@
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
 from torch import nn
 
-from .clip_buffer import Snapshot
+from .clip_buffer import BufferState
+from .clip_grid import check_at_least
 from .predictor import PreparedClip, predictor_of
 from .reader import PATIENCE, SourceReader
 from .results import Prediction, StreamCounts
@@ -34,7 +34,7 @@ class Turn(NamedTuple):
 
     stream: VideoStream
     clip: PreparedClip
-    after: Snapshot
+    after: BufferState
     """The stream's state once it is predicted."""
 
 
@@ -77,10 +77,8 @@ class MultiStream:
         wait: float = 0.0,
         **options: Any,
     ) -> None:
-        if max_batch < 1:
-            raise ValueError(f'max_batch={max_batch} must be at least 1 clip.')
-        if not wait >= 0:
-            raise ValueError(f'wait={wait} must be at least 0 seconds.')
+        check_at_least('max_batch', max_batch, 1, 'clip')
+        check_at_least('wait', wait, 0, 'seconds')
         if not isinstance(sources, (Mapping, type(None))):
             raise ValueError(
                 f'sources is a {type(sources).__name__}: give the sources by name, '
@@ -94,18 +92,18 @@ class MultiStream:
         self.options = options
         self.ended: dict[Hashable, StreamEnd] = {}
         """The streams that have ended, and how."""
-        self._lanes: dict[Hashable, tuple[VideoStream, SourceReader]] = {}
-        self._turn: deque = deque()
-        self._opening: set[Hashable] = set()
-        self._closings = 0
+        # By name, in the order of their turns.
+        self._open: dict[Hashable, tuple[VideoStream, SourceReader]] = {}
+        # Streams whose source is being opened, without the lock.
+        self._opening: dict[Hashable, object] = {}
         self._condition = threading.Condition()
-        # Streams whose prediction is not handed out yet, with their memory before it.
+        # Memory, before it, of streams whose prediction is not handed out yet.
         self._waiting: dict[Hashable, list[dict]] = {}
         # States to go on from, and those of the streams that close() ended.
         self._saved: dict[Hashable, dict] = {}
         self._left: dict[Hashable, dict] = {}
         # Nobody may close it, or even begin its loop.
-        weakref.finalize(self, _stop_all, self._lanes)
+        weakref.finalize(self, _stop_all, self._open)
         try:
             for name, source in (sources or {}).items():
                 self.add(name, source)
@@ -117,16 +115,16 @@ class MultiStream:
     def streams(self) -> list[Hashable]:
         """Names of the streams that have not ended."""
         with self._condition:
-            return list(self._lanes)
+            return list(self._open)
 
     def counts(self, name: Hashable) -> StreamCounts:
         """What became of a stream's frames and clips so far."""
         with self._condition:
-            if name in self._lanes:
-                return self._counts(*self._lanes[name])
-        if name not in self.ended:
-            raise ValueError(f'There is no stream {name!r}.')
-        return self.ended[name].counts
+            if name in self._open:
+                return _counts(*self._open[name])
+            if name not in self.ended:
+                raise ValueError(f'There is no stream {name!r}.')
+            return self.ended[name].counts
 
     def add(self, name: Hashable, source: Source, **options: Any) -> None:
         """Let a stream join, at any time, from any thread.
@@ -143,19 +141,18 @@ class MultiStream:
             ValueError: If the name is taken, or the model's memory has no room.
         """
         with self._condition:
-            if name in self._lanes or name in self._opening:
+            if name in self._open or name in self._opening:
                 raise ValueError(
                     f'There is a stream {name!r} already: remove it first, or choose '
                     'another name.'
                 )
             if getattr(self.predictor.model, 'remembers', False):
-                count = len(self._lanes) + len(self._opening) + 1
+                count = len(self._open) + len(self._opening) + 1
                 self.predictor.memory.check_room(count)
-            self._opening.add(name)
+            ticket = self._opening[name] = object()
             self.ended.pop(name, None)
             self._left.pop(name, None)
             saved = self._saved.pop(name, None)
-            closings = self._closings
         reader = error = None
         try:
             # This may take its time, in which the others go on.
@@ -168,27 +165,32 @@ class MultiStream:
                 reader = stream.open(source, self._condition)
             except Exception as failure:
                 error = failure
-                self.predictor.forget(name)
         except BaseException:
-            with self._condition:
-                self._opening.discard(name)
-                self._condition.notify_all()
+            self._is_opened(name, ticket)
             raise
         with self._condition:
-            self._opening.discard(name)
-            self._condition.notify_all()
-            if reader is None and saved is not None:
+            is_awaited = self._is_opened(name, ticket)
+            if reader is not None and is_awaited:
+                self._open[name] = stream, reader
+                reader.start()
+                return
+            if reader is not None:
+                # close() was called meanwhile.
+                reader.source.close()
+            elif saved is not None:
                 # It may go on once its source is there.
                 self._saved.setdefault(name, saved)
-            if reader is None or closings != self._closings:
-                self.ended[name] = StreamEnd(stream.counts, error)
-                self.predictor.forget(name)
-                if reader is not None:
-                    reader.source.close()
-                return
-            self._lanes[name] = stream, reader
-            self._turn.append(name)
-            reader.start()
+            self.ended[name] = StreamEnd(stream.counts, error)
+            self.predictor.forget(name)
+
+    def _is_opened(self, name: Hashable, ticket: object) -> bool:
+        """Opening a source is over: whether its stream is still waited for."""
+        with self._condition:
+            self._condition.notify_all()
+            if self._opening.get(name) is not ticket:
+                return False
+            del self._opening[name]
+            return True
 
     def remove(self, name: Hashable) -> None:
         """Let a stream leave; the clips of it that wait are forgotten.
@@ -197,10 +199,10 @@ class MultiStream:
             ValueError: If there is no such stream.
         """
         with self._condition:
-            if name not in self._lanes:
+            if name not in self._open:
                 raise ValueError(
                     f'There is no stream {name!r}, there are: '
-                    f'{", ".join(map(str, self._lanes)) or "none"}.'
+                    f'{", ".join(map(str, self._open)) or "none"}.'
                 )
             reader = self._leave(name)
         reader.close()
@@ -208,9 +210,9 @@ class MultiStream:
     def close(self) -> None:
         """End all streams, and their threads."""
         with self._condition:
-            self._closings += 1
+            self._opening.clear()
             self._left.update(self._states())
-            readers = [self._leave(name) for name in list(self._lanes)]
+            readers = [self._leave(name) for name in list(self._open)]
         for reader in readers:
             reader.stop()
         until = time.monotonic() + PATIENCE
@@ -236,7 +238,7 @@ class MultiStream:
 
     def _states(self) -> dict[Hashable, dict]:
         states = {}
-        for name, (stream, reader) in self._lanes.items():
+        for name, (stream, reader) in self._open.items():
             states[name] = stream.state_dict()
             states[name]['dropped'] += reader.dropped
             if name in self._waiting:
@@ -255,7 +257,7 @@ class MultiStream:
             ValueError: If one of these streams is there already.
         """
         with self._condition:
-            there = [name for name in states if name in self._lanes]
+            there = [name for name in states if name in self._open]
             if there:
                 raise ValueError(
                     f'There is a stream {there[0]!r} already: load the state before '
@@ -284,11 +286,13 @@ class MultiStream:
         with self._condition:
             deadline = None
             while True:
-                self._let_go()
-                if not self._lanes and not self._opening:
+                for name, (_, reader) in list(self._open.items()):
+                    if reader.done and not reader.ready:
+                        self._leave(name, reader.error)
+                if not self._open and not self._opening:
                     return None
-                ready = [name for name in self._turn if self._lanes[name][1].ready]
-                enough = min(len(self._lanes), self.max_batch)
+                ready = [name for name, (_, r) in self._open.items() if r.ready]
+                enough = min(len(self._open), self.max_batch)
                 if ready and deadline is None:
                     deadline = time.monotonic() + self.wait
                 left = deadline - time.monotonic() if ready else None
@@ -297,62 +301,42 @@ class MultiStream:
                 self._condition.wait(left)
             batch = []
             for name in ready[: self.max_batch]:
-                stream, reader = self._lanes[name]
-                batch.append(Turn(stream, *reader.ready.popleft()))
                 # Whoever had a turn comes last in the next one.
-                self._turn.remove(name)
-                self._turn.append(name)
+                stream, reader = self._open[name] = self._open.pop(name)
+                batch.append(Turn(stream, *reader.ready.popleft()))
             self._condition.notify_all()
             return batch
-
-    def _let_go(self) -> None:
-        """Report the streams that have ended."""
-        for name, (_, reader) in list(self._lanes.items()):
-            if reader.done and not reader.ready:
-                self._leave(name, reader.error)
 
     def _leave(
         self, name: Hashable, error: Optional[BaseException] = None
     ) -> SourceReader:
-        stream, reader = self._lanes.pop(name)
-        self._turn.remove(name)
+        stream, reader = self._open.pop(name)
         self._waiting.pop(name, None)
-        self.ended[name] = StreamEnd(self._counts(stream, reader), error)
+        self.ended[name] = StreamEnd(_counts(stream, reader), error)
         self.predictor.forget(name)
         return reader
 
-    @staticmethod
-    def _counts(stream: VideoStream, reader: SourceReader) -> StreamCounts:
-        buffer = reader.buffer
-        counts = stream.counts
-        return counts._replace(
-            frames=buffer.count,
-            dropped=counts.dropped + reader.dropped,
-            skipped=buffer.skipped,
-        )
-
     def _predict(self, batch: list[Turn]) -> Iterator[Prediction]:
-        names = {turn.stream.name for turn in batch}
-        before = [e for e in self.predictor.remembered() if e['stream'][0] in names]
+        names = [turn.stream.name for turn in batch]
+        before = self.predictor.remembered(*names)
         try:
             found = self.predictor.predict([turn.clip for turn in batch])
-        except Exception as error:
+        except BaseException as error:
+            # What is remembered stays that of the clips before.
+            self.predictor.remember(before, *names)
+            if not isinstance(error, Exception):
+                raise
             if len(batch) == 1:
                 self._fail(batch[0].stream, error)
                 return
-            self.predictor.remember(before, *names)
             # One of them is at fault: each by itself.
             for turn in batch:
                 yield from self._predict([turn])
             return
-        except BaseException:
-            # Interrupted, maybe: what is remembered stays that of the clips before.
-            self.predictor.remember(before, *names)
-            raise
         with self._condition:
-            self._waiting = {name: [] for name in names}
-            for entry in before:
-                self._waiting[entry['stream'][0]].append(entry)
+            self._waiting = {
+                name: [e for e in before if e['stream'][0] == name] for name in names
+            }
         for prediction, turn in zip(found, batch):
             with self._condition:
                 self._waiting.pop(turn.stream.name, None)
@@ -364,7 +348,7 @@ class MultiStream:
             yield prediction
 
     def _goes_on(self, stream: VideoStream) -> bool:
-        return self._lanes.get(stream.name, (None,))[0] is stream
+        return self._open.get(stream.name, (None,))[0] is stream
 
     def _fail(self, stream: VideoStream, error: Exception) -> None:
         with self._condition:
@@ -374,7 +358,17 @@ class MultiStream:
         reader.close()
 
 
-def _stop_all(lanes: dict) -> None:
+def _counts(stream: VideoStream, reader: SourceReader) -> StreamCounts:
+    """What became of a stream's frames and clips, those included that wait."""
+    counts, state = stream.counts, reader.buffer.state
+    return counts._replace(
+        frames=state.count,
+        dropped=counts.dropped + reader.dropped,
+        skipped=state.skipped,
+    )
+
+
+def _stop_all(opened: dict) -> None:
     """End the threads of streams that nobody can ask for any more."""
-    for _, reader in list(lanes.values()):
+    for _, reader in list(opened.values()):
         reader.stop()

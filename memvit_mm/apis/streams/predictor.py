@@ -1,4 +1,4 @@
-"""Predictor: complete clips in, predictions out; what streams of a model share."""
+"""Predictor: a model with its test pipeline, which the streams of a model share."""
 
 import copy
 import threading
@@ -16,12 +16,12 @@ from torch import nn
 from memvit_mm.apis.models.classes import Labels, classes_of
 from memvit_mm.apis.models.load_model import load_config
 from memvit_mm.apis.people.boxes import BoxSource, PersonBoxes, box_source
+from memvit_mm.datasets.clip_recipe import read_recipe
 
 from .clip_buffer import Clip
-from .clip_grid import read_recipe
 from .results import EpicPrediction, PeoplePrediction, Prediction
 
-# Of each model, held while it runs or its memory changes, in whatever thread.
+# One for each model, held while it runs or its memory changes, in whatever thread.
 _locks: WeakKeyDictionary = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
@@ -100,10 +100,19 @@ class Predictor:
         self._of_thread = threading.local()
         self.classes = classes_of(model, cfg, labels)
 
+    # ------------------------------------------------------------------- the memory
+
     @property
     def memory(self) -> Any:
         """The model's ``ClipMemory``, None where it has none."""
         return getattr(self.model, 'memory', None)
+
+    @property
+    def memory_steps(self) -> int:
+        """Clips that a layer of the model looks back at most; 0 without a memory."""
+        modules = () if self.memory is None else self.model.modules()
+        ages = (age for module in modules for age in getattr(module, 'ages', ()))
+        return max(ages, default=0)
 
     def begin(self, stream: Hashable, owner: Any) -> None:
         """A stream begins, with an empty memory.
@@ -139,13 +148,13 @@ class Predictor:
             with self._lock:
                 self.memory.reset(stream)
 
-    def remembered(self, stream: Any = None) -> list[dict]:
-        """What is remembered of all streams, or of one, as plain values and tensors."""
+    def remembered(self, *streams: Hashable) -> list[dict]:
+        """What is remembered of some streams, as plain values and tensors."""
         if self.memory is None:
             return []
         with self._lock:
             entries = self.memory.state_dict()['streams']
-        return [e for e in entries if stream is None or e['stream'][0] == stream]
+        return [e for e in entries if e['stream'][0] in streams]
 
     def remember(self, entries: list[dict], *streams: Hashable) -> None:
         """Take back what :meth:`remembered` gave, of some streams and no others.
@@ -161,6 +170,8 @@ class Predictor:
             others = self.memory.state_dict()['streams']
             others = [e for e in others if e['stream'][0] not in streams]
             self.memory.load_state_dict(dict(streams=others + entries))
+
+    # -------------------------------------------------------------------- the clips
 
     def prepare(
         self,
@@ -226,8 +237,18 @@ class Predictor:
         """What the model says about some clips, of any streams, in one batch."""
         if self.model.training:
             self.model.eval()
-        with self._lock, torch.no_grad():
-            samples = self.model.test_step(pseudo_collate([c.data for c in clips]))
+        samples = [clip.data['data_samples'] for clip in clips]
+        # MMAction2's detectors fail where nobody is, and have nothing to remember.
+        rows = [
+            row
+            for row, clip in enumerate(clips)
+            if self.memory is not None or clip.people is None or len(clip.people.boxes)
+        ]
+        if rows:
+            with self._lock, torch.no_grad():
+                batch = pseudo_collate([clips[row].data for row in rows])
+                for row, sample in zip(rows, self.model.test_step(batch)):
+                    samples[row] = sample.cpu()
         return [self._result(*pair) for pair in zip(clips, samples)]
 
     def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
@@ -241,15 +262,18 @@ class Predictor:
             data_sample=sample,
         )
         if self.detects:
+            scores = np.zeros((0, self.model.roi_head.bbox_head.num_classes), 'f4')
+            if 'pred_instances' in sample:
+                scores = sample.pred_instances.scores.float().numpy()
             return PeoplePrediction(
                 **about,
-                scores=_array(sample.pred_instances.scores),
+                scores=scores,
                 boxes=clip.people.boxes,
                 box_scores=clip.people.scores,
                 track_ids=clip.people.track_ids,
                 reserved=self.classes.reserved,
             )
-        scores = _array(sample.pred_score)
+        scores = sample.pred_score.float().numpy()
         # A head that averages no views has a row for each.
         scores = scores.mean(axis=0) if scores.ndim == 2 else scores
         if 'verb_logits' not in sample:
@@ -279,7 +303,3 @@ def predictor_of(model: Union[nn.Module, Predictor], **options: Any) -> Predicto
             f'{given[0]}=... belongs to the {type(model).__name__}: give it there.'
         )
     return model
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()

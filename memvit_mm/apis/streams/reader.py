@@ -2,12 +2,12 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
-from .clip_buffer import ClipBuffer, ReadyClip, Snapshot
+from .clip_buffer import BufferState, ClipBuffer, ReadyClip
 from .predictor import PreparedClip
-from .sources import check_choice
+from .sources import frames_after
 
 WHEN_SLOW = ('block', 'drop')
 # Seconds to wait for a thread whose source does not answer.
@@ -19,9 +19,10 @@ class SourceReader:
 
     Args:
         source: As :func:`open_source` gives it. Closed at the end, by the thread.
-        buffer (ClipBuffer): The stream's.
+        buffer (ClipBuffer): The stream's. If it has frames, the stream goes on.
         prepare (callable): Makes a :class:`PreparedClip` of a :class:`ReadyClip`.
-        condition (threading.Condition): Notified of every change; readers may share it.
+        condition (threading.Condition, optional): Notified of every change; readers
+            may share it.
         queue_size (int): Clips that wait at most.
         when_slow (str): When they do: ``'block'`` the source, or ``'drop'`` the clip
             that waits longest, and count it.
@@ -36,9 +37,6 @@ class SourceReader:
         queue_size: int = 2,
         when_slow: str = 'block',
     ) -> None:
-        check_choice('when_slow', when_slow, WHEN_SLOW)
-        if queue_size < 1:
-            raise ValueError(f'queue_size={queue_size} must be at least 1 clip.')
         self.source = source
         self.buffer = buffer
         self.prepare = prepare
@@ -51,31 +49,28 @@ class SourceReader:
         """What ended the source before its time."""
         self.done = False
         """Whether no clip will come any more."""
-        self.ready: deque[tuple[PreparedClip, Snapshot]] = deque()
+        self.ready: deque[tuple[PreparedClip, BufferState]] = deque()
         """Clips that wait, oldest first; look and take under the condition only."""
         self._stop = False
         self._thread = threading.Thread(
             target=self._run, name=f'frames of {buffer.name}', daemon=True
         )
 
-    def start(self) -> 'SourceReader':
-        """Begin."""
+    def start(self) -> None:
+        """Begin to read."""
         self._thread.start()
-        return self
 
-    def take(self) -> Optional[tuple[PreparedClip, Snapshot]]:
-        """The next clip, waited for; None at the end of the source.
+    def take(self) -> Optional[tuple[PreparedClip, BufferState]]:
+        """Wait for the next clip; None at the end of the source.
 
         Raises:
             Exception: What went wrong in reading, after the clips before it.
         """
         with self.condition:
-            while not self.ready and not self.done:
-                self.condition.wait()
+            self.condition.wait_for(lambda: self.ready or self.done)
             if self.ready:
-                clip = self.ready.popleft()
                 self.condition.notify_all()
-                return clip
+                return self.ready.popleft()
         if self.error is not None:
             raise self.error
         return None
@@ -98,7 +93,8 @@ class SourceReader:
 
     def _run(self) -> None:
         try:
-            self._read()
+            for clip in self._clips():
+                self._offer(clip)
         except BaseException as error:
             self.error = error
         try:
@@ -110,16 +106,13 @@ class SourceReader:
                 self.done = True
                 self.condition.notify_all()
 
-    def _read(self) -> None:
-        for frame in self.source:
+    def _clips(self) -> Iterator[ReadyClip]:
+        for frame in frames_after(self.source, self.buffer):
             if self._stop:
                 return
-            for clip in self.buffer.feed(frame.image, frame.time):
-                self._offer(clip)
-        if self._stop:
-            return
-        for clip in self.buffer.finish():
-            self._offer(clip)
+            yield from self.buffer.feed(frame.image, frame.time)
+        if not self._stop:
+            yield from self.buffer.finish()
 
     def _offer(self, clip: ReadyClip) -> None:
         if self._stop:

@@ -15,12 +15,18 @@ from memvit_mm.apis.models.classes import Labels
 from memvit_mm.apis.people.boxes import BoxSource
 from memvit_mm.apis.people.tracking import Tracking, track_people, tracker_for
 
-from .clip_buffer import ClipBuffer, ReadyClip, Snapshot
-from .clip_grid import ClipGrid, check_at_least, check_fps, check_stride, check_times
+from .clip_buffer import BufferState, ClipBuffer, ReadyClip
+from .clip_grid import (
+    ClipGrid,
+    check_at_least,
+    check_positive,
+    check_stride,
+    check_times,
+)
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction, StreamCounts
-from .sources import Source, check_choice, going_on, name_of, open_source, path_of
+from .sources import Source, check_choice, open_source, path_of
 
 _numbers = itertools.count(1)
 
@@ -134,7 +140,7 @@ class VideoStream:
         reconnect: int = 0,
     ) -> None:
         check_stride(stride)
-        check_fps(fps)
+        check_positive('fps', fps, 'frames per second')
         check_times(clip_times)
         check_at_least('queue_size', queue_size, 1, 'clip')
         check_at_least('max_gap', max_gap, 0, 'seconds')
@@ -189,10 +195,8 @@ class VideoStream:
         reader = self._reader = self.open(source)
         try:
             reader.start()
-            while (taken := self._next(reader)) is not None:
-                prepared, after = taken
-                yield self._predict_one(prepared, after)
-            self._state = self._buffer.snapshot()
+            while (taken := reader.take()) is not None:
+                yield self._predict_one(*taken)
             self._end()
         finally:
             reader.close()
@@ -214,7 +218,8 @@ class VideoStream:
                 it the frame is ``1 / fps`` after the one before.
 
         Returns:
-            list[Prediction]: None for most frames, else one, rarely more.
+            list[Prediction]: The predictions of the clips that this frame completes,
+            usually none or one.
 
         Raises:
             ValueError: If the frame is no frame, of another size or earlier than the
@@ -240,12 +245,9 @@ class VideoStream:
             return self._predict(clips)
 
     def finish(self) -> list[Prediction]:
-        """The frames that were fed end: predict the clips that only lack more.
+        """Predict the clips that only lack frames after the last one that was fed.
 
         Interrupted, it can be called again.
-
-        Returns:
-            list[Prediction]: See the class for which.
 
         Raises:
             ValueError: If the stream was too short for any clip.
@@ -258,7 +260,6 @@ class VideoStream:
                 clips = self._buffer.finish()
             except Exception:
                 # Too short for a clip: it has ended all the same.
-                self._state = self._buffer.snapshot()
                 self._end()
                 raise
             predictions = self._predict(clips)
@@ -287,7 +288,7 @@ class VideoStream:
         """
         self._check_idle()
         self._buffer: Optional[ClipBuffer] = None
-        self._state = Snapshot(0, None, 0.0, -1, None, [], 0, 0, 0, False)
+        self._state = BufferState()
         self._path: Optional[str] = None
         self._predictions = self._dropped = 0
         if self._tracker is not None:
@@ -337,12 +338,12 @@ class VideoStream:
             raise
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        self._path = state['path']
         if state['buffer'] is not None:
             self._begin(state['settings']['fps'])
             self._buffer.grid.check_settings(state['settings'])
             self._state = self._buffer.unpack(state['buffer'])
             self._buffer.restore(self._state)
-        self._path = state['path']
         self._predictions, self._dropped = state['predictions'], state['dropped']
         if self._tracker is not None and state.get('tracker') is not None:
             self._tracker.load_state_dict(state['tracker'])
@@ -365,7 +366,9 @@ class VideoStream:
             # Also where a source before it failed before the first prediction.
             self.reset()
         path = path_of(source)
-        if self._state.count and name_of(path) != name_of(self._path):
+        # A file may have moved since the stream was saved.
+        names = [one and Path(one).name for one in (path, self._path)]
+        if self._state.count and names[0] != names[1]:
             raise ValueError(
                 f'Stream {self.name} stopped at {self._state.last_time:.2f} seconds of '
                 f'{self._path or "other frames"}: call reset() before it reads '
@@ -375,24 +378,13 @@ class VideoStream:
         opened = open_source(
             source, self.fps, self._state.count, self.reconnect, **files
         )
-        try:
-            if self._buffer is None:
-                self._begin(opened.fps)
-            self._path = path
-            if self._state.count:
-                opened = going_on(opened, self._state.last_time, self._buffer.fps)
-            when_slow = self.when_slow or ('drop' if opened.live else 'block')
-            return SourceReader(
-                opened,
-                self._buffer,
-                self.prepare,
-                condition,
-                self.queue_size,
-                when_slow,
-            )
-        except Exception:
-            opened.close()
-            raise
+        self._path = path
+        if self._buffer is None:
+            self._begin(opened.fps)
+        when_slow = self.when_slow or ('drop' if opened.live else 'block')
+        return SourceReader(
+            opened, self._buffer, self.prepare, condition, self.queue_size, when_slow
+        )
 
     def prepare(self, ready: ReadyClip) -> PreparedClip:
         """A complete clip as the model takes it."""
@@ -400,48 +392,36 @@ class VideoStream:
         video = None
         if not self._named and self._path is not None:
             video = Path(self._path).stem
-        buffer = self._buffer
-        return self.predictor.prepare(
-            self.name, ready.clip, buffer.fps, ready.after.origin, video
-        )
+        fps, origin = self._buffer.grid.fps, ready.after.origin
+        return self.predictor.prepare(self.name, ready.clip, fps, origin, video)
 
-    def done_with(self, prediction: Prediction, after: Snapshot) -> None:
+    def done_with(self, prediction: Prediction, after: BufferState) -> None:
         """A clip has been predicted: this is the state now."""
         self._state = after
         self._predictions += 1
         track_people(self._tracker, prediction)
 
-    def _next(self, reader: SourceReader) -> Any:
-        try:
-            return reader.take()
-        except Exception:
-            if self._buffer.ended:
-                # Too short for a clip: it has ended all the same.
-                self._state = self._buffer.snapshot()
-            raise
-
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)
-        self._buffer = ClipBuffer(grid, self.max_gap, self.name)
+        name = self.name if self._named else self._path or self.name
+        self._buffer = ClipBuffer(grid, self.max_gap, name)
 
     def _predict(self, clips: list[ReadyClip]) -> list[Prediction]:
         """All of these clips, or none."""
         state, count = self._state, self._predictions
         before = self.predictor.remembered(self.name) if clips else []
         tracker = copy.deepcopy(self._tracker) if clips else self._tracker
-        predictions = []
         try:
-            for ready in clips:
-                predictions.append(self._predict_one(self.prepare(ready), ready.after))
+            predictions = [self._predict_one(self.prepare(c), c.after) for c in clips]
         except BaseException:
             self._buffer.restore(state)
             self._state, self._predictions, self._tracker = state, count, tracker
             self.predictor.remember(before, self.name)
             raise
-        self._state = self._buffer.snapshot()
+        self._state = self._buffer.state.copy()
         return predictions
 
-    def _predict_one(self, clip: PreparedClip, after: Snapshot) -> Prediction:
+    def _predict_one(self, clip: PreparedClip, after: BufferState) -> Prediction:
         before = self.predictor.remembered(self.name)
         try:
             prediction = self.predictor.predict([clip])[0]
@@ -453,6 +433,7 @@ class VideoStream:
         return prediction
 
     def _end(self) -> None:
+        self._state = self._buffer.state.copy()
         self.predictor.forget(self.name)
 
     def _check_idle(self) -> None:
