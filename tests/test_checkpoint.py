@@ -18,8 +18,8 @@ from mmengine.structures import InstanceData
 
 import memvit_mm  # noqa: F401
 from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
-from memvit_mm.models.checkpoint import convert_checkpoint, read_checkpoint
-from memvit_mm.models.key_map import (
+from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint, read_checkpoint
+from memvit_mm.models.checkpoints.key_map import (
     BLOCK,
     MEMORY,
     Kind,

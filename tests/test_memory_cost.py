@@ -10,8 +10,8 @@ import pytest
 import torch
 from fork_server import python
 
-from memvit_mm.models.memory import ClipMemory
-from memvit_mm.models.memory_step import MemoryStep
+from memvit_mm.models.memory.clip_memory import ClipMemory
+from memvit_mm.models.memory.step import MemoryStep
 from memvit_mm.paths import get_config_path
 
 REFERENCE = Path(__file__).resolve().parent / 'reference'
@@ -81,7 +81,7 @@ import sys
 
 sys.path.insert(0, {str(REFERENCE)!r})
 import measure_memory
-from memvit_mm.models.memory_step import MemoryStep
+from memvit_mm.models.memory.step import MemoryStep
 
 kept, commit = [], MemoryStep.commit
 

@@ -22,7 +22,7 @@ from mmengine.structures import InstanceData
 
 from memvit_mm.datasets import ClipColors, ClipIndex
 from memvit_mm.datasets.transforms.picture import ColorDraw
-from memvit_mm.models.checkpoint import convert_checkpoint
+from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint
 from memvit_mm.paths import get_config_path
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from memvit_mm.datasets.clip_recipe import test_dataset
 from memvit_mm.datasets.epic.transforms import SampleEpicFrames
 from memvit_mm.datasets.transforms.clips import SampleClipFrames
-from memvit_mm.models.epic_head import EpicScores
+from memvit_mm.models.heads.epic_head import EpicScores
 
 from .streams.clip_grid import ClipGrid
 from .streams.predictor import Predictor

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from memvit_mm.models.actor_memory import ActorMemoryHead
-from memvit_mm.models.layer_memory import empty_memory
+from memvit_mm.models.heads.actor_memory import ActorMemoryHead
+from memvit_mm.models.memory.layers import empty_memory
 
 
 class MacCounter(TorchFunctionMode):

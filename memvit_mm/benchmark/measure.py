@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from memvit_mm.models.layer_memory import LayerMemories
+from memvit_mm.models.memory.layers import LayerMemories
 
 from .complexity import clip_shape
 

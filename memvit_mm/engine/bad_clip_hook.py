@@ -7,7 +7,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from memvit_mm.models.remember import MemoryOwner
+from memvit_mm.models.memory.remember import MemoryOwner
 from memvit_mm.structures import is_skipped, samples_of
 
 from .memory_reset_hook import refuse_blending, unwrapped

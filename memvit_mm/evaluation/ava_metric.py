@@ -9,11 +9,7 @@ from mmaction.evaluation.metrics import AVAMetric
 from mmaction.registry import METRICS
 from mmengine.logging import MMLogger
 
-from memvit_mm.datasets.ava.files import (
-    Keyframe,
-    read_annotations,
-    read_exclusions,
-)
+from memvit_mm.datasets.ava.files import Keyframe, read_annotations, read_exclusions
 from memvit_mm.io.text import read_lines
 from memvit_mm.structures import skipped_samples
 

@@ -11,10 +11,10 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
-from .compression import MemoryWriter, depthwise_conv, pool_tokens, pooled_size
 from .kernels import Size, linear, run_linear
 from .kernels.choice import is_plain
-from .layer_memory import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .memory.compression import MemoryWriter, depthwise_conv, pool_tokens, pooled_size
+from .memory.layers import KeyValue, MemorySpec, PastClips, Written, hidden_slots
 from .relative_position import (
     HIDDEN,
     axis_table,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .attention import MemoryAttention
 from .kernels import LeanMLP, Size, max_pool, run_linear
-from .layer_memory import PastClips, Written
+from .memory.layers import PastClips, Written
 
 
 class BlockPlan(NamedTuple):

@@ -12,10 +12,10 @@ from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
-from .layer_memory import LayerMemories, LayerWrites, MemorySpec
-from .remember import MemoryOwner
-from .roi_head import MemoryAVARoIHead
-from .rows import Rows, in_row_order, waves
+from .heads.roi_head import MemoryAVARoIHead
+from .memory.layers import LayerMemories, LayerWrites, MemorySpec
+from .memory.remember import MemoryOwner
+from .memory.rows import Rows, in_row_order, waves
 
 
 @MMDET_MODELS.register_module()

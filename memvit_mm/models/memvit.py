@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import MemoryBlock, plan_blocks
-from .compression import pooled_size
 from .kernels import Size
-from .layer_memory import LayerMemories, LayerWrites, MemorySpec, empty_memory
-from .schedule import ages_of, check_published
+from .memory.compression import pooled_size
+from .memory.layers import LayerMemories, LayerWrites, MemorySpec, empty_memory
+from .memory.schedule import ages_of, check_published
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
 

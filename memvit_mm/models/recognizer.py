@@ -19,8 +19,8 @@ from mmengine.model import merge_dict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .remember import MemoryOwner
-from .rows import in_row_order, padded_shapes, rows_of, take_rows, waves
+from .memory.remember import MemoryOwner
+from .memory.rows import in_row_order, padded_shapes, rows_of, take_rows, waves
 
 
 @MODELS.register_module()

@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from memvit_mm.datasets import EpicKitchensDataset, SequentialClipSampler
 from memvit_mm.datasets.media import count_frames
 from memvit_mm.models import ClipMemory
-from memvit_mm.models.rows import rows_of
+from memvit_mm.models.memory.rows import rows_of
 
 ROWS = [  # in the official order, which is not that of time
     row('P01_11_0', 5, 6.5, 1, 2),

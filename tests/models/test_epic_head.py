@@ -8,7 +8,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.model import BaseModel
 from small_models import DIMS, FRAMES, backbone_cfg, build, clip, randomize
 
-from memvit_mm.models.epic_head import EpicHead, EpicScores
+from memvit_mm.models.heads.epic_head import EpicHead, EpicScores
 
 VERBS, NOUNS = 5, 7
 HEAD = dict(type='EpicHead', num_verbs=VERBS, num_nouns=NOUNS, dropout_ratio=0.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from memvit_mm.models import ClipMemory, Stream
-from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
-from memvit_mm.models.schedule import ages_of
+from memvit_mm.models.memory.layers import KeyValue, MemorySpec, Written
+from memvit_mm.models.memory.schedule import ages_of
 
 CHANNELS = 2
 SPECS = {'layer0': MemorySpec(CHANNELS, 4, 1, ages=(2, 4))}

@@ -14,7 +14,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from parity import FILES, Parity
 
-from memvit_mm.models.checkpoint import convert_checkpoint
+from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint
 
 
 @pytest.fixture(params=FILES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import batch, detector, recognizer
 
-from memvit_mm.models.remember import nothing_read
+from memvit_mm.models.memory.remember import nothing_read
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
 # Said once per model; a test says that it is.

@@ -139,8 +139,8 @@ def synchronize() -> None:
 @contextmanager
 def stop_watch(spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds that the memory's methods take."""
-    from memvit_mm.models.memory import ClipMemory
-    from memvit_mm.models.memory_step import MemoryStep
+    from memvit_mm.models.memory.clip_memory import ClipMemory
+    from memvit_mm.models.memory.step import MemoryStep
 
     methods = [
         (ClipMemory, 'step', 'look-up'),

@@ -33,7 +33,7 @@ def parse_args():
 def main():
     args = parse_args()
     import_package()
-    from memvit_mm.models.checkpoint import convert_checkpoint
+    from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint
 
     report = convert_checkpoint(args.src, args.dst, args.config, args.overwrite)
     print(report)

@@ -12,7 +12,7 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from memvit_mm.models.checkpoint import load_weights, read_checkpoint
+from memvit_mm.models.checkpoints.checkpoint import load_weights, read_checkpoint
 from memvit_mm.paths import get_config_path
 
 ConfigLike = Union[str, os.PathLike, Config]

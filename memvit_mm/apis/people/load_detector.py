@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from memvit_mm.apis.models.load_model import to_device
-from memvit_mm.models.checkpoint import load_weights, read_checkpoint
+from memvit_mm.models.checkpoints.checkpoint import load_weights, read_checkpoint
 
 # Steps of a test pipeline that read the labels of a data set.
 LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadTrackAnnotations')

@@ -16,13 +16,7 @@ from memvit_mm.io.whole_file import read_bytes, write_bytes
 from memvit_mm.structures import ClipIndex
 
 from .labels import NUM_CLASSES
-from .predictions import (
-    ARRAYS,
-    EpicPredictions,
-    as_predictions,
-    gather,
-    prediction_of,
-)
+from .predictions import ARRAYS, EpicPredictions, as_predictions, gather, prediction_of
 from .submission import read_submission
 
 

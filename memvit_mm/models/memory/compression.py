@@ -7,8 +7,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .kernels import Size, depthwise_pool
-from .layer_memory import KeyValue, MemorySpec, PastClips, Written
+from memvit_mm.models.kernels import Size, depthwise_pool
+
+from .layers import KeyValue, MemorySpec, PastClips, Written
 
 
 def depthwise_conv(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from memvit_mm.structures import Stream, is_skipped
 
-from .layer_memory import LayerMemories, LayerWrites, MemorySpec
-from .memory import ClipMemory
+from .clip_memory import ClipMemory
+from .layers import LayerMemories, LayerWrites, MemorySpec
 from .rows import Rows, rows_of, rows_to_keep, take_rows, waves
 
 Run = Callable[[Tensor, LayerMemories, list[int]], tuple[Any, LayerWrites]]
@@ -116,7 +116,7 @@ class MemoryOwner:
             views (int): Views per sample, each of which is a stream.
 
         Raises:
-            ValueError: As :func:`memvit_mm.models.rows.rows_of`.
+            ValueError: As :func:`memvit_mm.models.memory.rows.rows_of`.
         """
         if self.remembers:
             return rows_of(data_samples, views)

@@ -12,7 +12,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 
 from memvit_mm.structures import Stream
 
-from .memory_step import KeptClip, KeptLayer, MemoryStep
+from .step import KeptClip, KeptLayer, MemoryStep
 
 # Number of streams that were forgotten to make room of which the memory knows.
 FORGOTTEN = 1024
@@ -37,7 +37,7 @@ class ClipMemory:
 
     Examples:
         >>> import torch
-        >>> from memvit_mm.models.layer_memory import KeyValue, MemorySpec, Written
+        >>> from memvit_mm.models.memory.layers import KeyValue, MemorySpec, Written
         >>> memory = ClipMemory()
         >>> specs = {'layer0': MemorySpec(4, 3, 3, ages=(1,))}
         >>> for time in (0, 1):

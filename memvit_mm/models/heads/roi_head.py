@@ -15,7 +15,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .layer_memory import LayerMemories, MemorySpec
+from memvit_mm.models.memory.layers import LayerMemories, MemorySpec
 
 
 @MMDET_MODELS.register_module()

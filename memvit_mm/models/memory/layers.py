@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from .relative_position import HIDDEN
+from memvit_mm.models.relative_position import HIDDEN
 
 
 class KeyValue(NamedTuple):

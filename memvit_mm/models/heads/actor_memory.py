@@ -13,7 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
-from .layer_memory import (
+from memvit_mm.models.memory.layers import (
     KeyValue,
     LayerMemories,
     LayerWrites,
@@ -22,8 +22,8 @@ from .layer_memory import (
     Written,
     hidden_slots,
 )
-from .relative_position import folded_attention
-from .schedule import ages_of
+from memvit_mm.models.memory.schedule import ages_of
+from memvit_mm.models.relative_position import folded_attention
 
 
 class ActorMemoryBlock(BaseModule):

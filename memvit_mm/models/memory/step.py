@@ -6,10 +6,10 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from memvit_mm.models.kernels import is_transforming
 from memvit_mm.structures import Stream
 
-from .kernels import is_transforming
-from .layer_memory import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+from .layers import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
 
 
 @dataclass
