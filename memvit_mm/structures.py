@@ -26,18 +26,18 @@ class Stream(NamedTuple):
 
 
 class ClipIndex(int):
-    """An index into the dataset that knows why it was drawn.
+    """An index into the dataset that carries the run and the epoch it was drawn for.
 
     It is an ``int``, so datasets need not know about it. mmengine's ``BaseDataset``
     stores it as ``results['sample_idx']``; :func:`stream_of` makes a stream of it.
 
     Args:
         value: Index of the clip in the dataset.
-        run: Number of the run, and lane, the clip belongs to. A video that is cut
-            between two lanes is two streams to a memory, which the run tells apart; so
-            are two copies of a video in one lane.
-        epoch: Epoch the clip was drawn for. What follows in the next epoch is no
-            continuation, even if it is the next clip of that video in that lane.
+        run: Number of the run of clips that the clip belongs to, which one batch row
+            plays. A video that is cut between two batch rows is two streams to a
+            memory, which the run tells apart; so are two copies of a video.
+        epoch: Epoch the clip was drawn for. A clip of the next epoch does not continue
+            the stream, even if it is the next clip of the same video in the same row.
         seed: The sampler's seed.
 
     Subtracting from it or taking it modulo a number keeps these, since that is how

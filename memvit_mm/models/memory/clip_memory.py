@@ -187,9 +187,10 @@ class ClipMemory:
             f'The clip of {stream.video!r} at {time} is not later than the one before '
             f'it, at {last}: it starts with an empty memory. Memory needs the clips of '
             'a video in time order: use batch_sampler=dict('
-            "type='SequentialClipSampler') in the dataloader, add 'stream' to the "
-            'meta_keys of PackActionInputs for training, and call reset_memory() '
-            'before a video begins again. (Said once.)',
+            "type='SequentialClipSampler') in the dataloader, add 'stream' (with a "
+            "dataset of MMAction2: 'sample_idx') to the meta_keys of PackActionInputs "
+            'for training, and call reset_memory() before a video begins again. (Said '
+            'once.)',
         )
 
     def warn_once(self, kind: str, message: str) -> None:

@@ -97,14 +97,14 @@ class MemoryStep:
                     f'{self.times[row]}: its memory starts afresh. (Said once.)',
                 )
                 self._pasts[row] = []
-        self._specs.update(specs)
+        self._specs = specs
         return {name: self._past(name, spec, like) for name, spec in specs.items()}
 
     def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
         for clip in self._pasts[row]:
-            for name, spec in specs.items():
-                kept = clip.layers.get(name)
-                if kept is not None:
+            for name, kept in clip.layers.items():
+                if name in specs:
+                    spec = specs[name]
                     size = spec.compressed_tokens if kept.compressed else spec.tokens
                     if kept.key.shape != (size, spec.channels):
                         return False
@@ -129,14 +129,13 @@ class MemoryStep:
             )
         ]
         if len(older) == 1:
-            older = older[0]
+            (joined,) = older
         elif older:
             # slots x [B, tokens, C] -> [B, slots*tokens, C]
-            older = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
+            joined = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
         else:
-            none = (len(self), 0, spec.channels)
-            older = KeyValue(like.new_zeros(none), like.new_zeros(none))
-        return PastClips(recent, older, self._filled(slots, like.device))
+            joined = self._stack([None] * len(self), 0, spec.channels, like)
+        return PastClips(recent, joined, self._filled(slots, like.device))
 
     def _filled(self, slots: list[list], device: torch.device) -> Tensor:
         """Which slots hold a clip: bool, [B, length]; one tensor for alike layers."""
