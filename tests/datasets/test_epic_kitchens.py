@@ -133,6 +133,7 @@ def test_samples(ann_file):
         label=[1, 2],
         tau_a=0.0,
         sample_idx=0,
+        stream=('P01_11', 0, 0, 0),
         modality='RGB',
         start_index=0,
     )

@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 
 from memvit_mm.datasets.bad_clip_mixin import BadClipMixin
 from memvit_mm.datasets.media import MediaMixin
-from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin
+from memvit_mm.datasets.sampling.stream_keys import StreamKeysMixin, with_stream
 
 from .files import (
     Keyframe,
@@ -207,7 +207,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
     def get_data_info(self, idx: int) -> dict:
         """A sample's dict, as the pipeline gets it."""
         # AVADataset's would look for proposals in a table of its own.
-        info = BaseActionDataset.get_data_info(self, idx)
+        info = with_stream(BaseActionDataset.get_data_info(self, idx))
         info['filename_tmpl'] = self.filename_tmpl
         info['timestamp_start'] = self.timestamp_start
         info['timestamp_end'] = self.timestamp_end

@@ -38,10 +38,7 @@ class StreamKeysMixin:
 
     def get_data_info(self, idx: int) -> dict:
         """As in mmengine, with the sample's ``stream``; see :func:`stream_of`."""
-        info = super().get_data_info(idx)
-        # A plain tuple, which can be unpickled without this package.
-        info['stream'] = tuple(stream_of(info))
-        return info
+        return with_stream(super().get_data_info(idx))
 
     def prepare_data(self, idx: int) -> Any:
         """As in mmengine, with the draws of this index."""
@@ -70,3 +67,12 @@ class StreamKeysMixin:
 def _keys_of(infos: Iterable[dict]) -> tuple[list[str], np.ndarray]:
     pairs = [(info['video_id'], info['timestamp']) for info in infos]
     return [video for video, _ in pairs], np.array([second for _, second in pairs])
+
+
+def with_stream(info: dict) -> dict:
+    """Write into a sample which stream it belongs to.
+
+    It is a plain tuple, which can be unpickled without this package.
+    """
+    info['stream'] = tuple(stream_of(info))
+    return info
