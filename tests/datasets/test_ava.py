@@ -97,6 +97,7 @@ def test_equals_mmaction_on_annotated_keyframes(files):
                 assert found.pop('proposals').shape == (0, 4)
                 expected.pop('scores'), found.pop('scores')
             assert found.pop('total_frames') == 27000
+            assert found.pop('stream')[0] == found['video_id']
             found.pop('whole_frame_boxes')
             assert found.keys() == expected.keys()
             for key, value in expected.items():
@@ -465,7 +466,7 @@ def test_config_delivers_batches(files, tmp_path, source):
     inputs, sample = batches[1]['inputs'][0], batches[1]['data_samples'][0]
     assert inputs.shape == (3, 16, 224, 297)
     assert sample.img_shape == (224, 297)
-    assert type(sample.sample_idx) is int
+    assert sample.stream == ('b', 0, 0, 0)
     assert sample.gt_instances.bboxes.shape == (0, 4)
     assert sample.gt_instances.labels.shape == (0, 5)
     np.testing.assert_allclose(

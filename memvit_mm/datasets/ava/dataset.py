@@ -73,7 +73,7 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
         **kwargs: As mmengine's ``BaseDataset``.
 
     A sample has, besides what MMAction2's has, ``video_id`` (str), ``timestamp``
-    (int, seconds), ``img_key`` (``'video,0902'``) and ``sample_idx``. Boxes are
+    (int, seconds), ``img_key`` (``'video,0902'``) and ``stream``. Boxes are
     fractions of the frame until it is decoded, then pixels. With proposals it has
     ``whole_frame_boxes``, too: ``gt_bboxes`` and ``proposals`` as fractions of the
     frame, which no transform changes. With these among the ``meta_keys`` of
