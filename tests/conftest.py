@@ -1,5 +1,6 @@
 """What every test relies on."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -56,10 +57,14 @@ def pytest_sessionstart(session):
 
 
 @pytest.fixture(scope='session', autouse=True)
-def quick_configs() -> None:
+def quick_runs() -> None:
+    """Spare the tests what takes most of the time of short runs, and shows nothing."""
     import memvit_mm  # noqa: F401 (mmengine may need what it mends)
 
     leave_configs_unformatted()
+    # mmengine's datasets collect garbage when they are built: not among all modules.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')

@@ -23,6 +23,8 @@ PRELOADED = (
     'memvit_mm.apis',
     'mmdet.apis',
     'mmaction.apis',
+    # Optimizers import it.
+    'torch._dynamo',
     'torch.distributed.run',
     'torch.distributed.elastic.multiprocessing.redirects',
 )

@@ -67,6 +67,7 @@ class Call:
     def __init__(self, patch, capture) -> None:
         self.patch, self.capture = patch, capture
         patch.syspath_prepend(str(Path(get_tool_path('detect_persons.py')).parent))
+        patch.setattr(sys, 'executable', python())
         for name in ('RANK', 'SLURM_PROCID', 'MEMVIT_DEBUG'):
             patch.delenv(name, raising=False)
 

@@ -128,6 +128,15 @@ def test_installed_package_from_another_folder(wheel, tmp_path):
     config, tool = map(Path, output.stdout.split())
     assert config == package / '.mim' / 'configs' / 'memvit_ava.py' and config.is_file()
     assert tool == package / '.mim' / 'tools' / 'train.py' and tool.is_file()
+    # A tool in a folder finds what the tools share.
+    tool = tool.parent / 'analysis_tools' / 'plot_demo.py'
+    done = subprocess.run(
+        [sys.executable, tool, 'nowhere'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith('Error: There is no training log nowhere'), (
+        done.stderr
+    )
 
 
 def test_editable_install_links(source, tmp_path):
@@ -167,6 +176,9 @@ class TestPaths:
     def test_tool(self):
         assert Path(get_tool_path('dist_train.sh')).is_file()
         assert get_tool_path('train') == get_tool_path('train.py')
+        path = get_tool_path('data/check_dataset.py')
+        assert Path(path).is_file()
+        assert path == get_tool_path('check_dataset') == get_tool_path(Path(path).name)
 
     @pytest.mark.parametrize('name', ['memvit_eva.py', '../setup.py', '', '_base_'])
     def test_wrong_config(self, name):

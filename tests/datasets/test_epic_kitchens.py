@@ -1,7 +1,6 @@
 import logging
 import os
 import subprocess
-import sys
 import textwrap
 import warnings
 
@@ -16,6 +15,7 @@ from epic_data import (
     write_frames,
     write_video,
 )
+from fork_server import python
 from mmaction.registry import DATASETS
 from mmengine.dataset import ConcatDataset, DefaultSampler
 from mmengine.logging import MMLogger
@@ -577,7 +577,7 @@ def test_the_whole_training_set_loads_quickly(tmp_path):
         ]
     path = write_csv(tmp_path / 'train.csv', rows[:67217])
     result = subprocess.run(
-        [sys.executable, '-c', LOAD, path], capture_output=True, text=True, check=True
+        [python(), '-c', LOAD, path], capture_output=True, text=True, check=True
     )
     clips, seconds, megabytes = result.stdout.strip().splitlines()[-1].split()
     print(f'{clips} clips in {seconds} s of CPU and {megabytes} MB')

@@ -53,23 +53,17 @@ def frames(count: int, size: tuple = (48, 64)) -> Iterator:
         yield np.roll(wide, -number, axis=1)[:, : size[1]].copy()
 
 
-def small_model(together: bool = False, max_streams: int = 64):
-    """The model of memvit_demo_epic_cls.py, without weights."""
+def build(config=None, together: bool = False, max_streams: int = 64):
+    """A config's model without weights; by default that of memvit_demo_epic_cls.py.
+
+    With ``together``, rows of a batch run at once on a CPU, too.
+    """
+    from mmaction.apis import init_recognizer
     from mmengine.config import Config
 
     from memvit_mm.paths import get_config_path
 
-    return build(
-        Config.fromfile(get_config_path('memvit_demo_epic_cls.py')),
-        together,
-        max_streams,
-    )
-
-
-def build(cfg, together: bool, max_streams: int):
-    """A config's model; ``together``: rows of a batch run at once on a CPU, too."""
-    from mmaction.apis import init_recognizer
-
+    cfg = Config.fromfile(config or get_config_path('memvit_demo_epic_cls.py'))
     cfg.model.memory = dict(type='ClipMemory', max_streams=max_streams)
     cfg.model.test_cfg = dict(cfg.model.get('test_cfg') or {}, one_by_one=not together)
     return init_recognizer(cfg, device='cpu')
@@ -84,7 +78,7 @@ def resident() -> float:
 def measure_memory(args) -> None:
     from memvit_mm.apis import VideoStream
 
-    stream = VideoStream(small_model(), fps=args.fps)
+    stream = VideoStream(build(), fps=args.fps)
     count = int(args.hours * 3600 * args.fps)
     # The first minutes fill memory, pools and caches.
     start, begin, clips = None, time.monotonic(), 0
@@ -115,16 +109,10 @@ def measure_memory(args) -> None:
 def measure_speed(args) -> None:
     from statistics import median
 
-    from mmengine.config import Config
-
     made = list(frames(int(args.seconds * args.fps)))
     models = {}
     for way in (one_by_one, all_together):
-        together, room = way is all_together, 2 * args.streams
-        if args.config:
-            model = build(Config.fromfile(args.config), together, room)
-        else:
-            model = small_model(together, room)
+        model = build(args.config, way is all_together, 2 * args.streams)
         models[way] = model.to(args.device)
     rates: dict = {way: [] for way in models}
     # In turns, so that what else the machine does meets both; the first warms up.

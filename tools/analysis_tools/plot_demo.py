@@ -11,7 +11,11 @@ import argparse
 import json
 import math
 import sys
+from itertools import zip_longest
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import run
 
 # Ends of metric names -> headings, in the table's order.
 METRICS = {
@@ -116,21 +120,19 @@ def read_test(folder: Path) -> dict:
 
 def make_table(names, results, seconds, cleared=None) -> str:
     metrics = [name for name in METRICS if any(name in result for result in results)]
-    rows = [['mAP', *[METRICS[name] for name in metrics]]]
-    for name, result in zip(names, results):
-        values = [result.get(metric, math.nan) for metric in metrics]
-        rows.append([name, *[f'{value:.3f}' for value in values]])
+    lines = list(zip(names, results))
     if cleared is not None:
-        values = [cleared.get(metric, math.nan) for metric in metrics]
-        rows.append([CLEARED, *[f'{value:.3f}' for value in values]])
+        lines.append((CLEARED, cleared))
+    rows = [['mAP', *[METRICS[name] for name in metrics]]]
+    for name, result in lines:
+        rows.append([name, *[f'{result.get(m, math.nan):.3f}' for m in metrics]])
     if len(results) == 2:
         first, second = results
         gain = [first.get(m, math.nan) - second.get(m, math.nan) for m in metrics]
         rows.append(['difference', *[f'{value:+.3f}' for value in gain]])
     if seconds is not None:
-        rows[0].append('seconds of training')
-        times = [f'{value:.0f}' for value in seconds]
-        for row, value in zip(rows[1:], times + [''] * (len(rows) - 1 - len(times))):
+        times = ['seconds of training', *[f'{value:.0f}' for value in seconds]]
+        for row, value in zip_longest(rows, times, fillvalue=''):
             row.append(value)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(
@@ -176,8 +178,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        print(f'Error: {error}', file=sys.stderr)
-        sys.exit(1)
+    run(main)
