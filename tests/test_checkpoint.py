@@ -258,6 +258,14 @@ def test_published_mvitv2_has_the_same_names():
     assert all(state[name].equal(v) for name, v in model.state_dict().items())
 
 
+def test_norms_of_further_scales_stay_initial():
+    target = state_of(classifier_cfg(out_scales=[0, 1, 2]))
+    report = convert_state(published(build(classifier_cfg())), target)[1]
+    norms = {f'backbone.norm{n}.{part}' for n in (0, 1) for part in ('weight', 'bias')}
+    reason = 'the checkpoint was trained without features of this scale'
+    assert report.initial == dict.fromkeys(norms, reason)
+
+
 def test_a_class_that_is_reserved_changes_no_score():
     rows, bias = torch.randn(80, DIMS), torch.randn(80)
     fc_cls = torch.nn.Linear(DIMS, 81)

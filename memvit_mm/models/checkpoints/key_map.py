@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -35,98 +35,48 @@ class Kind(Enum):
     OURS = 'memvit_mm'
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What becomes of the weights whose name matches ``source`` as a whole."""
-
-    source: str
-    """A regular expression."""
-    target: Union[str, tuple[str, ...]] = r'\g<0>'
-    r"""Our name, with ``\1`` for the first group and ``{last}`` for the last scale; of
-    several, the first that the model has."""
-    unless: str = ''
-    """Why it is left out if the model has no such weight. '': then it is an error."""
-    classifier: bool = False
-    """Its rows are classes: other numbers of classes are left out, 80 become 81."""
-
-
-NO_MEMORY = (
-    'the model has no memory in this layer (the published model carries memory '
-    'parameters in every layer and uses them in even ones only)'
-)
-NO_CLASS_TOKEN = 'the model has no class token'
-NO_ACTORS = 'the model has no ActorMemoryHead'
-NO_CLASSIFIER = 'the model has no such classifier'
-NO_SCALE = 'the model returns no features of this scale'
-
-# Names as in the published checkpoints (and in SlowFast's of MViTv2, with qkv).
-PUBLISHED = (
-    Rule(r'patch_embed\.proj\.(weight|bias)', r'backbone.patch_embed.projection.\1'),
-    Rule(r'cls_token', 'backbone.cls_token', NO_CLASS_TOKEN),
-    Rule(rf'blocks\.(\d+)\.({MEMORY})', r'backbone.blocks.\1.\2', NO_MEMORY),
-    Rule(rf'blocks\.(\d+)\.({BLOCK})', r'backbone.blocks.\1.\2'),
-    Rule(r'norm\.(weight|bias)', r'backbone.norm{last}.\1', NO_SCALE),
-    Rule(
-        rf'box_blocks\.(\d+)\.({BLOCK})',
-        r'roi_head.shared_head.blocks.\1.\2',
-        NO_ACTORS,
-    ),
-    Rule(
-        r'head\.projection\.0\.(weight|bias)',
-        r'cls_head.fc_verb.\1',
-        NO_CLASSIFIER,
-        classifier=True,
-    ),
-    Rule(
-        r'head\.projection\.1\.(weight|bias)',
-        r'cls_head.fc_noun.\1',
-        NO_CLASSIFIER,
-        classifier=True,
-    ),
-)
-PUBLISHED_HEADS = {
-    Kind.DETECTION: (r'roi_head.bbox_head.fc_cls.\1', r'cls_head.fc_cls.\1'),
-    Kind.CLASSIFICATION: (r'cls_head.fc_cls.\1', r'roi_head.bbox_head.fc_cls.\1'),
+# Published names (SlowFast's of MViTv2, with qkv, among them) and ours.
+PUBLISHED = {
+    r'patch_embed\.proj\.(weight|bias)': r'backbone.patch_embed.projection.\1',
+    rf'cls_token|blocks\.\d+\.(?:{MEMORY}|{BLOCK})': r'backbone.\g<0>',
+    r'norm\.(weight|bias)': r'backbone.norm{last}.\1',
+    rf'box_blocks\.(\d+\.(?:{BLOCK}))': r'roi_head.shared_head.blocks.\1',
+    r'head\.projection\.0\.(weight|bias)': r'cls_head.fc_verb.\1',
+    r'head\.projection\.1\.(weight|bias)': r'cls_head.fc_noun.\1',
+    r'head\.projection\.(weight|bias)': r'{head}.fc_cls.\1',
 }
-# MMAction2's names, which are ours.
-OURS = (
-    Rule(r'backbone\.cls_token', unless=NO_CLASS_TOKEN),
-    Rule(rf'backbone\.blocks\.\d+\.{MEMORY}', unless=NO_MEMORY),
-    Rule(r'backbone\.norm\d+\.(weight|bias)', unless=NO_SCALE),
-    Rule(r'roi_head\.shared_head\..+', unless=NO_ACTORS),
-    Rule(
-        r'(cls_head|roi_head\.bbox_head)\.fc_\w+\.(weight|bias)',
-        unless=NO_CLASSIFIER,
-        classifier=True,
-    ),
-    Rule(r'.+'),
-)
-
-# Weights of the model that a checkpoint may leave as they are: their pattern, what the
-# checkpoint must then be without, and what is said about it.
-INITIAL = (
-    (
-        rf'backbone\.blocks\.(\d+)\.{MEMORY}',
-        rf'(?:backbone\.)?blocks\.\1\.{MEMORY}',
+# Where the published classifier belongs: the first that the model has.
+PUBLISHED_HEADS = {
+    Kind.DETECTION: ('roi_head.bbox_head', 'cls_head'),
+    Kind.CLASSIFICATION: ('cls_head', 'roi_head.bbox_head'),
+}
+CLASSIFIER = r'((?:cls_head|roi_head\.bbox_head)\.\w+)\..+'
+# Weights, by our names, that may be in one of checkpoint and model only: why the
+# checkpoint's are left out, and why the model's stay at their initial values. What has
+# the same groups belongs together: half of it is an error.
+OPTIONAL = {
+    rf'backbone\.blocks\.(\d+)\.{MEMORY}': (
+        'the model has no memory in this layer (the published model carries memory '
+        'parameters in every layer and uses them in even ones only)',
         'the checkpoint has no memory in this layer; training teaches it',
     ),
-    (r'backbone\.cls_token', r'(?:backbone\.)?cls_token', 'the checkpoint has none'),
-    (
-        r'backbone\.norm(\d+)\.\w+',
-        r'backbone\.norm\1\.\w+',
+    r'backbone\.cls_token': (
+        'the model has no class token',
+        'the checkpoint has none',
+    ),
+    r'backbone\.norm(\d+)\.\w+': (
+        'the model returns no features of this scale',
         'the checkpoint was trained without features of this scale',
     ),
-    (
-        r'roi_head\.shared_head\..+',
-        r'(?:box_blocks|roi_head\.shared_head)\..+',
+    r'roi_head\.shared_head\..+': (
+        'the model has no ActorMemoryHead',
         'the checkpoint has no attention among people',
     ),
-    (
-        r'(?:cls_head|roi_head\.bbox_head)\..+',
-        None,
+    CLASSIFIER: (
+        'the model has no such classifier',
         'the checkpoint has no classifier of these classes',
     ),
-)
+}
 
 
 @dataclass
@@ -229,45 +179,40 @@ def convert_state(
     """
     kind = recognize(state, notes)
     published = kind in PUBLISHED_HEADS
-    rules = OURS
-    if published:
-        heads = PUBLISHED_HEADS[kind][: 1 if model is None else None]
-        head = Rule(
-            r'head\.projection\.(weight|bias)', heads, NO_CLASSIFIER, classifier=True
-        )
-        rules = (*PUBLISHED, head)
     report = Report(kind, checked=model is not None)
     if model is None:
         _check_complete(state)
     else:
         _check_build(state, model)
-    last = str(sum(bool(re.fullmatch(r'blocks\.\d+\.proj\.weight', n)) for n in state))
+    our_names = _our_names(state, kind, model)
 
     def has(name: str) -> bool:
         if model is not None:
             return name in model
         memory = re.fullmatch(rf'backbone\.blocks\.(\d+)\.{MEMORY}', name)
-        return not (published and memory and int(memory[1]) % 2)
+        return bool(name) and not (published and memory and int(memory[1]) % 2)
 
     converted: State = {}
     unexplained, shapes = [], []
     for name, value in state.items():
-        rule, target = _target(name, rules, has, last)
-        if target is None:
-            if rule is None or not rule.unless:
+        target = our_names[name]
+        if not has(target):
+            match = _optional(target)
+            if match is None:
                 unexplained.append(name)
             else:
-                report.left_out[name] = rule.unless
+                report.left_out[name] = OPTIONAL[match.re.pattern][0]
             continue
+        classifier = re.fullmatch(CLASSIFIER, target)
         wanted = value.shape if model is None else model[target].shape
-        reserve = published and rule.classifier and target.startswith('roi_head.')
+        reserve = published and classifier and target.startswith('roi_head.')
         if reserve and (model is None or wanted[0] == len(value) + 1):
             value = with_reserved_class(value)
             report.changed[target] = (
                 "a first row for MMAction2's reserved class 0, which always scores 0"
             )
         elif value.shape != wanted:
-            if rule.classifier and value.shape[1:] == wanted[1:]:
+            if classifier and value.shape[1:] == wanted[1:]:
                 report.left_out[name] = _other_classes(name, value, target, wanted[0])
                 continue
             if 'rel_pos_' not in name or value.shape[1:] != wanted[1:]:
@@ -280,7 +225,7 @@ def convert_state(
 
     for name in model or ():
         if name not in converted:
-            reason = _initial(name, state, converted)
+            reason = _initial(name, converted)
             if reason:
                 report.initial[name] = reason
             else:
@@ -299,18 +244,31 @@ def convert_state(
     return converted, report
 
 
-def _target(name, rules, has, last) -> tuple[Optional[Rule], Optional[str]]:
-    """The rule for a name, and our name, if the model has it."""
-    for rule in rules:
-        match = re.fullmatch(rule.source, name)
-        if match:
-            targets = rule.target if isinstance(rule.target, tuple) else (rule.target,)
-            for target in targets:
-                ours = match.expand(target.replace('{last}', last))
-                if has(ours):
-                    return rule, ours
-            return rule, None
-    return None, None
+def _our_names(
+    state: Mapping[str, Tensor], kind: Kind, model: Optional[Mapping[str, Tensor]]
+) -> dict[str, str]:
+    """Our name of each weight of a checkpoint; '' for an unknown published name."""
+    if kind not in PUBLISHED_HEADS:
+        return {name: name for name in state}
+    heads = PUBLISHED_HEADS[kind]
+    there = [head for head in heads if model and f'{head}.fc_cls.weight' in model]
+    parts = dict(
+        head=(there or heads)[0],
+        last=sum(bool(re.fullmatch(r'blocks\.\d+\.proj\.weight', n)) for n in state),
+    )
+    names = dict.fromkeys(state, '')
+    for name in names:
+        for pattern, ours in PUBLISHED.items():
+            match = re.fullmatch(pattern, name)
+            if match:
+                names[name] = match.expand(ours).format(**parts)
+    return names
+
+
+def _optional(name: str) -> Optional[re.Match]:
+    """The match of the pattern in ``OPTIONAL`` that one of our names has, or None."""
+    matches = (re.fullmatch(pattern, name) for pattern in OPTIONAL)
+    return next(filter(None, matches), None)
 
 
 def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
@@ -320,26 +278,17 @@ def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
     return f'the checkpoint tells {theirs} classes apart, the model {ours}'
 
 
-def _initial(name: str, state: Mapping, converted: Mapping) -> str:
+def _initial(name: str, converted: Mapping[str, Tensor]) -> str:
     """Why a weight of the model may stay as it is; '' if it may not."""
-    for pattern, without, reason in INITIAL:
-        match = re.fullmatch(pattern, name)
-        if match is None:
-            continue
-        if without is None:
-            # Half a classifier is none.
-            layer = name.rpartition('.')[0] + '.'
-            half = any(ours.startswith(layer) for ours in converted)
-            return '' if half else reason
-        without = re.compile(match.expand(without) if match.groups() else without)
-        if any(without.fullmatch(source) for source in state):
-            return ''
-        # The last scale's norm has another name in published checkpoints.
-        lost = name.startswith('backbone.norm') and not any(
-            ours.startswith('backbone.norm') for ours in converted
-        )
-        return '' if lost else reason
-    return ''
+    match = _optional(name)
+    if match is None:
+        return ''
+    others = [other for other in map(_optional, converted) if other]
+    same = [other.groups() for other in others if other.re == match.re]
+    # Without any norm even the last scale's is missing.
+    if match.groups() in same or (name.startswith('backbone.norm') and not same):
+        return ''
+    return OPTIONAL[match.re.pattern][1]
 
 
 def with_reserved_class(rows: Tensor) -> Tensor:
