@@ -14,16 +14,12 @@ pixels or boxes never sees which object was taken.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from .draw import circle, line, muted, polygon, rectangle
-from .plan import SPLITS, Plan
-
-if TYPE_CHECKING:
-    from .ava import DemoSettings
+from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 OBJECTS = ('red', 'green', 'blue', 'yellow')
 # Class names in the order of their ids, which start at 1 as in AVA.
@@ -72,6 +68,73 @@ _TROUSERS = ((48, 44, 40), (84, 66, 58), (54, 66, 82), (92, 88, 86))
 _SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172), (60, 84, 124))
 _WHITE = (248, 248, 248)
 _OUTLINE = (30, 30, 30)
+
+
+@dataclass(frozen=True)
+class DemoSettings(Settings):
+    """What :func:`make_demo_dataset` draws.
+
+    Args:
+        num_train (int): Training videos. Defaults to 28.
+        num_val (int): Validation videos. Defaults to 12.
+        seconds (int): Length of each video. Defaults to 64.
+        fps (int): Frames per second, 12 or more: OpenCV's mp4 writer codes every
+            12th frame by itself, and the frames between as changes, in which a faint
+            trace of what was shown stays. The trace must be gone before the box is
+            lifted, or the object could be seen after all. Defaults to 12.
+        size (int): Width and height of the videos in pixels. Defaults to 96.
+        people (int): People in each video, 1 to 4. Defaults to 3.
+        seed (int): Everything follows from it. Defaults to 0.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> from memvit_mm.demo.ava import DemoSettings
+        >>> DemoSettings(num_train=2, num_val=1).seconds
+        64
+    """
+
+    num_train: int = 28
+    num_val: int = 12
+    seconds: int = 64
+    fps: int = 12
+    size: int = 96
+    people: int = 3
+    seed: int = 0
+
+    format = 'ava'
+    limits = {
+        'num_train': (1, 1000),
+        'num_val': (1, 1000),
+        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'people': (1, 4),
+        'seed': (0, 2**32 - 1),
+    }
+
+    def scenes(self, split: str) -> list['Scene']:
+        """The plans of a split's videos."""
+        return plan_scenes(self, split)
+
+    @property
+    def meta(self) -> dict:
+        """What readers of ``meta.json`` want to know."""
+        memory = [CLASS_IDS[name] for name in MEMORY_CLASSES]
+        return {
+            'num_classes': len(CLASSES) + 1,
+            'classes': CLASS_IDS,
+            'seen_in_the_clip': [i for i in CLASS_IDS.values() if i not in memory],
+            'need_memory': memory,
+            'fps': self.fps,
+            'timestamp_start': TIMESTAMP_START,
+            'timestamp_end': TIMESTAMP_START + self.seconds,
+            'first_keyframe': TIMESTAMP_START + MARGIN,
+            'last_keyframe': TIMESTAMP_START + self.seconds - MARGIN,
+            'seconds_from_take_to_lift_and_give': list(DELAYS),
+            'seconds_shown_around_keyframe': EVENT_REACH,
+        }
 
 
 @dataclass(frozen=True)
@@ -156,7 +219,7 @@ def person_labels(scene: Scene, person: Person, timestamp: int) -> list[str]:
     return labels
 
 
-def plan_scenes(settings: 'DemoSettings', split: str) -> list[Scene]:
+def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     """Plan all videos of a split, each object being taken equally often.
 
     Args:

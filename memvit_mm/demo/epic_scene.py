@@ -14,16 +14,13 @@ never sees which food and tool it is.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from .draw import circle, line, muted, polygon, rectangle
-from .plan import SPLITS, Plan
-
-if TYPE_CHECKING:
-    from .epic import EpicDemoSettings
+from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 # Class names in the order of their ids, which start at 0 as in EPIC-KITCHENS.
 VERBS = ('cut', 'stir', 'peel', 'pour')
@@ -73,6 +70,61 @@ _SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172))
 _BOARD, _CLOTH, _STRIPE = (150, 182, 205), (122, 134, 128), (84, 96, 90)
 
 
+@dataclass(frozen=True)
+class EpicDemoSettings(Settings):
+    """What :func:`make_epic_demo` draws.
+
+    Args:
+        num_train (int): Training videos. Defaults to 28.
+        num_val (int): Validation videos. Defaults to 12.
+        seconds (int): Length of each video. Defaults to 64.
+        fps (int): Frames per second, 12 or more, so that the codec leaves no trace of
+            what was shown under the cloth. Defaults to 12.
+        size (int): Width and height of the videos in pixels. Defaults to 96.
+        seed (int): Everything follows from it. Defaults to 0.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> EpicDemoSettings(num_train=2, num_val=1).kitchens('val')[0].video_id
+        'P01_02'
+    """
+
+    num_train: int = 28
+    num_val: int = 12
+    seconds: int = 64
+    fps: int = 12
+    size: int = 96
+    seed: int = 0
+
+    format = 'epic'
+    limits = {
+        # Two digits after the participant: at most 99 videos of each.
+        'num_train': (1, 320),
+        'num_val': (1, 80),
+        'seconds': (2 * MARGIN + SEGMENTS * PERIOD + 2, 3600),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'seed': (0, 2**32 - 1),
+    }
+
+    def kitchens(self, split: str) -> list['Kitchen']:
+        """The plans of a split's videos, 'train' or 'val'."""
+        return plan_kitchens(self, split)
+
+    @property
+    def meta(self) -> dict:
+        """What readers of ``meta.json`` want to know."""
+        return {
+            'num_verbs': len(VERBS),
+            'num_nouns': len(NOUNS),
+            'fps': self.fps,
+            'seconds_from_segment_to_segment': PERIOD,
+            'segments_of_a_dish': SEGMENTS,
+        }
+
+
 class Dish(NamedTuple):
     """What is prepared, and from when on."""
 
@@ -112,7 +164,7 @@ class Kitchen(Plan):
         return range(first, first + LENGTH * self.fps)
 
 
-def plan_kitchens(settings: 'EpicDemoSettings', split: str) -> list[Kitchen]:
+def plan_kitchens(settings: EpicDemoSettings, split: str) -> list[Kitchen]:
     """Plan all videos of a split, the dishes' frequencies as even as can be.
 
     Args:
