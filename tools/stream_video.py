@@ -292,7 +292,7 @@ def annotate(args, interrupts) -> int:
         annotate_video,
     )
     from memvit_mm.apis.visualization.draw import Look, check_look
-    from memvit_mm.video.open_video import silence_decord
+    from memvit_mm.video.decord_errors import silence_decord
 
     silence_decord()
     look = Look(args.top, args.min_score, args.max_side)
