@@ -181,10 +181,11 @@ class AvaCheck:
         if self.dataset._FPS == 1 and not self.dataset.use_frames:
             end = math.inf  # timestamps count frames, which end where the video does
         seconds = [row.second for _, row in self.rows]
+        first, last = min(seconds), max(seconds)
         hint = 'set timestamp_start to the time of the first frame'
         if sum(second < start for second in seconds) > len(seconds) / 2:
             hint = (
-                f'timestamps seem to count from {min(seconds)}; set timestamp_start '
+                f'timestamps seem to count from {first}; set timestamp_start '
                 f'and timestamp_end of {self.where}, or add {start} to all of them '
                 'including the proposals'
             )
@@ -200,7 +201,7 @@ class AvaCheck:
                     'late',
                     f'{path}:{line}: timestamp {row.second} is not before the end, '
                     f'timestamp_end={end}: set that of {self.where} to at least '
-                    f'{max(seconds) + 1}',
+                    f'{last + 1}',
                 )
 
     def _check_holes(self) -> None:

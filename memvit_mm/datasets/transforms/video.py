@@ -40,10 +40,10 @@ class VideoInit(DecordInit):
             into memory, and clip by clip.
         num_threads (int): Threads that decode it.
         keep_open (int, optional): Videos that each worker keeps open, the ones used
-            last; there should be one for every lane that it reads. An open video holds
-            the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two seconds of
+            last; there should be one for every batch row that it reads. An open video
+            holds the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two seconds of
             full HD at 60 frames a second: 800 MB) and a file.
-            Defaults to None: ``LaneWorkersHook`` keeps one per lane, and without it
+            Defaults to None: ``LaneWorkersHook`` keeps one per row, and without it
             none is kept.
 
     Raises:
@@ -62,7 +62,7 @@ class VideoInit(DecordInit):
             raise ValueError(f'keep_open must be at least 0, got {keep_open}.')
         self.keep_open = keep_open
         self.lanes = 0
-        """Lanes that a process reads, where that is known."""
+        """Batch rows that a process reads; :func:`by_lanes` sets it."""
         self._readers = _Readers()
 
     def transform(self, results: dict) -> dict:
@@ -70,7 +70,7 @@ class VideoInit(DecordInit):
         filename = results['filename']
         keep_open = self.lanes if self.keep_open is None else self.keep_open
         if keep_open:
-            # A video cut between two lanes is read in two places.
+            # A video that is cut between two batch rows is read in two places.
             key = (filename, getattr(results.get('sample_idx'), 'run', 0))
             readers = self._readers.here()
             reader = readers.pop(key, None)
