@@ -18,7 +18,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .draw import circle, line, muted, polygon, rectangle
+from .draw import circle, line, muted, rectangle, shape
 from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 OBJECTS = ('red', 'green', 'blue', 'yellow')
@@ -51,6 +51,12 @@ _OBJECT_BGR = {
     'green': (50, 185, 30),
     'blue': (235, 80, 25),
     'yellow': (20, 215, 245),
+}
+# In units of the object's radius; the red one is a circle.
+_OBJECT_CORNERS = {
+    'green': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    'blue': ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),
+    'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
 }
 # Muted, so that none is taken for an object: charcoal, brown, purple, teal, pink,
 # grey, olive, sand.
@@ -438,25 +444,12 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     if event is None:
         pass
     elif event.kind == 'take':
-        _draw_object(image, *at(0, 33), 7.5 * u, event.item)
+        corners, colour = _OBJECT_CORNERS.get(event.item), _OBJECT_BGR[event.item]
+        shape(image, *at(0, 33), 7.5 * u, corners, colour)
     else:
         _draw_box(image, *at(0, 65 if event.kind == 'lift' else 33), u)
     for hand in hands:
         circle(image, *hand, 2.4 * u, person.skin)
-
-
-def _draw_object(image, x, y, radius, item) -> None:
-    colour = _OBJECT_BGR[item]
-    corners = {
-        'green': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-        'blue': ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),
-        'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
-    }
-    if item == 'red':
-        circle(image, x, y, radius, colour)
-    else:
-        points = [(x + radius * a, y + radius * b) for a, b in corners[item]]
-        polygon(image, points, colour)
 
 
 def _draw_box(image, x, y, u) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .draw import circle, line, muted, polygon, rectangle
+from .draw import circle, line, muted, rectangle, shape
 from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 # Class names in the order of their ids, which start at 0 as in EPIC-KITCHENS.
@@ -51,6 +51,13 @@ _FOOD_BGR = {
     'fish': (235, 80, 25),
     'aubergine': (190, 35, 170),
     'olive': (22, 24, 20),
+}
+# In units of the food's radius; the others are circles.
+_FOOD_CORNERS = {
+    'lemon': ((-1.1, 0), (0, -0.8), (1.1, 0), (0, 0.8)),
+    'lettuce': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    'fish': ((-1.1, 0), (0.9, -1.1), (0.9, 1.1)),
+    'aubergine': ((-0.6, -1.1), (0.6, -1.1), (0.6, 1.1), (-0.6, 1.1)),
 }
 _TOOL_BGR = {
     'cut': (252, 252, 252),
@@ -230,15 +237,20 @@ def draw_frame(kitchen: Kitchen, index: int) -> np.ndarray:
     """
     image = _worktop(kitchen.cook, kitchen.seed, kitchen.size).copy()
     unit = kitchen.size / 96
-    for dish in kitchen.dishes:
-        for number, start in enumerate(dish.starts):
-            if index in kitchen.frames_of(start):
-                if number == 0:
-                    _draw_food(image, unit, dish.noun)
-                    _draw_tool(image, unit, dish.verb)
-                else:
-                    _draw_cloth(image, unit)
-                _draw_hands(image, unit, kitchen, index)
+    shown = [
+        (dish, start == dish.start)
+        for dish in kitchen.dishes
+        for start in dish.starts
+        if index in kitchen.frames_of(start)
+    ]
+    for dish, is_cue in shown:
+        if is_cue:
+            food = _FOOD_CORNERS.get(dish.noun), _FOOD_BGR[dish.noun]
+            shape(image, 33 * unit, 44 * unit, 17 * unit, *food)
+            _draw_tool(image, unit, dish.verb)
+        else:
+            _draw_cloth(image, unit)
+        _draw_hands(image, unit, kitchen, index)
     return kitchen.film(image, index)
 
 
@@ -263,23 +275,6 @@ def _worktop(cook: str, seed: Sequence[int], size: int) -> np.ndarray:
             circle(image, x, y, w, colour)
     rectangle(image, 12 * unit, 20 * unit, 84 * unit, 70 * unit, _BOARD)
     return cv2.GaussianBlur(image, (0, 0), size / 160)
-
-
-def _draw_food(image: np.ndarray, unit: float, noun: str) -> None:
-    colour = _FOOD_BGR[noun]
-    corners = {
-        'lemon': ((-1.1, 0), (0, -0.8), (1.1, 0), (0, 0.8)),
-        'lettuce': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-        'fish': ((-1.1, 0), (0.9, -1.1), (0.9, 1.1)),
-        'aubergine': ((-0.6, -1.1), (0.6, -1.1), (0.6, 1.1), (-0.6, 1.1)),
-    }
-    x, y, radius = 33 * unit, 44 * unit, 17 * unit
-    if noun in corners:
-        polygon(
-            image, [(x + radius * a, y + radius * b) for a, b in corners[noun]], colour
-        )
-    else:
-        circle(image, x, y, radius, colour)
 
 
 def _draw_tool(image: np.ndarray, unit: float, verb: str) -> None:

@@ -41,8 +41,8 @@ class VideoInit(DecordInit):
         num_threads (int): Threads that decode it.
         keep_open (int, optional): Videos that each worker keeps open, the ones used
             last; there should be one for every batch row that it reads. An open video
-            holds the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two seconds of
-            full HD at 60 frames a second: 800 MB) and a file.
+            holds the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two
+            seconds of full HD at 60 frames a second: 800 MB) and a file.
             Defaults to None: ``LaneWorkersHook`` keeps one per row, and without it
             none is kept.
 
