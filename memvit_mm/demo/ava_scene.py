@@ -383,38 +383,24 @@ def _background(seed: Sequence[int], size: int) -> np.ndarray:
 def _draw_distractors(image: np.ndarray, scene: Scene, index: int) -> None:
     """A cart, a bouncing ball and a bird pass behind the people."""
     size, seconds, u = scene.size, index / scene.fps, scene.size / 96
-    for kind, colour, start, speed, low, high in _distractors(scene.seed):
-        x = ((start + speed * seconds) % 1.4 - 0.2) * size
+    rng = scene.random(6)
+    for kind in ('cart', 'ball', 'bird'):
+        colour = muted(rng, 50, 200)
+        start, speed = rng.uniform(0, 1.4), rng.uniform(0.06, 0.16)
+        x = ((start + speed * rng.choice([-1, 1]) * seconds) % 1.4 - 0.2) * size
+        ground, sky = rng.uniform(0.78, 0.86) * size, rng.uniform(0.06, 0.2) * size
         if kind == 'cart':
-            y = low * size
-            rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
+            rectangle(image, x - 8 * u, ground - 7 * u, x + 8 * u, ground, colour)
             for wheel in (-5, 5):
-                circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
+                circle(image, x + wheel * u, ground + u, 2.5 * u, _OUTLINE)
         elif kind == 'ball':
             height = abs(np.sin(seconds * 3)) * 26 * u
-            circle(image, x, low * size - height, 4 * u, colour)
+            circle(image, x, ground - height, 4 * u, colour)
         else:
             flap = np.sin(seconds * 9) * 3 * u
             for side in (-1, 1):
-                tip = (x + side * 5 * u, high * size - flap)
-                line(image, (x, high * size), tip, colour, 2 * u)
-
-
-@lru_cache(maxsize=4)
-def _distractors(seed: tuple[int, ...]) -> list[tuple]:
-    """Kind, colour, place and speed (sides, sides per second), two heights each."""
-    rng = np.random.default_rng([*seed, 6])
-    return [
-        (
-            kind,
-            muted(rng, 50, 200),
-            rng.uniform(0, 1.4),
-            rng.uniform(0.06, 0.16) * rng.choice([-1, 1]),
-            rng.uniform(0.78, 0.86),
-            rng.uniform(0.06, 0.2),
-        )
-        for kind in ('cart', 'ball', 'bird')
-    ]
+                tip = (x + side * 5 * u, sky - flap)
+                line(image, (x, sky), tip, colour, 2 * u)
 
 
 def _draw_person(image, person: Person, index: int, event) -> None:
