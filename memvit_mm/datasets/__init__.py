@@ -1,15 +1,20 @@
-from memvit_mm.structures import BadClipError, ClipIndex
-from memvit_mm.video.sequential_reader import SequentialReader
+"""Datasets of AVA and EPIC-KITCHENS, their transforms, and the sampler of clips."""
 
-from .ava.dataset import MemoryAVADataset
+from memvit_mm.structures import BadClipError, ClipIndex
+from memvit_mm.video import SequentialReader
+
+from .ava import MemoryAVADataset
 from .bad_clip_mixin import BadClipMixin
-from .epic.dataset import EpicKitchensDataset
-from .epic.transforms import EpicFrameLabels, SampleEpicFrames
-from .sampling.lane_loader import LaneDataLoader
-from .sampling.sampler import SequentialClipSampler
-from .transforms.clips import SampleClipFrames, StreamConsistent
-from .transforms.picture import ClipColors, ResizeShortSide
-from .transforms.video import VideoDecode, VideoInit
+from .epic import EpicFrameLabels, EpicKitchensDataset, SampleEpicFrames
+from .sampling import LaneDataLoader, SequentialClipSampler
+from .transforms import (
+    ClipColors,
+    ResizeShortSide,
+    SampleClipFrames,
+    StreamConsistent,
+    VideoDecode,
+    VideoInit,
+)
 
 __all__ = [
     'BadClipError',

@@ -18,7 +18,6 @@ import csv
 import io
 import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
@@ -26,21 +25,14 @@ import numpy as np
 
 from .ava_scene import (
     CLASS_IDS,
-    CLASSES,
-    CYCLES,
-    DELAYS,
-    EVENT_REACH,
-    MARGIN,
-    MEMORY_CLASSES,
-    TIMESTAMP_START,
+    DemoSettings,
     Scene,
     draw_frame,
     person_box,
     person_labels,
-    plan_scenes,
 )
-from .files import VideoJob, write_dataset, write_text, write_videos
-from .plan import MIN_FPS, SPLITS, Settings
+from .files import VideoJob, write_dataset, write_videos
+from .plan import SPLITS
 
 # Of each kind of fault, how often a made-up person detector has it.
 MISSED = 0.04
@@ -48,54 +40,6 @@ FALSE_AND_SURE = 0.06
 FALSE_AND_UNSURE = 0.4
 # Scores from here on count as a detection in AVA's recipes.
 SURE = 0.9
-
-
-@dataclass(frozen=True)
-class DemoSettings(Settings):
-    """What :func:`make_demo_dataset` draws.
-
-    Args:
-        num_train (int): Training videos. Defaults to 28.
-        num_val (int): Validation videos. Defaults to 12.
-        seconds (int): Length of each video. Defaults to 64.
-        fps (int): Frames per second, 12 or more: OpenCV's mp4 writer codes every
-            12th frame by itself, and the frames between as changes, in which a faint
-            trace of what was shown stays. The trace must be gone before the box is
-            lifted, or the object could be seen after all. Defaults to 12.
-        size (int): Width and height of the videos in pixels. Defaults to 96.
-        people (int): People in each video, 1 to 4. Defaults to 3.
-        seed (int): Everything follows from it. Defaults to 0.
-
-    Raises:
-        ValueError: If a setting is out of its range.
-
-    Examples:
-        >>> from memvit_mm.demo.ava import DemoSettings
-        >>> DemoSettings(num_train=2, num_val=1).seconds
-        64
-    """
-
-    num_train: int = 28
-    num_val: int = 12
-    seconds: int = 64
-    fps: int = 12
-    size: int = 96
-    people: int = 3
-    seed: int = 0
-
-    limits = {
-        'num_train': (1, 1000),
-        'num_val': (1, 1000),
-        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
-        'fps': (MIN_FPS, 60),
-        'size': (48, 1024),
-        'people': (1, 4),
-        'seed': (0, 2**32 - 1),
-    }
-
-    def scenes(self, split: str) -> list[Scene]:
-        """The plans of a split's videos."""
-        return plan_scenes(self, split)
 
 
 def make_demo_dataset(
@@ -139,20 +83,7 @@ def make_demo_dataset(
             jobs.append(VideoJob(scene, draw_frame, path, jpegs))
         write_videos(jobs, workers)
 
-    meta = {
-        'num_classes': len(CLASSES) + 1,
-        'classes': CLASS_IDS,
-        'seen_in_the_clip': [CLASS_IDS[n] for n in CLASSES if n not in MEMORY_CLASSES],
-        'need_memory': [CLASS_IDS[n] for n in MEMORY_CLASSES],
-        'fps': settings.fps,
-        'timestamp_start': TIMESTAMP_START,
-        'timestamp_end': TIMESTAMP_START + settings.seconds,
-        'first_keyframe': TIMESTAMP_START + MARGIN,
-        'last_keyframe': TIMESTAMP_START + settings.seconds - MARGIN,
-        'seconds_from_take_to_lift_and_give': list(DELAYS),
-        'seconds_shown_around_keyframe': EVENT_REACH,
-    }
-    return write_dataset(out, 'ava', settings, meta, fill, rawframes, overwrite)
+    return write_dataset(out, settings, fill, rawframes, overwrite)
 
 
 # ------------------------------------------------------------------ annotations
@@ -219,14 +150,14 @@ def _write_annotations(folder: Path, settings: DemoSettings) -> None:
         for scene in scenes:
             writer.writerows(annotation_rows(scene))
             proposals.update(make_proposals(scene))
-        write_text(folder / f'{split}.csv', table.getvalue())
+        (folder / f'{split}.csv').write_text(table.getvalue(), encoding='utf-8')
         data = pickle.dumps(proposals, protocol=4)
         (folder / f'proposals_{split}.pkl').write_bytes(data)
         if split == 'val':
             # The last keyframe of every fourth video: no stream gets a hole by it.
             lines = [f'{s.video_id},{s.keyframes[-1]:04d}\n' for s in scenes[::4]]
-            write_text(folder / 'excluded_val.csv', ''.join(lines))
-    write_text(folder / 'action_list.pbtxt', action_list())
+            (folder / 'excluded_val.csv').write_text(''.join(lines), encoding='utf-8')
+    (folder / 'action_list.pbtxt').write_text(action_list(), encoding='utf-8')
 
 
 def action_list() -> str:

@@ -14,16 +14,12 @@ pixels or boxes never sees which object was taken.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .draw import circle, line, muted, polygon, rectangle
-from .plan import SPLITS, Plan
-
-if TYPE_CHECKING:
-    from .ava import DemoSettings
+from .draw import circle, line, muted, rectangle, shape
+from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 OBJECTS = ('red', 'green', 'blue', 'yellow')
 # Class names in the order of their ids, which start at 1 as in AVA.
@@ -56,6 +52,12 @@ _OBJECT_BGR = {
     'blue': (235, 80, 25),
     'yellow': (20, 215, 245),
 }
+# In units of the object's radius; the red one is a circle.
+_OBJECT_CORNERS = {
+    'green': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    'blue': ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),
+    'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
+}
 # Muted, so that none is taken for an object: charcoal, brown, purple, teal, pink,
 # grey, olive, sand.
 _SHIRTS = (
@@ -72,6 +74,73 @@ _TROUSERS = ((48, 44, 40), (84, 66, 58), (54, 66, 82), (92, 88, 86))
 _SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172), (60, 84, 124))
 _WHITE = (248, 248, 248)
 _OUTLINE = (30, 30, 30)
+
+
+@dataclass(frozen=True)
+class DemoSettings(Settings):
+    """What :func:`make_demo_dataset` draws.
+
+    Args:
+        num_train (int): Training videos. Defaults to 28.
+        num_val (int): Validation videos. Defaults to 12.
+        seconds (int): Length of each video. Defaults to 64.
+        fps (int): Frames per second, 12 or more: OpenCV's mp4 writer codes every
+            12th frame by itself, and the frames between as changes, in which a faint
+            trace of what was shown stays. The trace must be gone before the box is
+            lifted, or the object could be seen after all. Defaults to 12.
+        size (int): Width and height of the videos in pixels. Defaults to 96.
+        people (int): People in each video, 1 to 4. Defaults to 3.
+        seed (int): Everything follows from it. Defaults to 0.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> from memvit_mm.demo.ava import DemoSettings
+        >>> DemoSettings(num_train=2, num_val=1).seconds
+        64
+    """
+
+    num_train: int = 28
+    num_val: int = 12
+    seconds: int = 64
+    fps: int = 12
+    size: int = 96
+    people: int = 3
+    seed: int = 0
+
+    format = 'ava'
+    limits = {
+        'num_train': (1, 1000),
+        'num_val': (1, 1000),
+        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'people': (1, 4),
+        'seed': (0, 2**32 - 1),
+    }
+
+    def scenes(self, split: str) -> list['Scene']:
+        """The plans of a split's videos."""
+        return plan_scenes(self, split)
+
+    @property
+    def meta(self) -> dict:
+        """What readers of ``meta.json`` want to know."""
+        memory = [CLASS_IDS[name] for name in MEMORY_CLASSES]
+        return {
+            'num_classes': len(CLASSES) + 1,
+            'classes': CLASS_IDS,
+            'seen_in_the_clip': [i for i in CLASS_IDS.values() if i not in memory],
+            'need_memory': memory,
+            'fps': self.fps,
+            'timestamp_start': TIMESTAMP_START,
+            'timestamp_end': TIMESTAMP_START + self.seconds,
+            'first_keyframe': TIMESTAMP_START + MARGIN,
+            'last_keyframe': TIMESTAMP_START + self.seconds - MARGIN,
+            'seconds_from_take_to_lift_and_give': list(DELAYS),
+            'seconds_shown_around_keyframe': EVENT_REACH,
+        }
 
 
 @dataclass(frozen=True)
@@ -156,7 +225,7 @@ def person_labels(scene: Scene, person: Person, timestamp: int) -> list[str]:
     return labels
 
 
-def plan_scenes(settings: 'DemoSettings', split: str) -> list[Scene]:
+def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     """Plan all videos of a split, each object being taken equally often.
 
     Args:
@@ -314,38 +383,24 @@ def _background(seed: Sequence[int], size: int) -> np.ndarray:
 def _draw_distractors(image: np.ndarray, scene: Scene, index: int) -> None:
     """A cart, a bouncing ball and a bird pass behind the people."""
     size, seconds, u = scene.size, index / scene.fps, scene.size / 96
-    for kind, colour, start, speed, low, high in _distractors(scene.seed):
-        x = ((start + speed * seconds) % 1.4 - 0.2) * size
+    rng = scene.random(6)
+    for kind in ('cart', 'ball', 'bird'):
+        colour = muted(rng, 50, 200)
+        start, speed = rng.uniform(0, 1.4), rng.uniform(0.06, 0.16)
+        x = ((start + speed * rng.choice([-1, 1]) * seconds) % 1.4 - 0.2) * size
+        ground, sky = rng.uniform(0.78, 0.86) * size, rng.uniform(0.06, 0.2) * size
         if kind == 'cart':
-            y = low * size
-            rectangle(image, x - 8 * u, y - 7 * u, x + 8 * u, y, colour)
+            rectangle(image, x - 8 * u, ground - 7 * u, x + 8 * u, ground, colour)
             for wheel in (-5, 5):
-                circle(image, x + wheel * u, y + u, 2.5 * u, _OUTLINE)
+                circle(image, x + wheel * u, ground + u, 2.5 * u, _OUTLINE)
         elif kind == 'ball':
             height = abs(np.sin(seconds * 3)) * 26 * u
-            circle(image, x, low * size - height, 4 * u, colour)
+            circle(image, x, ground - height, 4 * u, colour)
         else:
             flap = np.sin(seconds * 9) * 3 * u
             for side in (-1, 1):
-                tip = (x + side * 5 * u, high * size - flap)
-                line(image, (x, high * size), tip, colour, 2 * u)
-
-
-@lru_cache(maxsize=4)
-def _distractors(seed: tuple[int, ...]) -> list[tuple]:
-    """Kind, colour, place and speed (sides, sides per second), two heights each."""
-    rng = np.random.default_rng([*seed, 6])
-    return [
-        (
-            kind,
-            muted(rng, 50, 200),
-            rng.uniform(0, 1.4),
-            rng.uniform(0.06, 0.16) * rng.choice([-1, 1]),
-            rng.uniform(0.78, 0.86),
-            rng.uniform(0.06, 0.2),
-        )
-        for kind in ('cart', 'ball', 'bird')
-    ]
+                tip = (x + side * 5 * u, sky - flap)
+                line(image, (x, sky), tip, colour, 2 * u)
 
 
 def _draw_person(image, person: Person, index: int, event) -> None:
@@ -375,25 +430,12 @@ def _draw_person(image, person: Person, index: int, event) -> None:
     if event is None:
         pass
     elif event.kind == 'take':
-        _draw_object(image, *at(0, 33), 7.5 * u, event.item)
+        corners, colour = _OBJECT_CORNERS.get(event.item), _OBJECT_BGR[event.item]
+        shape(image, *at(0, 33), 7.5 * u, corners, colour)
     else:
         _draw_box(image, *at(0, 65 if event.kind == 'lift' else 33), u)
     for hand in hands:
         circle(image, *hand, 2.4 * u, person.skin)
-
-
-def _draw_object(image, x, y, radius, item) -> None:
-    colour = _OBJECT_BGR[item]
-    corners = {
-        'green': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-        'blue': ((0, -1.1), (1.1, 0.9), (-1.1, 0.9)),
-        'yellow': ((0, -1.2), (1.1, 0), (0, 1.2), (-1.1, 0)),
-    }
-    if item == 'red':
-        circle(image, x, y, radius, colour)
-    else:
-        points = [(x + radius * a, y + radius * b) for a, b in corners[item]]
-        polygon(image, points, colour)
 
 
 def _draw_box(image, x, y, u) -> None:

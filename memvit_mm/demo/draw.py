@@ -1,6 +1,7 @@
 """Shapes with soft edges, for the demo data's scenes; lengths are in pixels."""
 
 from collections.abc import Sequence
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -25,6 +26,21 @@ def polygon(image: np.ndarray, corners: Sequence[Sequence[float]], colour: Colou
     """Draw a filled convex polygon into an image."""
     corners = np.array([_point(*corner) for corner in corners], np.int32)
     cv2.fillConvexPoly(image, corners, colour, cv2.LINE_AA, _SHIFT)
+
+
+def shape(
+    image: np.ndarray,
+    x: float,
+    y: float,
+    radius: float,
+    corners: Optional[Sequence[Sequence[float]]],
+    colour: Colour,
+):
+    """Draw a polygon, whose corners are in units of the radius, or else a circle."""
+    if corners is None:
+        circle(image, x, y, radius, colour)
+    else:
+        polygon(image, [(x + radius * a, y + radius * b) for a, b in corners], colour)
 
 
 def rectangle(

@@ -19,69 +19,21 @@ three quarters of the segments take memory.
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
 from .epic_scene import (
     LENGTH,
-    MARGIN,
     NOUNS,
-    PERIOD,
-    SEGMENTS,
     TAIL_NOUNS,
     TAIL_VERBS,
     UNSEEN_COOKS,
     VERBS,
+    EpicDemoSettings,
     Kitchen,
     draw_frame,
-    plan_kitchens,
 )
-from .files import VideoJob, write_dataset, write_text, write_videos
-from .plan import MIN_FPS, Settings
-
-
-@dataclass(frozen=True)
-class EpicDemoSettings(Settings):
-    """What :func:`make_epic_demo` draws.
-
-    Args:
-        num_train (int): Training videos. Defaults to 28.
-        num_val (int): Validation videos. Defaults to 12.
-        seconds (int): Length of each video. Defaults to 64.
-        fps (int): Frames per second, 12 or more, so that the codec leaves no trace of
-            what was shown under the cloth. Defaults to 12.
-        size (int): Width and height of the videos in pixels. Defaults to 96.
-        seed (int): Everything follows from it. Defaults to 0.
-
-    Raises:
-        ValueError: If a setting is out of its range.
-
-    Examples:
-        >>> EpicDemoSettings(num_train=2, num_val=1).kitchens('val')[0].video_id
-        'P01_02'
-    """
-
-    num_train: int = 28
-    num_val: int = 12
-    seconds: int = 64
-    fps: int = 12
-    size: int = 96
-    seed: int = 0
-
-    limits = {
-        # Two digits after the participant: at most 99 videos of each.
-        'num_train': (1, 320),
-        'num_val': (1, 80),
-        'seconds': (2 * MARGIN + SEGMENTS * PERIOD + 2, 3600),
-        'fps': (MIN_FPS, 60),
-        'size': (48, 1024),
-        'seed': (0, 2**32 - 1),
-    }
-
-    def kitchens(self, split: str) -> list[Kitchen]:
-        """The plans of a split's videos, 'train' or 'val'."""
-        return plan_kitchens(self, split)
+from .files import VideoJob, write_dataset, write_videos
 
 
 def make_epic_demo(
@@ -121,14 +73,7 @@ def make_epic_demo(
         ]
         write_videos(jobs, workers)
 
-    meta = {
-        'num_verbs': len(VERBS),
-        'num_nouns': len(NOUNS),
-        'fps': settings.fps,
-        'seconds_from_segment_to_segment': PERIOD,
-        'segments_of_a_dish': SEGMENTS,
-    }
-    return write_dataset(out, 'epic', settings, meta, fill, overwrite=overwrite)
+    return write_dataset(out, settings, fill, overwrite=overwrite)
 
 
 def video_path(out: Union[str, Path], video_id: str) -> Path:
@@ -185,7 +130,8 @@ def _write_annotations(folder: Path, settings: EpicDemoSettings) -> None:
         writer = csv.writer(table, lineterminator=end)
         writer.writerow(header)
         writer.writerows(rows)
-        write_text(folder / f'EPIC_100_{name}.csv', table.getvalue())
+        path = folder / f'EPIC_100_{name}.csv'
+        path.write_text(table.getvalue(), encoding='utf-8')
 
     videos: list[Kitchen] = []
     for split, name in (('train', 'train'), ('val', 'validation')):

@@ -14,16 +14,13 @@ never sees which food and tool it is.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from .draw import circle, line, muted, polygon, rectangle
-from .plan import SPLITS, Plan
-
-if TYPE_CHECKING:
-    from .epic import EpicDemoSettings
+from .draw import circle, line, muted, rectangle, shape
+from .plan import MIN_FPS, SPLITS, Plan, Settings
 
 # Class names in the order of their ids, which start at 0 as in EPIC-KITCHENS.
 VERBS = ('cut', 'stir', 'peel', 'pour')
@@ -55,6 +52,13 @@ _FOOD_BGR = {
     'aubergine': (190, 35, 170),
     'olive': (22, 24, 20),
 }
+# In units of the food's radius; the others are circles.
+_FOOD_CORNERS = {
+    'lemon': ((-1.1, 0), (0, -0.8), (1.1, 0), (0, 0.8)),
+    'lettuce': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    'fish': ((-1.1, 0), (0.9, -1.1), (0.9, 1.1)),
+    'aubergine': ((-0.6, -1.1), (0.6, -1.1), (0.6, 1.1), (-0.6, 1.1)),
+}
 _TOOL_BGR = {
     'cut': (252, 252, 252),
     'stir': (0, 120, 255),
@@ -71,6 +75,61 @@ _SLEEVES = (
 )
 _SKINS = ((178, 200, 235), (132, 164, 208), (92, 124, 172))
 _BOARD, _CLOTH, _STRIPE = (150, 182, 205), (122, 134, 128), (84, 96, 90)
+
+
+@dataclass(frozen=True)
+class EpicDemoSettings(Settings):
+    """What :func:`make_epic_demo` draws.
+
+    Args:
+        num_train (int): Training videos. Defaults to 28.
+        num_val (int): Validation videos. Defaults to 12.
+        seconds (int): Length of each video. Defaults to 64.
+        fps (int): Frames per second, 12 or more, so that the codec leaves no trace of
+            what was shown under the cloth. Defaults to 12.
+        size (int): Width and height of the videos in pixels. Defaults to 96.
+        seed (int): Everything follows from it. Defaults to 0.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> EpicDemoSettings(num_train=2, num_val=1).kitchens('val')[0].video_id
+        'P01_02'
+    """
+
+    num_train: int = 28
+    num_val: int = 12
+    seconds: int = 64
+    fps: int = 12
+    size: int = 96
+    seed: int = 0
+
+    format = 'epic'
+    limits = {
+        # Two digits after the participant: at most 99 videos of each.
+        'num_train': (1, 320),
+        'num_val': (1, 80),
+        'seconds': (2 * MARGIN + SEGMENTS * PERIOD + 2, 3600),
+        'fps': (MIN_FPS, 60),
+        'size': (48, 1024),
+        'seed': (0, 2**32 - 1),
+    }
+
+    def kitchens(self, split: str) -> list['Kitchen']:
+        """The plans of a split's videos, 'train' or 'val'."""
+        return plan_kitchens(self, split)
+
+    @property
+    def meta(self) -> dict:
+        """What readers of ``meta.json`` want to know."""
+        return {
+            'num_verbs': len(VERBS),
+            'num_nouns': len(NOUNS),
+            'fps': self.fps,
+            'seconds_from_segment_to_segment': PERIOD,
+            'segments_of_a_dish': SEGMENTS,
+        }
 
 
 class Dish(NamedTuple):
@@ -112,7 +171,7 @@ class Kitchen(Plan):
         return range(first, first + LENGTH * self.fps)
 
 
-def plan_kitchens(settings: 'EpicDemoSettings', split: str) -> list[Kitchen]:
+def plan_kitchens(settings: EpicDemoSettings, split: str) -> list[Kitchen]:
     """Plan all videos of a split, the dishes' frequencies as even as can be.
 
     Args:
@@ -178,15 +237,20 @@ def draw_frame(kitchen: Kitchen, index: int) -> np.ndarray:
     """
     image = _worktop(kitchen.cook, kitchen.seed, kitchen.size).copy()
     unit = kitchen.size / 96
-    for dish in kitchen.dishes:
-        for number, start in enumerate(dish.starts):
-            if index in kitchen.frames_of(start):
-                if number == 0:
-                    _draw_food(image, unit, dish.noun)
-                    _draw_tool(image, unit, dish.verb)
-                else:
-                    _draw_cloth(image, unit)
-                _draw_hands(image, unit, kitchen, index)
+    shown = [
+        (dish, start == dish.start)
+        for dish in kitchen.dishes
+        for start in dish.starts
+        if index in kitchen.frames_of(start)
+    ]
+    for dish, is_cue in shown:
+        if is_cue:
+            food = _FOOD_CORNERS.get(dish.noun), _FOOD_BGR[dish.noun]
+            shape(image, 33 * unit, 44 * unit, 17 * unit, *food)
+            _draw_tool(image, unit, dish.verb)
+        else:
+            _draw_cloth(image, unit)
+        _draw_hands(image, unit, kitchen, index)
     return kitchen.film(image, index)
 
 
@@ -211,23 +275,6 @@ def _worktop(cook: str, seed: Sequence[int], size: int) -> np.ndarray:
             circle(image, x, y, w, colour)
     rectangle(image, 12 * unit, 20 * unit, 84 * unit, 70 * unit, _BOARD)
     return cv2.GaussianBlur(image, (0, 0), size / 160)
-
-
-def _draw_food(image: np.ndarray, unit: float, noun: str) -> None:
-    colour = _FOOD_BGR[noun]
-    corners = {
-        'lemon': ((-1.1, 0), (0, -0.8), (1.1, 0), (0, 0.8)),
-        'lettuce': ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-        'fish': ((-1.1, 0), (0.9, -1.1), (0.9, 1.1)),
-        'aubergine': ((-0.6, -1.1), (0.6, -1.1), (0.6, 1.1), (-0.6, 1.1)),
-    }
-    x, y, radius = 33 * unit, 44 * unit, 17 * unit
-    if noun in corners:
-        polygon(
-            image, [(x + radius * a, y + radius * b) for a, b in corners[noun]], colour
-        )
-    else:
-        circle(image, x, y, radius, colour)
 
 
 def _draw_tool(image: np.ndarray, unit: float, verb: str) -> None:

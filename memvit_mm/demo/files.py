@@ -25,9 +25,7 @@ KIND = 'memvit_mm demo'
 
 def write_dataset(
     out: Union[str, Path],
-    kind: str,
     settings: Settings,
-    meta: dict,
     fill: Callable[[Path], None],
     rawframes: bool = False,
     overwrite: bool = False,
@@ -39,9 +37,7 @@ def write_dataset(
 
     Args:
         out (str | Path): The folder; made if it does not exist.
-        kind (str): 'ava' or 'epic'.
         settings (Settings): What is drawn.
-        meta (dict): What else readers of ``meta.json`` want to know.
         fill (callable): Writes the set into the folder that it gets.
         rawframes (bool): Whether every frame is a JPEG too. Defaults to False.
         overwrite (bool): Replace a demo data set that is there. Defaults to False:
@@ -56,14 +52,14 @@ def write_dataset(
         OSError: If ``out`` cannot be written or the disk is full.
     """
     out = Path(out).absolute()
-    about = dict(format=kind, settings=asdict(settings), rawframes=rawframes)
+    about = dict(format=settings.format, settings=asdict(settings), rawframes=rawframes)
     if _is_there(out, about, overwrite):
         return False
     staging = _make_staging(out, _needed_bytes(settings, rawframes))
     try:
         fill(staging)
-        text = json.dumps(dict(kind=KIND, **about, **meta), indent=2)
-        write_text(staging / 'meta.json', text + '\n')
+        text = json.dumps(dict(kind=KIND, **about, **settings.meta), indent=2)
+        (staging / 'meta.json').write_text(text + '\n', encoding='utf-8')
         os.chmod(staging, 0o755)
         _put_in_place(staging, out)
     except BaseException:
@@ -79,11 +75,6 @@ def read_meta(out: Union[str, Path]) -> dict:
     except (OSError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8."""
-    path.write_text(text, encoding='utf-8')
 
 
 def write_error(error: OSError, out: Union[str, Path]) -> str:

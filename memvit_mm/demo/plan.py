@@ -16,8 +16,12 @@ class Settings:
     """Base of the settings, which are refused where they are out of their range.
 
     Attributes:
+        format (str): 'ava' or 'epic'.
         limits (dict[str, tuple[int, int]]): The least and the greatest value, by name.
+        meta (dict): What readers of ``meta.json`` want to know besides the settings.
     """
+
+    format: ClassVar[str]
 
     limits: ClassVar[dict[str, tuple[int, int]]]
 

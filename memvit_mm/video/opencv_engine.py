@@ -1,6 +1,6 @@
-"""OpenCVEngine: the frames of a video one after the other, each told by its time."""
+"""A video with OpenCV: its packets, and its frames one after the other."""
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -44,6 +44,39 @@ def open_capture(path: str, num_threads: int = 1) -> cv2.VideoCapture:
     """Open a video file with OpenCV, whose frames come upright."""
     # Named: by itself OpenCV takes clip_0001.mp4 for the first of a row of pictures.
     return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, num_threads])
+
+
+class VideoIndex(NamedTuple):
+    """What the packets of a video say."""
+
+    times: np.ndarray
+    """When each frame is, float64 ``[frames]``, seconds."""
+    keys: np.ndarray
+    """Numbers of the key frames, int64."""
+    fps: float
+    """Frames per second of the container."""
+
+
+def read_packets(path: str) -> VideoIndex:
+    """Read a video's packets, all of them, and decode none.
+
+    Raises:
+        RuntimeError: If there is no video in it.
+    """
+    # Format -1: packets as they are.
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    times, is_key = [], []
+    while capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        is_key.append(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    if not times:
+        raise RuntimeError('OpenCV finds no video in it')
+    # They come in the order of decoding, of which B frames are not shown.
+    order = np.argsort(times, kind='stable')
+    keys = np.flatnonzero(np.array(is_key)[order])
+    return VideoIndex(np.array(times, dtype=np.float64)[order], keys, fps)
 
 
 class OpenCVEngine:

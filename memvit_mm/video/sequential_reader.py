@@ -10,16 +10,32 @@ import os
 from collections.abc import Callable
 from typing import Any, Optional
 
+import cv2
 import numpy as np
 from mmengine.logging import print_log
 
-from .open_video import OpenCVReader, decode_errors
-from .opencv_engine import Batch, BrokenOrderError, OpenCVEngine, is_steady
+from .decord_errors import decode_errors
+from .opencv_engine import (
+    Batch,
+    BrokenOrderError,
+    OpenCVEngine,
+    VideoIndex,
+    is_steady,
+    open_capture,
+    read_packets,
+)
 
 # Frames kept, in spans of a clip: jitter, and clips of other lengths, go back a bit.
 SPANS = 1.125
 # Frames at the beginning of a file on which OpenCV must agree with decord.
 HEAD = 16
+
+
+def index_of(reader: Any) -> VideoIndex:
+    """What decord's reader knows of the packets of a video."""
+    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
+    keys = np.asarray(reader.get_key_indices(), dtype=np.int64)
+    return VideoIndex(times.astype(np.float64), keys, reader.get_avg_fps())
 
 
 _told: list[int] = []
@@ -64,26 +80,32 @@ class SequentialReader:
 
     Args:
         path (str): The file.
-        open_reader (callable): Opens it as :func:`open_video` does, anew with every
-            call.
+        open_reader (callable, optional): Opens it with decord, anew with every call.
+            Without, OpenCV alone decodes: a clip that does not come in order is found
+            by counting all frames of the file.
         num_threads (int): Threads that decode.
+        index (VideoIndex, optional): Of the file. By default that of decord, or else of
+            its packets.
 
     Raises:
+        RuntimeError: If OpenCV cannot open it.
         Exception: What ``open_reader`` raises.
     """
 
     def __init__(
-        self, path: str, open_reader: Callable[[], Any], num_threads: int = 1
+        self,
+        path: str,
+        open_reader: Optional[Callable[[], Any]] = None,
+        num_threads: int = 1,
+        index: Optional[VideoIndex] = None,
     ) -> None:
         self.path = path
         self.reopen = open_reader
         self.num_threads = num_threads
-        reader = open_reader()
-        self._count = len(reader)
-        self._fps = reader.get_avg_fps()
-        times = reader.get_frame_timestamp(np.arange(self._count))[:, 0]
-        self._times = np.asarray(times, dtype=np.float64)  # [frames], seconds
-        self._keys = np.unique([0, *reader.get_key_indices()])
+        if index is None:
+            index = index_of(open_reader()) if open_reader else read_packets(path)
+        self._times, keys, self._fps = index
+        self._keys = np.unique([0, *keys])
         self.decoded = 0
         """Frames decoded until now, with what seeks and comparisons cost."""
         self.shape: Optional[tuple[int, int]] = None
@@ -93,15 +115,27 @@ class SequentialReader:
         self._window = 0
         self._engine: Any = None
         self._is_exact = is_steady(self._times)
-        # OpenCV's own frames are those that it gives here.
-        self._is_proved = isinstance(reader, OpenCVReader)
+        # Without decord there is nothing to compare with.
+        self._is_proved = open_reader is None
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._times)
 
     def get_avg_fps(self) -> float:
         """Frames per second of the container."""
         return self._fps
+
+    def get_key_indices(self) -> list[int]:
+        """Numbers of the key frames."""
+        return self._keys.tolist()
+
+    def get_frame_timestamp(self, indices: Any) -> np.ndarray:
+        """When frames begin and end, in seconds, ``[N, 2]``."""
+        ends = np.append(self._times[1:], self._times[-1] + 1 / (self._fps or 1))
+        return np.stack([self._times, ends], axis=1)[np.asarray(indices)]
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.get_batch([number])[0]
 
     @property
     def in_order(self) -> bool:
@@ -133,10 +167,10 @@ class SequentialReader:
 
         Raises:
             IndexError: If the video has no such frame.
-            decord.DECORDError: If one cannot be decoded.
+            RuntimeError, decord.DECORDError: If one cannot be decoded.
         """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-        wrong = indices[(indices < 0) | (indices >= self._count)]
+        wrong = indices[(indices < 0) | (indices >= len(self))]
         if len(wrong):
             raise IndexError(f'Out of bound indices: {wrong}')  # as decord says it
         if convert != self._convert:
@@ -166,7 +200,7 @@ class SequentialReader:
         return OpenCVEngine(self.path, self._times, self._fps, self.num_threads)
 
     def _opencv_is_exact(self) -> bool:
-        first = range(min(HEAD, self._count))
+        first = range(min(HEAD, len(self)))
         try:
             engine = self._open()
             ours = [engine.next() for _ in first]
@@ -202,10 +236,30 @@ class SequentialReader:
 
     def _at_random(self, wanted: list[int]) -> dict[int, np.ndarray]:
         """Frames as decord reads a clip by itself; none is kept."""
+        if self.reopen is None:
+            return self._by_count(wanted)
         place = int(np.searchsorted(self._keys, wanted[0], side='right')) - 1
         self.decoded += wanted[-1] + 1 - int(self._keys[place])
         frames = self.reopen().get_batch(wanted).asnumpy()
         return dict(zip(wanted, map(self._converted, frames)))
+
+    def _by_count(self, wanted: list[int]) -> dict[int, np.ndarray]:
+        # All frames, also those after the last one: one that is missing may be before.
+        capture = open_capture(self.path, self.num_threads)
+        frames, count = {}, 0
+        while capture.grab():
+            if count in wanted:
+                image = capture.retrieve()[1]
+                if image is None:
+                    break
+                frames[count] = self._converted(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            count += 1
+        capture.release()
+        if count != len(self):
+            raise RuntimeError(
+                f'OpenCV decodes {count} of its {len(self)} frames, and not these'
+            )
+        return frames
 
     def _converted(self, frame: np.ndarray) -> np.ndarray:
         self.shape = frame.shape[:2]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from turned import turn
 
-from memvit_mm.datasets import VideoDecode, VideoInit
-from memvit_mm.video.open_video import OpenCVReader, open_video, read_packets
+from memvit_mm.datasets import SequentialReader, VideoDecode, VideoInit
+from memvit_mm.video.open_video import open_video
+from memvit_mm.video.opencv_engine import read_packets
 
 DATA = Path(__file__).resolve().parents[1] / 'data'
 CLOSED, OPEN = DATA / 'h264_closed_gop.mp4', DATA / 'h264_open_gop.mp4'
@@ -152,10 +153,10 @@ def test_frames_whose_times_do_not_tell_them_apart_are_counted(tmp_path):
     index = read_packets(str(path))
     np.testing.assert_allclose(index.times, np.arange(FRAMES) / 30, atol=1e-6)
     same = index._replace(times=np.zeros(FRAMES))
-    reader = OpenCVReader(str(path), index=same)
+    reader = SequentialReader(str(path), index=same)
     np.testing.assert_array_equal(reader.get_batch([50, 3]), frames[[50, 3]])
     more = index._replace(times=np.zeros(FRAMES + 1))
     with pytest.raises(RuntimeError, match='OpenCV decodes 60 of its 61 frames'):
-        OpenCVReader(str(path), index=more).get_batch([0])
+        SequentialReader(str(path), index=more).get_batch([0])
     with pytest.raises(IndexError, match=r'Out of bound indices: \[60\]'):
         reader.get_batch([60])

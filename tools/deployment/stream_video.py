@@ -194,7 +194,7 @@ def annotate(args) -> None:
     from memvit_mm.apis import Interrupted, Look, Outputs, VideoFile, annotate_video
     from memvit_mm.apis.models.load_model import load_config
     from memvit_mm.apis.visualization.draw import check_look
-    from memvit_mm.video.open_video import silence_decord
+    from memvit_mm.video.decord_errors import silence_decord
 
     silence_decord()
     warnings.showwarning = show_once

@@ -333,6 +333,8 @@ class MemoryAVADataset(StreamKeysMixin, BadClipMixin, MediaMixin, AVADataset):
         """Frames in a folder, at most the expected number."""
         if self.modality != 'RGB':
             return self._span if osp.isdir(folder) else 0
+        if osp.exists(self.frame_path(folder, self._span - 1)):
+            return self._span
         return min(self.count_frames(folder), self._span)
 
 

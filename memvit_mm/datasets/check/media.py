@@ -2,41 +2,36 @@
 
 import numpy as np
 
-from memvit_mm.datasets.ava.dataset import MemoryAVADataset
 from memvit_mm.video.open_video import open_video
 
-from .report import Report
+from .report import type_name
+from .subject import AvaCheck
 
 # A frame rate may differ from the one in the config by this share.
 FPS_TOLERANCE = 0.01
 
 
-def check_media(
-    report: Report,
-    where: str,
-    dataset: MemoryAVADataset,
-    last: dict[str, int],
-    fps_from_video: bool,
-    sample: int,
-) -> None:
+def check_media(check: AvaCheck, sample: int) -> None:
     """Look all videos up, and open some of them.
 
     Args:
-        report (Report): Takes the findings.
-        where (str): The config's path to the dataset.
-        dataset (MemoryAVADataset): The dataset; it need not have read its files.
-        last (dict[str, int]): The videos, and the timestamps of their last keyframes.
-        fps_from_video (bool): Whether the pipeline takes a video's frame rate from its
-            file, not from the dataset.
+        check (AvaCheck): The dataset.
         sample (int): How many to open, spread over all of them; 0 for none.
 
     Raises:
         FileNotFoundError: If some do not exist.
     """
+    report, where, dataset = check.report, check.where, check.dataset
     prefix = dataset.data_prefix.get('img') or ''
     if '://' in prefix:
         report.warning(f'{prefix}: not a local folder; nothing in it is looked up')
         return
+    last: dict[str, int] = {}
+    for _, row in check.rows:
+        last[row.video] = max(row.second, last.get(row.video, row.second))
+    # Other transforms take a video's frame rate from its file, not from the dataset.
+    steps = map(type_name, filter(None, check.cfg.get('pipeline') or []))
+    is_fixed = 'SampleAVAFrames' in steps
     before = report.count('ERROR', 'WARNING')
     sources = dataset.find_media(last)
     if dataset.no_media is not None:
@@ -62,7 +57,7 @@ def check_media(
             frames, fps = len(reader), float(reader.get_avg_fps())
             if dataset._FPS == 1:
                 fps = 1
-            elif not fps_from_video and abs(fps / dataset._FPS - 1) > FPS_TOLERANCE:
+            elif is_fixed and abs(fps / dataset._FPS - 1) > FPS_TOLERANCE:
                 report.error(
                     f'{path}: {fps:g} frames per second, but {where} says '
                     f'fps={dataset._FPS}: clips would be cut at the wrong times; set '

@@ -1,40 +1,25 @@
 """Check what MMAction2's ``AVADataset`` does not take and ``MemoryAVADataset`` does."""
 
 import os.path as osp
-from typing import Any
 
-import numpy as np
 from mmaction.datasets.base import BaseActionDataset
 from mmaction.registry import DATASETS
 from mmengine.registry import DefaultScope
 
-from memvit_mm.datasets.ava.files import Keyframe
-
-from .report import Report
+from .subject import AvaCheck
 
 
-def check_mmaction(
-    report: Report,
-    where: str,
-    cfg: Any,
-    videos: set[str],
-    found: dict[Keyframe, np.ndarray],
-) -> None:
-    """Build an ``AVADataset`` from files that are right otherwise, and read it.
-
-    Args:
-        report (Report): Takes the findings.
-        where (str): The config's path to the dataset.
-        cfg (Mapping): Its config.
-        videos (set[str]): Those in the annotation file.
-        found (dict[(str, int), np.ndarray]): The proposals.
-    """
+def check_mmaction(check: AvaCheck) -> None:
+    """Build an ``AVADataset`` from files that are right otherwise, and read it."""
+    report = check.report
     key = ''
     try:
         with DefaultScope.overwrite_default_scope('mmaction'):
-            dataset = DATASETS.build({**cfg, 'pipeline': []})
+            dataset = DATASETS.build({**check.cfg, 'pipeline': []})
         prefix = dataset.data_prefix.get('img') or ''
-        for video in () if dataset.use_frames or '://' in prefix else sorted(videos):
+        for video in (
+            () if dataset.use_frames or '://' in prefix else sorted(check.videos)
+        ):
             path = osp.join(prefix, video)
             path += '' if osp.splitext(video)[1] else '.mp4'
             if not osp.isfile(path):
@@ -47,7 +32,7 @@ def check_mmaction(
             info = BaseActionDataset.get_data_info(dataset, index)
             key = info['img_key']
             keyframe = info['video_id'].lstrip('\ufeff'), info['timestamp']
-            if keyframe in found and key not in dataset.proposals:
+            if keyframe in check.found and key not in dataset.proposals:
                 report.error(
                     f'{dataset.proposal_file}: has boxes for {key!r} under a key that '
                     'AVADataset does not find: write the second in four digits, '
@@ -58,7 +43,7 @@ def check_mmaction(
             dataset.get_data_info(index)
     except Exception as error:  # whatever AVADataset raises
         report.error(
-            f'{where}: AVADataset cannot read these files, and stops '
+            f'{check.where}: AVADataset cannot read these files, and stops '
             f'{f"at {key!r}" if key else "at once"} ({type(error).__name__}: {error}): '
             'mend them, or take MemoryAVADataset, which reads them'
         )

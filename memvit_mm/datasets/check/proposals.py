@@ -1,12 +1,14 @@
 """Check the proposals of AVA: scores, keyframes, and whether they show the people."""
 
+from itertools import islice
+
 import numpy as np
 from mmaction.evaluation.functional.ava_evaluation.np_box_ops import iou
 
-from memvit_mm.datasets.ava.dataset import MemoryAVADataset
-from memvit_mm.datasets.ava.files import Keyframe, Row, read_proposals
+from memvit_mm.datasets.ava.files import Keyframe, read_proposals
 
-from .report import Report, a_few
+from .report import a_few
+from .subject import AvaCheck
 
 # Of the annotated boxes, this share at least should have a proposal that overlaps.
 LEAST_RECALL = 0.3
@@ -21,33 +23,25 @@ ORDERS = {
 }
 
 
-def check_proposals(
-    report: Report,
-    where: str,
-    dataset: MemoryAVADataset,
-    path: str,
-    rows: list[tuple[int, Row]],
-) -> dict[Keyframe, np.ndarray]:
-    """Check a proposal file.
-
-    Args:
-        report (Report): Takes the findings.
-        where (str): The config's path to the dataset.
-        dataset (MemoryAVADataset): The dataset; it need not have read its files.
-        path (str): The proposal file.
-        rows (list[tuple[int, Row]]): The lines of the annotation file.
-
-    Returns:
-        dict[(str, int), np.ndarray]: The entries that can be read.
+def check_proposals(check: AvaCheck) -> None:
+    """Check the proposal file, if there is one.
 
     Raises:
-        FileNotFoundError, ValueError: If none can.
+        FileNotFoundError, ValueError: If nothing in it can be read.
     """
+    report, path = check.report, check.cfg.get('proposal_file')
+    if path is None:
+        if not check.is_ours:
+            report.warning(
+                f'{check.where}: has no proposal_file; boxes come from the annotations'
+            )
+        return
     before = report.count('ERROR', 'WARNING')
     found = read_proposals(path, None, report.errors_of(path))
+    check.found = found
     is_read = report.count('ERROR', 'WARNING') == before
     scores = np.concatenate([[], *(boxes[:, 4] for boxes in found.values())])
-    threshold = dataset.person_det_score_thr
+    threshold = check.dataset.person_det_score_thr
     if not ((scores >= 0) & (scores <= 1)).all():
         report.error(
             f'{path}: scores run from {scores.min():g} to {scores.max():g}: the fifth '
@@ -56,36 +50,24 @@ def check_proposals(
     elif len(scores) and scores.max() < threshold:
         report.error(
             f'{path}: no score reaches person_det_score_thr={threshold} (the highest '
-            f'is {scores.max():.3g}): lower it in {where}'
+            f'is {scores.max():.3g}): lower it in {check.where}'
         )
     if found or is_read:
-        truth: dict[Keyframe, set[tuple]] = {}
-        for _, row in rows:
-            truth.setdefault(row[:2], set()).add(row.box)
-        matched = [keyframe for keyframe in truth if keyframe in found]
-        _check_keyframes(report, dataset, path, found, truth)
-        if matched:
-            _check_recall(report, path, found, truth, matched)
+        _check_keyframes(check, path)
+        _check_recall(check, path)
     if report.count('ERROR', 'WARNING') == before:
         report.ok(f'{path}: {len(scores):,} boxes at {len(found):,} keyframes')
-    return found
 
 
-def _check_keyframes(
-    report: Report,
-    dataset: MemoryAVADataset,
-    path: str,
-    found: dict[Keyframe, np.ndarray],
-    truth: dict[Keyframe, set[tuple]],
-) -> None:
+def _check_keyframes(check: AvaCheck, path: str) -> None:
     """Whether proposals are of the keyframes that are annotated."""
-    ann_file = dataset.ann_file
+    report, found, ann_file = check.report, check.found, check.dataset.ann_file
+    truth = sorted(check.keyframes)
     videos = {video for video, _ in found}
-    wanted = [video for video, _ in truth]
     lacking = [f'{v},{t:04d}' for v, t in truth if (v, t) not in found]
-    if not videos & set(wanted):
+    if not videos & check.videos:
         report.error(
-            f'{path}: has none of the videos in {ann_file}, neither {wanted[0]} nor '
+            f'{path}: has none of the videos in {ann_file}, neither {truth[0][0]} nor '
             f'another; it has {a_few(sorted(videos)) or "none"}: is it of the other '
             'split, or are videos named otherwise?'
         )
@@ -106,21 +88,22 @@ def _check_keyframes(
         )
 
 
-def _check_recall(
-    report: Report,
-    path: str,
-    found: dict[Keyframe, np.ndarray],
-    truth: dict[Keyframe, set[tuple]],
-    matched: list[Keyframe],
-) -> None:
+def _check_recall(check: AvaCheck, path: str) -> None:
     """Whether proposals show the people that are annotated."""
+    truth: dict[Keyframe, set[tuple]] = {}
+    for _, row in check.rows:
+        if row[:2] in check.found:
+            truth.setdefault(row[:2], set()).add(row.box)
+    if not truth:
+        return
     hits, total = dict.fromkeys(ORDERS, 0), 0
-    for keyframe in matched[:: max(1, len(matched) // RECALL_KEYFRAMES)]:
-        true = np.array(list(truth[keyframe]))
+    step = max(1, len(truth) // RECALL_KEYFRAMES)
+    for keyframe, people in islice(truth.items(), 0, None, step):
+        true = np.array(list(people))
         total += len(true)
         for name, corners in ORDERS.items():
             with np.errstate(invalid='ignore', divide='ignore'):
-                overlap = iou(true, corners(found[keyframe][:, :4]))
+                overlap = iou(true, corners(check.found[keyframe][:, :4]))
             hits[name] += int((overlap > 0.5).any(axis=1).sum())
     recall = {name: count / total for name, count in hits.items()}
     best = max(recall, key=recall.get)
@@ -128,7 +111,7 @@ def _check_recall(
         hint = 'are they of other videos, or at other times?'
         if recall[best] > 0.5:
             hint = f'they seem to be stored as {best}; store x1, y1, x2, y2'
-        report.error(
+        check.report.error(
             f'{path}: only {recall["x1, y1, x2, y2"]:.0%} of the annotated boxes '
             f'overlap with a proposal (IoU > 0.5): {hint}'
         )

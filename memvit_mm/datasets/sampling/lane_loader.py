@@ -1,4 +1,8 @@
-"""LaneDataLoader: workers that each read lanes of their own."""
+"""LaneDataLoader: a data loader whose workers each read batch rows of their own.
+
+A *lane* is one row of the batch of one process, through all steps of an epoch: under
+``SequentialClipSampler`` the videos of a lane follow one another.
+"""
 
 from collections import deque
 from collections.abc import Iterator

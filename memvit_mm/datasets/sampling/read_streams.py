@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 import numpy as np
-from mmengine.dataset import BaseDataset
 
 Key = Union[str, Callable[[dict], Any]]
 
@@ -95,26 +94,12 @@ def _read_infos(
             'method stream_keys() that returns the video ids and the timestamps of '
             'all samples.'
         )
-
-    def stored(index: int) -> dict:
-        # what load_data_list made, without what a subclass adds for the pipeline
-        if not dataset.serialize_data:
-            return dataset.data_list[index]  # and without a deep copy
-        return BaseDataset.get_data_info(dataset, index)
-
-    read = stored if isinstance(dataset, BaseDataset) else dataset.get_data_info
-    if len(dataset) and read is stored and not _has(stored(0), video_key, order_key):
-        read = dataset.get_data_info
     videos, orders = [], []
     for index in range(len(dataset)):
-        info = read(index)
+        info = dataset.get_data_info(index)
         videos.append(_value(info, video_key, 'video_key', index, dataset))
         orders.append(_value(info, order_key, 'order_key', index, dataset))
     return videos, orders
-
-
-def _has(info: dict, *keys: Key) -> bool:
-    return all(isinstance(key, str) and key in info for key in keys)
 
 
 def _value(info: dict, key: Key, argument: str, index: int, dataset: Any) -> Any:

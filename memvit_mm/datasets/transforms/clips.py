@@ -1,4 +1,4 @@
-"""Transforms that MMAction2 lacks: draws that hold along a stream, and clips."""
+"""The frames of a clip, and random transforms whose draws hold along a stream."""
 
 import hashlib
 import random

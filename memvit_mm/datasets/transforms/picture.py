@@ -1,4 +1,4 @@
-"""What MMAction2 lacks of the published augmentation for AVA."""
+"""Scaling and colour augmentation of the published AVA recipe."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Union

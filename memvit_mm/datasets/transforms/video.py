@@ -15,13 +15,8 @@ from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
 from memvit_mm.structures import BadClipError, MissingClipError
-from memvit_mm.video.open_video import (
-    OpenCVReader,
-    decode_errors,
-    find_decord,
-    open_video,
-    silence_decord,
-)
+from memvit_mm.video.decord_errors import decode_errors, find_decord, silence_decord
+from memvit_mm.video.open_video import open_video
 from memvit_mm.video.sequential_reader import SequentialReader
 
 
@@ -45,10 +40,10 @@ class VideoInit(DecordInit):
             into memory, and clip by clip.
         num_threads (int): Threads that decode it.
         keep_open (int, optional): Videos that each worker keeps open, the ones used
-            last; there should be one for every lane that it reads. An open video holds
-            the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two seconds of
-            full HD at 60 frames a second: 800 MB) and a file.
-            Defaults to None: ``LaneWorkersHook`` keeps one per lane, and without it
+            last; there should be one for every batch row that it reads. An open video
+            holds the frames of a clip's span (64 of 340 x 256 pixels: 17 MB; two
+            seconds of full HD at 60 frames a second: 800 MB) and a file.
+            Defaults to None: ``LaneWorkersHook`` keeps one per row, and without it
             none is kept.
 
     Raises:
@@ -67,7 +62,7 @@ class VideoInit(DecordInit):
             raise ValueError(f'keep_open must be at least 0, got {keep_open}.')
         self.keep_open = keep_open
         self.lanes = 0
-        """Lanes that a process reads, where that is known."""
+        """Batch rows that a process reads; :func:`by_lanes` sets it."""
         self._readers = _Readers()
 
     def transform(self, results: dict) -> dict:
@@ -75,7 +70,7 @@ class VideoInit(DecordInit):
         filename = results['filename']
         keep_open = self.lanes if self.keep_open is None else self.keep_open
         if keep_open:
-            # A video cut between two lanes is read in two places.
+            # A video that is cut between two batch rows is read in two places.
             key = (filename, getattr(results.get('sample_idx'), 'run', 0))
             readers = self._readers.here()
             reader = readers.pop(key, None)
@@ -97,10 +92,10 @@ class VideoInit(DecordInit):
         return self.io_backend in ('disk', 'local')
 
     def _open_to_keep(self, filename: str) -> Any:
-        reopen = partial(self._get_video_reader, filename)
-        if not self._on_disk:
-            return reopen()
-        return SequentialReader(filename, reopen, self.num_threads)
+        reader = self._get_video_reader(filename)
+        if not self._on_disk or isinstance(reader, SequentialReader):
+            return reader
+        return SequentialReader(filename, reader.reopen, self.num_threads)
 
     def _get_video_reader(self, filename: str) -> Any:
         if self._on_disk and not osp.isfile(filename):
@@ -122,11 +117,11 @@ class VideoInit(DecordInit):
                 f'Video {filename} cannot be opened ({_first_line(error)}): it is '
                 'damaged or no video; download or encode it again, or leave it out.'
             ) from error
-        if not isinstance(reader, OpenCVReader):
+        if not isinstance(reader, SequentialReader):
             reader.reopen = partial(self._get_video_reader, filename)
         return reader
 
-    def _open_copy(self, filename: str) -> OpenCVReader:
+    def _open_copy(self, filename: str) -> SequentialReader:
         """Open a video that is not on disk with OpenCV, which needs a file."""
         if self.file_client is None:
             self.file_client = FileClient(self.io_backend, **self.kwargs)
@@ -184,10 +179,11 @@ class VideoDecode(DecordDecode):
                 if not isinstance(reader, SequentialReader):
                     reader.failed = True
                 late = time.monotonic() - start > self.seconds
-                if not hasattr(reader, 'reopen') or late and number >= self.least_tries:
+                reopen = getattr(reader, 'reopen', None)
+                if reopen is None or late and number >= self.least_tries:
                     break
                 silence_decord()  # it has said it once
-                results['video_reader'] = reader.reopen()
+                results['video_reader'] = reopen()
         finally:
             results['video_reader'] = None
         raise BadClipError(
@@ -200,14 +196,19 @@ class VideoDecode(DecordDecode):
     def _decord_load_frames(self, container: Any, frame_inds: np.ndarray) -> list:
         """The frames; where they come resized, something of the size they had."""
         is_sequential = isinstance(container, SequentialReader)
-        if is_sequential and self.mode != 'accurate':
+        if is_sequential and self.mode == 'efficient' and container.reopen is not None:
+            # decord seeks key frames, and decodes none of those between.
             container, is_sequential = container.reopen(), False
-        if self._resize is None:
-            return super()._decord_load_frames(container, frame_inds)
         if not is_sequential:
             frames = super()._decord_load_frames(container, frame_inds)
-            self._resize.put(map(self._resize.convert, frames))
+            if self._resize is not None:
+                self._resize.put(map(self._resize.convert, frames))
             return frames
+        if self.mode == 'efficient':
+            keys = np.asarray(container.get_key_indices())
+            frame_inds = keys[np.searchsorted(keys, frame_inds, side='right') - 1]
+        if self._resize is None:
+            return list(container.get_batch(frame_inds).asnumpy())
         self._resize.put(
             container.get_batch(frame_inds, self._resize.convert).asnumpy()
         )
