@@ -22,7 +22,7 @@ from stream_data import FPS, read_video
 
 from memvit_mm.apis import PersonDetector, VideoStream, inference_stdet
 from memvit_mm.apis.people.proposal_parts import ProposalParts, is_complete
-from memvit_mm.apis.people.proposals import detect_persons, find_videos, keyframes
+from memvit_mm.apis.people.proposals import find_videos, keyframes
 from memvit_mm.datasets import MemoryAVADataset
 from memvit_mm.datasets.ava.files import read_proposals
 from memvit_mm.paths import get_tool_path
@@ -111,12 +111,6 @@ class TestTheFile:
             pixels = boxes * (64, 48, 64, 48, 1)
             found = detector(frames[second * FPS])
             np.testing.assert_allclose(pixels, found, atol=1e-4)
-
-    def test_in_python(self, proposals, folder, detector):
-        found = detect_persons(detector, folder / 'videos' / 'b.mp4')
-        table = pickle.loads(proposals.read_bytes())
-        assert list(found) == ['b,0901', 'b,0902']
-        assert all(np.array_equal(found[key], table[key]) for key in found)
 
     def test_the_dataset_reads_it(self, proposals, folder):
         rows = [f'{n},0902,0.1,0.1,0.5,0.9,1,0\n' for n in SECONDS]

@@ -155,8 +155,16 @@ def uneven():
         (lambda: people(0), {}, r"video\['size'\] is None, expected \(width, height\)"),
         (plain, dict(video=dict(size=3)), r"video\['size'\] is 3, expected"),
         (plain, dict(video=dict(duration=-1)), r"video\['duration'\] is -1, expected"),
-        (plain, dict(without_memory=[]), 'without_memory is empty: leave it out'),
-        (plain, dict(without_memory=epic(0)), r'without_memory\[0\] is a EpicPred'),
+        (
+            plain,
+            dict(without_memory=[]),
+            'without_memory has no Prediction of the times',
+        ),
+        (
+            plain,
+            dict(without_memory=epic(0)),
+            'without_memory has no Prediction of the',
+        ),
         (
             plain,
             dict(without_memory=plain(classes=5)),
@@ -165,7 +173,7 @@ def uneven():
         (
             plain,
             dict(without_memory=[clip(99, np.ones(4))]),
-            r'none of the times of the predictions \(its first is 200 seconds, their',
+            r'has no Prediction of the times of the predictions \(2 seconds and so on',
         ),
         (
             plain,

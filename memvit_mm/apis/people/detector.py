@@ -1,4 +1,4 @@
-"""PersonDetector: where people are in a frame, by any detector of mmdet."""
+"""PersonDetector: boxes of the people in frames, by any detector of mmdet."""
 
 import os
 from collections.abc import Sequence
@@ -127,18 +127,22 @@ class PersonDetector:
             list[np.ndarray]: As of :meth:`__call__`, one for each frame.
         """
         for number, image in enumerate(images):
-            _check_image(image, number)
-        found: list[Optional[np.ndarray]] = [None] * len(images)
-        by_size: dict[tuple, list[int]] = {}
-        for number, image in enumerate(images):
-            by_size.setdefault(image.shape, []).append(number)
+            shape = getattr(image, 'shape', type(image).__name__)
+            dtype = getattr(image, 'dtype', None)
+            if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+                told = shape if dtype is None else f'{shape} {dtype}'
+                raise ValueError(
+                    f'Frame {number} is no array [H, W, 3] of uint8, RGB, but {told}.'
+                )
+        found: list = [None] * len(images)
         size = 1 if self.one_by_one else self.batch_size
-        for numbers in by_size.values():
-            for first in range(0, len(numbers), size):
-                batch = numbers[first : first + size]
-                answers = self._run([images[number] for number in batch])
-                for number, boxes in zip(batch, answers):
-                    found[number] = boxes
+        shapes = [image.shape for image in images]
+        for shape in dict.fromkeys(shapes):
+            rows = [row for row, other in enumerate(shapes) if other == shape]
+            for begin in range(0, len(rows), size):
+                batch = rows[begin : begin + size]
+                for row, boxes in zip(batch, self._run([images[n] for n in batch])):
+                    found[row] = boxes
         return found
 
     def _run(self, images: list[np.ndarray]) -> list[np.ndarray]:
@@ -168,18 +172,3 @@ class PersonDetector:
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         boxes = np.column_stack([boxes, scores])[inside].astype(np.float32)
         return boxes[np.argsort(-boxes[:, 4], kind='stable')]
-
-
-def _check_image(image: Any, number: int) -> None:
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-    ):
-        told = getattr(image, 'shape', type(image).__name__)
-        raise ValueError(
-            f'Frame {number} is no array [H, W, 3] of uint8, RGB, but {told} '
-            f'{getattr(image, "dtype", "")}'.rstrip()
-            + '.'
-        )

@@ -1,4 +1,4 @@
-"""An mmdet detector from a config and a checkpoint, or a sentence: why not."""
+"""Detectors of mmdet from a config and a checkpoint, without any download."""
 
 import copy
 import importlib
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Union
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
@@ -46,7 +46,7 @@ def build_detector(
         weights, extras = read_checkpoint(os.path.expanduser(checkpoint))
     register_all_modules(init_default_scope=False)
     with scope_of(cfg):
-        model = MODELS.build(_without_pretrained(cfg.model))
+        model = MODELS.build(ConfigDict(_without_pretrained(cfg.model)))
     model = revert_sync_batchnorm(model)
     if weights is not None:
         load_weights(model, weights, checkpoint, _name(cfg))
@@ -70,12 +70,11 @@ def find_person(model: nn.Module, person: Union[str, int] = 'person') -> int:
     meta = getattr(model, 'dataset_meta', None) or {}
     names = meta.get('classes') or meta.get('CLASSES') or ()
     names = [names] if isinstance(names, str) else list(names)
-    for number, name in enumerate(names):
-        if str(name).lower() == person.lower():
-            return number
+    lower = [str(name).lower() for name in names]
+    if person.lower() in lower:
+        return lower.index(person.lower())
     told = ', '.join(map(str, names[:10])) or 'not known'
-    if len(names) > 10:
-        told += f', ... ({len(names)} in all)'
+    told += ', ...' if names[10:] else ''
     raise ValueError(
         f'{_name(model.cfg)} has no class {person!r}, its classes are {told}: give the '
         'name or the number of the one that is a person.'
@@ -138,16 +137,13 @@ def _installed_config(name: str) -> str:
 
 
 def _without_pretrained(part: Any) -> Any:
-    """A copy of a model's config that reads no weights to start from."""
+    """A copy of a model's config without weights, or ways, to start training from."""
     if isinstance(part, Mapping):
-        kept = {key: _without_pretrained(value) for key, value in part.items()}
-        if kept.get('pretrained'):
-            kept['pretrained'] = False if kept['pretrained'] is True else None
-        inits = kept.get('init_cfg')
-        if inits:
-            inits = inits if isinstance(inits, (list, tuple)) else [inits]
-            kept['init_cfg'] = [i for i in inits if _kind(i) != 'Pretrained'] or None
-        return type(part)(kept)
+        return {
+            key: _without_pretrained(value)
+            for key, value in part.items()
+            if key not in ('init_cfg', 'pretrained')
+        }
     if isinstance(part, (list, tuple)):
         return type(part)(map(_without_pretrained, part))
     return part
@@ -168,6 +164,7 @@ def _dataset_meta(cfg: Config) -> dict:
 
 
 def check_model(model: nn.Module) -> nn.Module:
+    """Refuse a model that is no detector of mmdet with its config."""
     if getattr(model, 'cfg', None) is None or not hasattr(model, 'test_step'):
         raise ValueError(
             f'det_model is a {type(model).__name__} without a config: make it with '

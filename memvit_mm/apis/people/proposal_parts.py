@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -13,7 +14,7 @@ import numpy as np
 from memvit_mm.io.whole_file import write_bytes
 
 from .detector import PersonDetector
-from .proposals import Keyframe, detect_keyframes, keyframes, proposal_key
+from .proposals import Keyframe, keyframes
 
 
 class Joined(NamedTuple):
@@ -116,10 +117,15 @@ class ProposalParts:
             frames = _readable(keyframes(video, **options))
             rest = (frame for frame in frames if frame.second > last)
             try:
-                for frame, boxes in detect_keyframes(detector, rest, limit):
-                    line = dict(second=frame.second, boxes=boxes.tolist())
-                    file.write(f'{json.dumps(line)}\n')
-                    progress(frame.read)
+                while batch := list(islice(rest, detector.batch_size)):
+                    found = detector.detect([frame.image for frame in batch])
+                    for frame, boxes in zip(batch, found):
+                        height, width = frame.image.shape[:2]
+                        size = np.array([width, height, width, height, 1], np.float32)
+                        boxes = (boxes[:limit] / size).astype(np.float32).tolist()
+                        line = dict(second=frame.second, boxes=boxes)
+                        file.write(f'{json.dumps(line)}\n')
+                        progress(frame.read)
             except _UnreadableVideo as unreadable:
                 error = str(unreadable)
             file.write(f'{json.dumps(dict(error=error))}\n')
@@ -145,9 +151,8 @@ class ProposalParts:
                 continue
             for line in lines[1:-1]:
                 if line['boxes']:
-                    key = proposal_key(
-                        video.stem, line['second'] + self.timestamp_start
-                    )
+                    second = line['second'] + self.timestamp_start
+                    key = f'{video.stem},{second:04d}'
                     table[key] = np.array(line['boxes'], dtype=np.float32)
         write_bytes(str(self.out), pickle.dumps(table, protocol=4))
         if not errors:

@@ -1,8 +1,7 @@
 """AVA's person proposals from videos: the people at every whole second."""
 
-import os.path as osp
+import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -13,8 +12,6 @@ from memvit_mm.apis.streams.clip_grid import ClipGrid, ClipRecipe
 from memvit_mm.apis.streams.sources import VideoFile
 from memvit_mm.datasets.ava.dataset import VIDEO_EXTS
 from memvit_mm.datasets.transforms.clips import SampleClipFrames
-
-from .detector import PersonDetector
 
 
 class Keyframe(NamedTuple):
@@ -91,88 +88,22 @@ def keyframes(
         ValueError, FileNotFoundError: As :class:`VideoFile`, or if there is none.
     """
     source = VideoFile(str(path), timing, on_damage)
-    name = f'Video {path}'
     recipe = ClipRecipe(SampleClipFrames(1, 1, test_mode=True), [], True, 1.0)
     times = None if last is None else [float(s) for s in range(first, last + 1)]
-    buffer = ClipBuffer(ClipGrid(recipe, source.fps, 1.0, times), name=name)
-    count = 0
-    try:
+    buffer = ClipBuffer(ClipGrid(recipe, source.fps, 1.0, times), name=f'Video {path}')
+    found = False
+    with contextlib.closing(source):
         for number, frame in enumerate(source, 1):
             for ready in buffer.feed(frame.image, frame.time):
                 second = round(ready.clip.time)
                 if second >= first:
-                    count += 1
+                    found = True
                     read = min(number / source.count, 1.0) if source.count else 0.0
                     yield Keyframe(second, ready.clip.images[0], read)
                 if second == last:
                     return
-    finally:
-        source.close()
-    if not count:
-        seconds = buffer.last_time + 1 / source.fps
+    if not found:
         raise ValueError(
-            f'{name} is {seconds:.2f} seconds long, and its first keyframe would be '
-            f'{first} seconds after its beginning.'
+            f'Video {path} is {frame.time + 1 / source.fps:.2f} seconds long, and its '
+            f'first keyframe would be {first} seconds after its beginning.'
         )
-
-
-def detect_keyframes(
-    detector: PersonDetector, frames: Iterator[Keyframe], limit: int = 100
-) -> Iterator[tuple[Keyframe, np.ndarray]]:
-    """Find the people in keyframes.
-
-    Args:
-        detector (PersonDetector): Its ``batch_size`` keyframes are detected together.
-        frames (iterator[Keyframe]): Of one video.
-        limit (int): Boxes of a keyframe at most, the best ones.
-
-    Yields:
-        tuple: Each keyframe, and its people as proposals have them, float32
-        ``[people, 5]``: x1, y1, x2, y2 as fractions of the frame, and score, best
-        first.
-    """
-    while batch := list(islice(frames, detector.batch_size)):
-        found = detector.detect([keyframe.image for keyframe in batch])
-        for keyframe, boxes in zip(batch, found):
-            height, width = keyframe.image.shape[:2]
-            size = np.array([width, height, width, height, 1], dtype=np.float32)
-            yield keyframe, (boxes[:limit] / size).astype(np.float32)
-
-
-def detect_persons(
-    detector: PersonDetector,
-    video: Union[str, Path],
-    timestamp_start: int = 900,
-    limit: int = 100,
-    **options: object,
-) -> dict[str, np.ndarray]:
-    """AVA's proposals of one video, see :class:`ProposalParts` for many.
-
-    Args:
-        detector (PersonDetector): The detector.
-        video (str | Path): The file; its name without extension is the video's.
-        timestamp_start (int): AVA's second at which the video begins.
-        limit (int): Boxes of a keyframe at most.
-        **options: As for :func:`keyframes`.
-
-    Returns:
-        dict[str, np.ndarray]: ``{'video,0902': [people, 5]}``, see
-        :func:`detect_keyframes`. Keyframes without people are left out.
-    """
-    name = osp.splitext(osp.basename(video))[0]
-    found = detect_keyframes(detector, keyframes(video, **options), limit)
-    return {
-        proposal_key(name, keyframe.second + timestamp_start): boxes
-        for keyframe, boxes in found
-        if len(boxes)
-    }
-
-
-def proposal_key(video: str, second: int) -> str:
-    """A keyframe's key in AVA's proposals.
-
-    Examples:
-        >>> proposal_key('1j20qq1JyX4', 902)
-        '1j20qq1JyX4,0902'
-    """
-    return f'{video},{second:04d}'

@@ -1,4 +1,4 @@
-"""IoUTracker: who in a keyframe is whom in the keyframes before, by overlap."""
+"""IoUTracker: gives people the same number in every keyframe, by overlap."""
 
 import copy
 import warnings
@@ -54,15 +54,14 @@ class IoUTracker:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everybody: the next one is number 0."""
-        self._boxes = np.zeros((0, 4), dtype=np.float32)
-        self._ids = np.zeros(0, dtype=np.int64)
-        self._seen = np.zeros(0)
+        """Forget everybody: the next person gets number 0."""
+        self._tracks: dict[int, tuple[np.ndarray, float]] = {}
         self._next = 0
-        self._last = self._told = None
+        self._last: Optional[float] = None
+        self._warned = False
 
     def update(self, boxes: np.ndarray, time: float) -> np.ndarray:
-        """Who the people in the next keyframe are.
+        """Number the people in the next keyframe.
 
         Args:
             boxes (np.ndarray): ``[people, 4]`` or more columns: x1, y1, x2, y2, in any
@@ -83,32 +82,35 @@ class IoUTracker:
                 f'boxes has {list(boxes.shape)} at {time:g} seconds, expected '
                 '[people, 4] of x1, y1, x2, y2.'
             )
-        boxes = boxes[:, :4]
-        # A little more: times are sums of floating-point numbers.
-        known = time - self._seen <= self.max_lost + 1e-6
         self._check_pace(time)
-        self._keep(known)
+        # A little more, since times are sums of floating-point numbers.
+        limit = self.max_lost + 1e-6
+        kept = {n: t for n, t in self._tracks.items() if time - t[1] <= limit}
         ids = np.full(len(boxes), -1, dtype=np.int64)
-        pair = torch.from_numpy(self._boxes), torch.from_numpy(boxes)
+        known = np.array([box for box, _ in kept.values()], np.float32).reshape(-1, 4)
+        pair = torch.from_numpy(known), torch.from_numpy(boxes[:, :4])
         overlap = bbox_overlaps(*pair).numpy()  # [tracks, people]
         overlap[overlap < self.min_iou] = 0
+        numbers = list(kept)
         for old, new in zip(*linear_sum_assignment(overlap, maximize=True)):
             if overlap[old, new] > 0:
-                ids[new] = self._ids[old]
-        new = ids < 0
-        ids[new] = np.arange(self._next, self._next + new.sum())
-        self._next += int(new.sum())
-        self._keep(~np.isin(self._ids, ids))
-        self._boxes = np.concatenate([self._boxes, boxes])
-        self._ids = np.concatenate([self._ids, ids])
-        self._seen = np.concatenate([self._seen, np.full(len(ids), float(time))])
+                ids[new] = numbers[old]
+                # Who is seen now comes after those who are not.
+                del kept[numbers[old]]
+        for row in np.flatnonzero(ids < 0):
+            ids[row] = self._next
+            self._next += 1
+        kept.update(
+            (n, (box, float(time))) for n, box in zip(ids.tolist(), boxes[:, :4])
+        )
+        self._tracks = kept
         return ids
 
     def _check_pace(self, time: float) -> None:
         apart = 0.0 if self._last is None else time - self._last
         self._last = time
-        if apart > self.max_lost + 1e-6 and len(self._seen) and not self._told:
-            self._told = True
+        if apart > self.max_lost + 1e-6 and self._tracks and not self._warned:
+            self._warned = True
             warnings.warn(
                 f'Keyframes are {apart:g} seconds apart, more than max_lost='
                 f'{self.max_lost:g} of the tracker: everybody is taken for somebody '
@@ -116,37 +118,34 @@ class IoUTracker:
                 stacklevel=3,
             )
 
-    def _keep(self, rows: np.ndarray) -> None:
-        self._boxes, self._ids = self._boxes[rows], self._ids[rows]
-        self._seen = self._seen[rows]
-
     def state_dict(self) -> dict[str, Any]:
-        """What it knows, as plain values."""
+        """The tracks, as plain values."""
         return dict(
-            boxes=self._boxes.tolist(),
-            ids=self._ids.tolist(),
-            seen=self._seen.tolist(),
+            boxes=[box.tolist() for box, _ in self._tracks.values()],
+            ids=list(self._tracks),
+            seen=[seen for _, seen in self._tracks.values()],
             next=self._next,
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self._boxes = np.array(state['boxes'], dtype=np.float32).reshape(-1, 4)
-        self._ids = np.array(state['ids'], dtype=np.int64)
-        self._seen = np.array(state['seen'], dtype=float)
+        boxes = np.array(state['boxes'], dtype=np.float32).reshape(-1, 4)
+        self._tracks = dict(zip(state['ids'], zip(boxes, state['seen'])))
         self._next = int(state['next'])
 
 
-# track=...: whether to, or as this tracker does; None: as the boxes say.
+# The option track=...: whether to track, or a tracker with settings of its own. None:
+# as the source of the boxes says.
 Tracking = Union[bool, IoUTracker, None]
 
 
 def tracker_for(track: Tracking, boxes: Any) -> Optional[IoUTracker]:
-    """A stream's own tracker, None where people are not tracked.
+    """A stream's own tracker; None if people are not tracked.
 
     Args:
-        track: ``track=...`` of a stream.
-        boxes: Where its people come from, with ``track``; None for recognizers.
+        track: The option ``track=...`` of a stream.
+        boxes: The source of its boxes, with an attribute ``track``; None for
+            recognizers.
 
     Raises:
         ValueError: If ``track`` is something else, or there are no people.
@@ -170,7 +169,7 @@ def tracker_for(track: Tracking, boxes: Any) -> Optional[IoUTracker]:
 
 
 def track_people(tracker: Optional[IoUTracker], prediction: Prediction) -> None:
-    """Say whose the boxes of a keyframe are, unless the boxes' source did."""
+    """Number the people of a keyframe, unless the source of the boxes did."""
     if tracker is None or not isinstance(prediction, PeoplePrediction):
         return
     if prediction.track_ids is None:

@@ -89,22 +89,14 @@ def _others(
     if given is None:
         found = [clip.without_memory for clip in clips]
         return found if any(other is not None for other in found) else None
-    if not len(given):
-        raise ValueError('without_memory is empty: leave it out, or predict the clips.')
-    for number, other in enumerate(given):
-        if type(other) is not type(clips[0]):
-            raise ValueError(
-                f'without_memory[{number}] is a {type(other).__name__}, and the '
-                f'predictions with memory are {type(clips[0]).__name__}: use the same '
-                'model.'
-            )
-    by_time = {round(other.time, 3): other for other in given}
+    kind = type(clips[0])
+    by_time = {round(one.time, 3): one for one in given if type(one) is kind}
     found = [by_time.get(round(clip.time, 3)) for clip in clips]
     if not any(other is not None for other in found):
         raise ValueError(
-            'without_memory has none of the times of the predictions (its first is '
-            f'{given[0].time:g} seconds, theirs {clips[0].time:g}): read the same '
-            'video with the same stride.'
+            f'without_memory has no {kind.__name__} of the times of the predictions '
+            f'({clips[0].time:g} seconds and so on): read the same video with the same '
+            'model and stride.'
         )
     return found
 

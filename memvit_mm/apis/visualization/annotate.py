@@ -245,13 +245,12 @@ class _Session:
         """
         errors, interrupted = [], False
         for kind, path in self.outputs.files.items():
-            complete = getattr(self, f'_complete_{kind}')
             try:
                 try:
-                    there = complete(reason)
+                    there = self._complete(kind, path, reason)
                 except KeyboardInterrupt:
                     interrupted = True
-                    there = complete(reason)
+                    there = self._complete(kind, path, reason)
                 if there:
                     self.written[kind] = path
             except Exception as error:
@@ -263,32 +262,25 @@ class _Session:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _complete_video(self, reason: Optional[str]) -> bool:
-        self.video.close()
-        return self.video.count > 0
-
-    def _complete_lines(self, reason: Optional[str]) -> bool:
-        counts = self.stream.counts._asdict()
-        counts.pop('predictions')
-        self.lines.close(complete=reason is None, reason=reason, **counts)
-        return True
-
-    def _complete_timeline(self, reason: Optional[str]) -> bool:
-        if self.predictions:
-            draw_timeline(
-                self.outputs.timeline,
-                self.predictions,
-                self.info,
-                alone(self.predictions),
-                self.facts['name'],
-            )
-        return bool(self.predictions)
-
-    def _complete_report(self, reason: Optional[str]) -> bool:
-        if self.predictions:
+    def _complete(self, kind: str, path: str, reason: Optional[str]) -> bool:
+        """Complete one file; returns whether there is something in it."""
+        if kind == 'video':
+            self.video.close()
+            return self.video.count > 0
+        if kind == 'lines':
+            counts = self.stream.counts._asdict()
+            del counts['predictions']
+            self.lines.close(complete=reason is None, reason=reason, **counts)
+            return True
+        if not self.predictions:
+            return False
+        if kind == 'timeline':
+            others, name = alone(self.predictions), self.facts['name']
+            draw_timeline(path, self.predictions, self.info, others, name)
+        else:
             more = {k: v for k, v in self.about.items() if v is not None}
             write_report(
-                self.outputs.report,
+                path,
                 self.predictions,
                 dict(self.facts, **more),
                 keyframes=[KeyFrame(*pair) for pair in self.pictures.found],
@@ -296,7 +288,7 @@ class _Session:
                 clip_seconds=self.info.clip_seconds,
                 clip_file=self.source,
             )
-        return bool(self.predictions)
+        return True
 
 
 def short_stride(predictor: Predictor, file: VideoFile) -> Optional[float]:

@@ -1,13 +1,13 @@
 """Painter: a video's frames with what the model predicts for them."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from memvit_mm.apis.models.stream_info import StreamInfo
-from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
+from memvit_mm.apis.streams.results import Prediction
 
 from .draw_text import (
     ALONE,
@@ -17,7 +17,6 @@ from .draw_text import (
     PEOPLE,
     TEXT,
     Bar,
-    Colour,
     clock,
     draw_panel,
     fit,
@@ -30,7 +29,6 @@ from .moments import Person, people_at, shown_at
 LEAST_SIDE = 640
 # With more people than this, each gets a smaller panel with only the best action.
 FEW_PEOPLE = 4
-PANELS_KEPT = 64
 
 
 class Look(NamedTuple):
@@ -76,7 +74,6 @@ class Painter:
         rows = 1 if info.kind == 'people' else 2 + self.look.top
         strip = rows * row_height(self.text) + 2 * self.pad
         self.height = height + strip + strip % 2
-        self._panels: dict[tuple, tuple[Prediction, Image.Image]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,11 +115,7 @@ class Painter:
         return np.asarray(canvas)
 
     def _draw_time(
-        self,
-        draw: ImageDraw.ImageDraw,
-        time: float,
-        told: str,
-        compared: bool,
+        self, draw: ImageDraw.ImageDraw, time: float, told: str, compared: bool
     ) -> None:
         """The strip's first line: the time, what is shown, and what marks mean."""
         size, left, right = self.text, self.pad, self.width - self.pad
@@ -145,11 +138,10 @@ class Painter:
             return 'no clip of this moment'
         top = self.picture_height + self.pad + row_height(self.text)
         step = (self.width - self.pad) // len(shown.groups)
-        for number, group in enumerate(shown.groups):
-            panel = self._panel(
-                shown, number, group.kind, step - self.pad, self.text, KINDS[group.kind]
-            )
-            canvas.paste(panel, (self.pad + number * step, top))
+        for place, group in enumerate(shown.groups):
+            bars, colour = _bars(shown, place, ..., self.look.top), KINDS[group.kind]
+            panel = draw_panel(group.kind, bars, step - self.pad, self.text, colour)
+            canvas.paste(panel, (self.pad + place * step, top))
         if self.info.ahead:
             later = shown.time + self.info.ahead
             return f'foreseen at {clock(shown.time)} for {clock(later)}'
@@ -162,60 +154,18 @@ class Painter:
         colours = [PEOPLE[person.number % len(PEOPLE)] for person in people]
         for box, colour in zip(boxes, colours):
             draw.rectangle(box, outline=colour, width=thick)
-        least = self.width // (6 if len(people) <= FEW_PEOPLE else 8)
+        size = max(11, round(0.72 * self.text))
+        k, share = (3, 6) if len(people) <= FEW_PEOPLE else (1, 8)
         for person, (left, top, *_), colour in zip(people, boxes, colours):
+            bars = _bars(person.prediction, 0, person.row, min(k, self.look.top))
+            bars = tuple(bar for bar in bars if bar.score >= self.look.min_score)
             # As wide as the box in the keyframe, where that can be read.
             x1, _, x2, _ = person.prediction.boxes[person.row] * self.scale
-            width = min(max(int(x2 - x1) + 1, least), self.width // 4)
-            size, title = max(11, round(0.72 * self.text)), f'person {person.number}'
-            panel = self._panel(
-                person.prediction, person.row, title, width, size, colour
-            )
+            width = min(max(int(x2 - x1) + 1, self.width // share), self.width // 4)
+            panel = draw_panel(f'person {person.number}', bars, width, size, colour)
             place = min(left, self.width - width), max(top - panel.height, 0)
             canvas.paste(panel, tuple(map(int, place)))
         return f'{len(people)} {"person" if len(people) == 1 else "people"}'
-
-    def _panel(
-        self,
-        shown: Prediction,
-        number: int,
-        title: str,
-        width: int,
-        size: int,
-        colour: Colour,
-    ) -> Image.Image:
-        """The panel of one kind of classes, or of one person; drawn only once.
-
-        Args:
-            shown (Prediction): What to show.
-            number (int): The place of the kind in ``groups``, or the person's row.
-            title, width, size, colour: As for :func:`draw_panel`.
-        """
-        key = id(shown), number
-        if key not in self._panels:
-            if len(self._panels) > PANELS_KEPT:
-                self._panels.clear()
-            # The prediction is kept with it, so that no other one gets its id.
-            bars = self._bars(shown, number)
-            self._panels[key] = shown, draw_panel(title, bars, width, size, colour)
-        return self._panels[key][1]
-
-    def _bars(self, shown: Prediction, number: int) -> list[Bar]:
-        place, row, k, least = number, ..., self.look.top, -np.inf
-        if isinstance(shown, PeoplePrediction):
-            few = len(shown.boxes) <= FEW_PEOPLE
-            place, row, k = 0, number, min(k, 3 if few else 1)
-            least = self.look.min_score
-        group = shown.groups[place]
-        scores = group.scores[row].tolist()
-        others: list = [None] * len(scores)
-        if shown.without_memory is not None:
-            others = shown.without_memory.groups[place].scores[row].tolist()
-        return [
-            Bar(group.names[n], scores[n], others[n])
-            for n in group.order(k, row)
-            if scores[n] >= least
-        ]
 
 
 def check_look(look: Look) -> None:
@@ -226,3 +176,20 @@ def check_look(look: Look) -> None:
         raise ValueError(f'min_score={look.min_score} must be 0 to 1.')
     if look.max_side < 64:
         raise ValueError(f'max_side={look.max_side} must be at least 64 pixels.')
+
+
+def _bars(shown: Prediction, place: int, row: Any, k: int) -> tuple[Bar, ...]:
+    """The best classes with their scores, and those without memory if there are any.
+
+    Args:
+        shown (Prediction): What to show.
+        place (int): Place of the kind of classes in ``groups``.
+        row (int | Ellipsis): The person.
+        k (int): How many classes.
+    """
+    group = shown.groups[place]
+    scores = group.scores[row].tolist()
+    others: list = [None] * len(scores)
+    if shown.without_memory is not None:
+        others = shown.without_memory.groups[place].scores[row].tolist()
+    return tuple(Bar(group.names[n], scores[n], others[n]) for n in group.order(k, row))

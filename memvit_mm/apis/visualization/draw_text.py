@@ -68,14 +68,17 @@ def row_height(size: int) -> int:
     return 2 * size
 
 
+@lru_cache(maxsize=64)
 def draw_panel(
-    title: str, bars: Sequence[Bar], width: int, size: int, colour: Colour
+    title: str, bars: tuple[Bar, ...], width: int, size: int, colour: Colour
 ) -> Image.Image:
     """Draw a title and below it classes: the name, the score, and the score as a bar.
 
+    The picture is kept for the next frames, and must not be drawn into.
+
     Args:
         title (str): Below a line of ``colour``, as the bars are.
-        bars (sequence[Bar]): The class with the highest score first.
+        bars (tuple[Bar]): The class with the highest score first.
         width (int): Width of the panel, in pixels. Its height is ``row_height(size)``
             for the title and for each of the bars.
         size (int): Size of the text, in pixels.

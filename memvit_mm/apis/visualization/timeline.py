@@ -57,13 +57,15 @@ def draw_timeline(
     counts = [len(shown.names) for _, shown in panels]
     longest = max(len(name) for _, shown in panels for name in shown.names)
     width = np.clip(4 + 0.15 * (np.ptp(begins) / info.stride + 1), 7, 16)
+    width += 0.07 * min(longest, LONGEST_NAME)
     height = 0.95 + 0.45 * len(counts) + 0.24 * sum(counts)
-    size = (width + 0.07 * min(longest, LONGEST_NAME), height)
-    figure = Figure(figsize=size, dpi=120, layout='constrained')
+    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
     axes = figure.subplots(
         len(counts), sharex=True, squeeze=False, height_ratios=counts
     )[:, 0]
-    highest = _brightest([shown.scores for _, shown in panels])
+    # The brightest colour is score 1, or less where all scores are low.
+    top = max(float(np.nan_to_num(shown.scores).max()) for _, shown in panels)
+    highest = 1.0 if top > 0.5 else max(top, 1e-6)
     for axis, (heading, shown) in zip(axes, panels):
         image = _draw_panel(axis, shown, begins, info.stride, highest)
         weight = 'normal' if heading.endswith('without memory') else 'bold'
@@ -71,7 +73,8 @@ def draw_timeline(
     # Ticks at whole seconds, and at whole minutes where there are many.
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 3, 6, 10]))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x, 0)))
-    axes[-1].set_xlabel(_time_label(info))
+    what = ' of the keyframe' if info.centered else ''
+    axes[-1].set_xlabel('time' + (' of the prediction' if info.ahead else what))
     figure.colorbar(image, ax=list(axes), label='score', shrink=0.9, pad=0.01)
     memory = 'no memory'
     if info.memory_seconds:
@@ -121,12 +124,6 @@ def _choose(group: ClassScores, other: Optional[ClassScores], rows: int) -> list
     return sorted(chosen, key=lambda number: (first[number], -highest[number], number))
 
 
-def _brightest(scores: list[np.ndarray]) -> float:
-    """The score of the brightest colour: 1, or less where all scores are low."""
-    top = max(float(np.nan_to_num(part).max()) for part in scores)
-    return 1.0 if top > 0.5 else max(top, 1e-6)
-
-
 def _draw_panel(
     axis: Any, shown: ClassScores, begins: np.ndarray, stride: float, highest: float
 ) -> Any:
@@ -155,9 +152,3 @@ def _draw_panel(
     for line in range(1, len(labels)):
         axis.axhline(line, color='white', linewidth=0.3, alpha=0.4)
     return image
-
-
-def _time_label(info: StreamInfo) -> str:
-    if info.ahead:
-        return 'time of the prediction'
-    return 'time of the keyframe' if info.centered else 'time'
