@@ -11,13 +11,10 @@ import pytest
 from mmaction.datasets.transforms import (
     DecordDecode,
     DecordInit,
-    FormatShape,
     Resize,
 )
 
-from memvit_mm.apis.whole_video import WholeVideoPipeline
 from memvit_mm.datasets import SequentialReader, VideoDecode, VideoInit
-from memvit_mm.datasets.clip_recipe import read_recipe
 from memvit_mm.video import sequential_reader as module
 
 decord = pytest.importorskip('decord')
@@ -266,42 +263,3 @@ def test_key_frames_alone():
     init, decode = VideoInit(keep_open=1), VideoDecode(mode='efficient')
     theirs = DecordDecode(mode='efficient')(DecordInit()(dict(info)))
     np.testing.assert_array_equal(decode(init(dict(info)))['imgs'], theirs['imgs'])
-
-
-def whole_videos(video, decode, *more):
-    """Clips of a whole video, as MMAction2's inference APIs get them."""
-    pipeline = [
-        dict(type='mmaction.VideoInit'),
-        dict(type='mmaction.SampleEpicFrames', clip_len=4, frame_interval=8),
-        dict(type='mmaction.VideoDecode', **decode),
-        *more,
-        dict(type='mmaction.FormatShape', input_format='NCTHW'),
-        dict(type='mmaction.PackActionInputs'),
-    ]
-    clips = WholeVideoPipeline(pipeline)(video)['inputs'].clips()
-    return pipeline, [clip['inputs'].numpy() for clip in clips]
-
-
-def test_whole_videos_and_streams_resize_too():
-    size = dict(scale=(-1, 32))
-    array = all_frames(CLOSED)
-    for video in (dict(filename=CLOSED), dict(array=array, modality='RGB', fps=25)):
-        pipeline, ours = whole_videos(video, dict(resize=size))
-        _, theirs = whole_videos(video, {}, dict(type='mmaction.Resize', **size))
-        assert len(ours) > 3
-        np.testing.assert_array_equal(ours, theirs)
-    after = read_recipe(dict(test_pipeline=pipeline)).transforms
-    assert [type(step) for step in after[:2]] == [Resize, FormatShape]
-
-
-def test_whole_videos_are_read_in_order():
-    pipeline = WholeVideoPipeline(
-        [
-            dict(type='mmaction.SampleClipFrames', clip_len=8, frame_interval=4),
-            dict(type='mmaction.VideoDecode'),
-        ]
-    )
-    video = pipeline(dict(filename=CLOSED))['inputs']
-    assert len(list(video.clips(stride=0.5))) == 11
-    reader = video.opened['video_reader']
-    assert reader.in_order and reader.decoded <= FRAMES + 2 * 16 + 1

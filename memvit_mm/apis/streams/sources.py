@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import cv2
-import mmcv
 import numpy as np
 from mmaction.datasets.transforms.loading import InferencerPackInput
 
@@ -184,13 +183,11 @@ class FrameFolder:
     def __iter__(self) -> Iterator[Frame]:
         for number in range(self.count):
             path = self._template.format(self._start + number)
-            image = None
-            if osp.isfile(path):
-                image = mmcv.imread(path, channel_order='rgb')
+            image = cv2.imread(path)
             if image is None:
                 tell_damage(f'Frames cannot be decoded ({path})', self.on_damage)
-            else:
-                yield Frame(image, number / self.fps)
+                continue
+            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number / self.fps)
 
     def close(self) -> None:
         """Nothing is open."""
