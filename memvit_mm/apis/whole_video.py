@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -15,11 +16,12 @@ from memvit_mm.datasets.clip_recipe import test_dataset
 from memvit_mm.datasets.epic.transforms import SampleEpicFrames
 from memvit_mm.datasets.transforms.clips import SampleClipFrames
 from memvit_mm.models.epic_head import EpicScores
+from memvit_mm.video.video_file import VideoFile, check_choice
 
-from .streams.clip_grid import ClipGrid
+from .streams.clip_grid import ClipGrid, check_positive
 from .streams.predictor import Predictor
 from .streams.results import Prediction
-from .streams.sources import open_video_of
+from .streams.sources import FrameSource, open_source
 from .streams.stream import VideoStream
 
 # What an inferencer takes, by its input_format.
@@ -85,7 +87,7 @@ class WholeVideoPipeline(Compose):
         return dict(inputs=video, data_samples=video.data_sample())
 
     def open(self, data: Any) -> Any:
-        """Open a video, see :func:`open_video_of`."""
+        """Open a video, see :func:`open_video`."""
         step = self.transforms[0]
         if isinstance(step, InferencerPackInput):
             kind = FORMATS.get(step.input_format, object)
@@ -99,7 +101,7 @@ class WholeVideoPipeline(Compose):
             if step.input_format == 'rawframes':
                 names = ('filename_tmpl', 'start_index')
                 data = dict(frame_dir=data, **{k: getattr(step, k) for k in names})
-        return open_video_of(data, self.fps, self.on_bad_clip)
+        return open_video(data, self.fps, self.on_bad_clip)
 
 
 class WholeVideo:
@@ -190,6 +192,39 @@ class WholeVideo:
         if count is None or grid.contains(grid.time(0), count):
             return None
         return [(count - 1) / (2 if grid.recipe.centered else 1) / grid.fps]
+
+
+def open_video(
+    video: Any, fps: float = 30.0, on_bad_clip: str = 'stop'
+) -> Union[VideoFile, FrameSource]:
+    """Open a whole video in any of the forms that MMAction2's pipelines take.
+
+    Its frames are counted, as ``tools/test.py`` does, whatever times the file has.
+
+    Args:
+        video (str | Path | np.ndarray | dict): A file, a folder of frames, an array
+            ``[T, H, W, 3]`` uint8 RGB, or a dict with ``filename``, ``frame_dir`` or
+            ``array``.
+        fps (float): Frames per second of folders and arrays, if a dict has no ``fps``.
+        on_bad_clip (str): ``'stop'`` where frames cannot be decoded, or ``'skip'`` them
+            with a warning.
+
+    Raises:
+        FileNotFoundError, ValueError: If it cannot be opened.
+    """
+    check_positive('fps', fps, 'frames per second')
+    check_choice('on_bad_clip', on_bad_clip, ('stop', 'skip'))
+    on_damage = 'stop' if on_bad_clip == 'stop' else 'go_on'
+    if isinstance(video, (str, Path, np.ndarray, Mapping)):
+        source = open_source(video, fps, timing='frames', on_damage=on_damage)
+        if not source.live:
+            return source
+        source.close()
+    raise ValueError(
+        f'{video!r} is no video: give the path of a file or of a folder of frames, an '
+        'array [T, H, W, 3], or a dict with one of them. (VideoStream also reads '
+        'cameras and addresses.)'
+    )
 
 
 def play(stream: VideoStream, source: Any, name: str) -> Iterator[Prediction]:

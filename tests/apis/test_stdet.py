@@ -332,17 +332,16 @@ class TestErrors:
             (None, 'give boxes .* or det_model .*, got neither'),
             ([[1, 2, 3, 4]], 'boxes is a list: it takes a dict from seconds'),
             ({}, 'boxes is empty'),
-            ({1.0: [[1, 2, 3]]}, r'boxes has \[1, 3\] at 1.0, expected \[people, 4\]'),
-            ({1.0: [1, 2, 3, 4]}, r'boxes has \[4\] at 1.0'),
-            ({1.0: 'x'}, r'boxes has \[\] at 1.0'),
+            (
+                {1.0: [[1, 2, 3]]},
+                r'boxes returned \[1, 3\] at 1 seconds, expected \[people, 4\]',
+            ),
+            ({1.0: [1, 2, 3, 4]}, r'boxes returned \[4\] at 1 seconds'),
+            ({1.0: 'x'}, 'boxes are str that are no numbers'),
             ({-1: [[1, 2, 3, 4]]}, 'boxes has the key -1, expected seconds from 0 on'),
             ({None: [[1, 2, 3, 4]]}, 'boxes has the key None'),
-            ({1: [[0.1, 0.2, 0.3, 0.4]]}, 'up to 0.4, fractions it seems'),
-            (
-                {1: [[50, 20, 30, 40]]},
-                r'\[50.0, 20.0, 30.0, 40.0\] in row 0 at 1, which',
-            ),
-            ({1: [[1, 2, float('nan'), 4]]}, 'nan, 4.0. in row 0 at 1, which holds'),
+            ({1: [[0.1, 0.2, 0.3, 0.4]]}, 'boxes returned fractions of the frame at 1'),
+            ({1: [[1, 2, float('nan'), 4]]}, 'boxes returned nan or infinity at 1'),
             ({'a;7': [[0, 0, 1, 1]]}, "boxes has the key 'a;7', expected 'video,sec"),
             ({'a,0902': [[0, 0, 1, 1]]}, "no boxes for '.*'; they are of a: name"),
             ({40: [[1, 2, 30, 40]]}, '17.00 seconds long, but boxes has a keyframe at'),
@@ -352,6 +351,11 @@ class TestErrors:
     def test_boxes(self, model, video, boxes, message):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             inference_stdet(model, video, boxes)
+
+    def test_boxes_with_nothing_in_them(self, model, video):
+        with pytest.warns(UserWarning, match=r'1 of 1 have nothing .* \[50.0, 20.0, 3'):
+            (found,) = inference_stdet(model, video, {1: [[50, 20, 30, 40]]})
+        assert len(found.boxes) == 0
 
     def test_proposals_before_the_video(self, model, video, name):
         early = {f'{name},0003': [[0, 0, 1, 1]]}

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from memvit_mm.structures import BadClipError
-from memvit_mm.video.open_video import open_video
-from memvit_mm.video.opencv_engine import open_capture
+
+from .open_video import open_video
+from .opencv_engine import open_capture
 
 # Video formats that are image formats, too.
 MOVING_IMAGES = ('.gif', '.webp', '.avif', '.apng')
@@ -191,11 +192,6 @@ def tell_damage(sentence: str, on_damage: str) -> None:
 
 
 def _check_file(path: str) -> None:
-    if osp.isdir(path):
-        raise ValueError(
-            f'{path} is a folder, not a video: of a folder of frames, give an iterable '
-            'of the frames, and fps=....'
-        )
     if not osp.isfile(path):
         raise FileNotFoundError(f'Video {path} does not exist: check its path.')
     if osp.getsize(path) == 0:
