@@ -23,7 +23,7 @@ from .people.detector import PersonDetector
 from .people.tracking import Tracking
 from .streams.results import PeoplePrediction
 from .streams.stream import VideoStream
-from .whole_video import name_of, open_video, play
+from .whole_video import name_of, open_whole_video, play
 
 # boxes=...: by second, AVA's by 'video,second', or a file of these.
 Boxes = Union[Mapping, str, Path]
@@ -194,7 +194,7 @@ def iter_stdet(
             f"they are 'class 0' to 'class {count - 1}'.",
             stacklevel=2,
         )
-    source = open_video(video, fps, on_bad_clip)
+    source = open_whole_video(video, fps, on_bad_clip)
     last, total = max(people.times or [0]), source.count
     if total is not None and round(last * source.fps) >= total + source.fps:
         raise ValueError(

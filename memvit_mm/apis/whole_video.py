@@ -76,9 +76,6 @@ class WholeVideoPipeline(Compose):
 
         Args:
             data (dict | str | np.ndarray): As MMAction2's pipelines take it.
-
-        Raises:
-            ValueError, FileNotFoundError: If there is no such video.
         """
         has_time = isinstance(data, Mapping) and 'timestamp' in data
         if has_time or not self.reads_whole_videos:
@@ -87,7 +84,7 @@ class WholeVideoPipeline(Compose):
         return dict(inputs=video, data_samples=video.data_sample())
 
     def open(self, data: Any) -> Any:
-        """Open a video, see :func:`open_video`."""
+        """Open a video, see :func:`open_whole_video`."""
         step = self.transforms[0]
         if isinstance(step, InferencerPackInput):
             kind = FORMATS.get(step.input_format, object)
@@ -98,10 +95,8 @@ class WholeVideoPipeline(Compose):
                     "'rawframes' that of a folder of frames, 'array' an array "
                     '[T, H, W, 3].'
                 )
-            if step.input_format == 'rawframes':
-                names = ('filename_tmpl', 'start_index')
-                data = dict(frame_dir=data, **{k: getattr(step, k) for k in names})
-        return open_video(data, self.fps, self.on_bad_clip)
+            data = step(data)
+        return open_whole_video(data, self.fps, self.on_bad_clip)
 
 
 class WholeVideo:
@@ -112,7 +107,7 @@ class WholeVideo:
 
     def __init__(self, pipeline: WholeVideoPipeline, data: Any) -> None:
         self.pipeline = pipeline
-        self.source = pipeline.open(data)
+        self.data = data
         self.name = name_of(data)
 
     def __repr__(self) -> str:
@@ -148,18 +143,24 @@ class WholeVideo:
             seconds) keep those of its clips.
 
         Raises:
-            ValueError: If no clip can be read, or ``whole_video`` is something else.
+            ValueError, FileNotFoundError: If there is no such video, no clip of it can
+                be read, or ``whole_video`` is something else.
         """
         cfg = dict(getattr(model, 'cfg', None) or {})
         dataset = dict(test_dataset(cfg), pipeline=self.pipeline.transforms)
         cfg['test_dataloader'] = dict(dataset=dataset)
         rule = whole_video_rule(model, dataset)
         predictor = Predictor(model, cfg)
-        times = self._short(predictor)
+        source = self.pipeline.open(self.data)
+        grid, clip_times = ClipGrid(predictor.recipe, source.fps), None
+        if source.count is not None and not grid.contains(grid.time(0), source.count):
+            # Too short for a whole clip: there is one at its middle, or at its end.
+            end = (source.count - 1) / grid.fps
+            clip_times = [end / 2 if grid.recipe.centered else end]
         # Frames are missing only where a clip is to be left out.
-        stream = VideoStream(predictor, clip_times=times, max_gap=0)
+        stream = VideoStream(predictor, clip_times=clip_times, max_gap=0)
         times, kept, last = [], {}, None
-        for prediction in play(stream, self.source, self.name):
+        for prediction in play(stream, source, self.name):
             last = prediction.data_sample
             times.append(prediction.time)
             kept.setdefault('pred_score', []).append(prediction.scores)
@@ -186,15 +187,8 @@ class WholeVideo:
         result.set_field(torch.tensor(times, dtype=torch.float64), 'clip_times')
         return result
 
-    def _short(self, predictor: Predictor) -> Optional[list[float]]:
-        """The one clip of a video that is too short for a whole one."""
-        grid, count = ClipGrid(predictor.recipe, self.source.fps), self.source.count
-        if count is None or grid.contains(grid.time(0), count):
-            return None
-        return [(count - 1) / (2 if grid.recipe.centered else 1) / grid.fps]
 
-
-def open_video(
+def open_whole_video(
     video: Any, fps: float = 30.0, on_bad_clip: str = 'stop'
 ) -> Union[VideoFile, FrameSource]:
     """Open a whole video in any of the forms that MMAction2's pipelines take.
@@ -221,9 +215,9 @@ def open_video(
             return source
         source.close()
     raise ValueError(
-        f'{video!r} is no video: give the path of a file or of a folder of frames, an '
-        'array [T, H, W, 3], or a dict with one of them. (VideoStream also reads '
-        'cameras and addresses.)'
+        f'{str(video)[:80]!r} is no video: give the path of a file or of a folder of '
+        'frames, an array [T, H, W, 3], or a dict with one of them. (VideoStream also '
+        'reads cameras and addresses.)'
     )
 
 

@@ -404,10 +404,10 @@ class TestErrors:
             ValueError, match=r'\[frames, H, W, 3\] .* got an array \[3, 4\]'
         ):
             inference_recognizer(model, np.zeros((3, 4)))
-        with pytest.raises(ValueError, match='^3 is no video'):
+        with pytest.raises(ValueError, match="^'3' is no video"):
             inference_recognizer(model, 3)
-        with pytest.raises(ValueError, match=r'^\[1\] is no video'):
-            WholeVideoPipeline(model.cfg.test_pipeline)([1])
+        with pytest.raises(ValueError, match=r"^'\[1\]' is no video"):
+            inference_recognizer(model, [1])
         text = tmp_path / 'text.mp4'
         text.write_text('no video')
         with pytest.raises(ValueError, match='text.mp4 cannot be opened .* no video'):

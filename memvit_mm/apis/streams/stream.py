@@ -331,26 +331,24 @@ class VideoStream:
                 'that of a MultiStream goes into a MultiStream.'
             )
         try:
-            self._load(state)
+            self._path = state['path']
+            if state['buffer'] is not None:
+                self._begin(state['settings']['fps'])
+                self._buffer.grid.check_settings(state['settings'])
+                self._state = self._buffer.unpack(state['buffer'])
+                self._buffer.restore(self._state)
+            self._predictions, self._dropped = state['predictions'], state['dropped']
+            if self._tracker is not None and state.get('tracker') is not None:
+                self._tracker.load_state_dict(state['tracker'])
+            # The stream may have had another name.
+            memory = [
+                dict(entry, stream=(self.name, *entry['stream'][1:]))
+                for entry in state['memory']
+            ]
+            self.predictor.remember(memory, self.name)
         except BaseException:
             self.reset()
             raise
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._path = state['path']
-        if state['buffer'] is not None:
-            self._begin(state['settings']['fps'])
-            self._buffer.grid.check_settings(state['settings'])
-            self._state = self._buffer.unpack(state['buffer'])
-            self._buffer.restore(self._state)
-        self._predictions, self._dropped = state['predictions'], state['dropped']
-        if self._tracker is not None and state.get('tracker') is not None:
-            self._tracker.load_state_dict(state['tracker'])
-        # The stream may have had another name.
-        memory = [
-            dict(e, stream=(self.name, *e['stream'][1:])) for e in state['memory']
-        ]
-        self.predictor.remember(memory, self.name)
 
     # --------------------------------------------- what MultiStream and run() share
 
