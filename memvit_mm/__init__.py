@@ -19,15 +19,22 @@ from .version import __version__  # noqa: E402
 
 
 def _whole_video_pipeline(transforms):
-    """Build a test pipeline that also takes whole videos, for models with memory."""
-    # The APIs are imported when they are used: they take their time.
+    # The APIs take their time to import: only who reads a video waits for them.
     from .apis.whole_video import WholeVideoPipeline
 
     return WholeVideoPipeline(transforms)
 
 
-# MMAction2's inference functions build their pipelines with it.
-for _name in ('inference', 'inferencers.actionrecog_inferencer'):
-    importlib.import_module(f'mmaction.apis.{_name}').Compose = _whole_video_pipeline
+def _read_whole_videos():
+    """Let MMAction2's inference functions read whole videos, for models with memory.
+
+    They build their pipelines with ``Compose``. Other pipelines go on as they were.
+    """
+    for name in ('inference', 'inferencers.actionrecog_inferencer'):
+        module = importlib.import_module(f'mmaction.apis.{name}')
+        module.Compose = _whole_video_pipeline
+
+
+_read_whole_videos()
 
 __all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', '__version__']

@@ -16,10 +16,10 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from memvit_mm.datasets.clip_recipe import test_dataset
+from memvit_mm.video.video_file import check_choice
 
 from .models.classes import Labels, classes_of
 from .models.load_model import ConfigLike, init_model, load_config
-from .streams.video_file import check_choice
 from .whole_video import FORMATS, WholeVideo, WholeVideoPipeline
 
 

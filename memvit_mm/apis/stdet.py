@@ -6,6 +6,7 @@
 import os.path as osp
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -21,9 +22,8 @@ from .people.boxes import CalledBoxes, ProposalBoxes
 from .people.detector import PersonDetector
 from .people.tracking import Tracking
 from .streams.results import PeoplePrediction
-from .streams.sources import open_video_of
 from .streams.stream import VideoStream
-from .whole_video import name_of, play
+from .whole_video import name_of, open_whole_video, play
 
 # boxes=...: by second, AVA's by 'video,second', or a file of these.
 Boxes = Union[Mapping, str, Path]
@@ -194,7 +194,7 @@ def iter_stdet(
             f"they are 'class 0' to 'class {count - 1}'.",
             stacklevel=2,
         )
-    source = open_video_of(video, fps, on_bad_clip)
+    source = open_whole_video(video, fps, on_bad_clip)
     last, total = max(people.times or [0]), source.count
     if total is not None and round(last * source.fps) >= total + source.fps:
         raise ValueError(
@@ -231,49 +231,14 @@ def _detected(
 
 def _timed(boxes: Mapping) -> Keyframes:
     """Boxes in pixels by second."""
-    table = {}
-    for key, value in boxes.items():
-        try:
-            second = float(key)
-        except (TypeError, ValueError):
-            second = float('nan')
-        if not 0 <= second < float('inf'):
+    for key in boxes:
+        if not (isinstance(key, Real) and 0 <= key < float('inf')):
             raise ValueError(
                 f'boxes has the key {key!r}, expected seconds from 0 on (or, for AVA '
                 "proposals, 'video,second')."
             )
-        table[second] = _checked_boxes(key, value)
-    corners = np.concatenate([value[:, :4] for value in table.values()])
-    if len(corners) and corners.max() <= 1:
-        raise ValueError(
-            f'boxes has coordinates up to {corners.max():g}, fractions it seems: boxes '
-            'by second are in pixels; multiply by the width and height of the frame.'
-        )
+    table = {float(key): value for key, value in boxes.items()}
     return Keyframes(sorted(table), CalledBoxes(lambda image, time: table[time]))
-
-
-def _checked_boxes(key: Any, value: Any) -> np.ndarray:
-    """A keyframe's boxes as float32 ``[people, 4 or 5]``."""
-    try:
-        boxes = torch.as_tensor(value).detach().cpu().numpy().astype(np.float32)
-    except (TypeError, ValueError, RuntimeError):
-        boxes = np.empty(())
-    if boxes.ndim and not len(boxes):
-        return np.zeros((0, 4), dtype=np.float32)
-    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
-        raise ValueError(
-            f'boxes has {list(np.shape(value))} at {key!r}, expected [people, 4] of '
-            'x1, y1, x2, y2, or [people, 5] with scores.'
-        )
-    left, top, right, bottom = boxes[:, :4].T
-    sound = np.isfinite(boxes).all(axis=1) & (left < right) & (top < bottom)
-    if not sound.all():
-        row = int(np.argmin(sound))
-        raise ValueError(
-            f'boxes has {boxes[row, :4].tolist()} in row {row} at {key!r}, which holds '
-            'nothing: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2.'
-        )
-    return boxes
 
 
 def _proposed(

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -15,11 +16,12 @@ from memvit_mm.datasets.clip_recipe import test_dataset
 from memvit_mm.datasets.epic.transforms import SampleEpicFrames
 from memvit_mm.datasets.transforms.clips import SampleClipFrames
 from memvit_mm.models.heads.epic_head import EpicScores
+from memvit_mm.video.video_file import VideoFile, check_choice
 
-from .streams.clip_grid import ClipGrid
+from .streams.clip_grid import ClipGrid, check_positive
 from .streams.predictor import Predictor
 from .streams.results import Prediction
-from .streams.sources import open_video_of
+from .streams.sources import FrameSource, open_source
 from .streams.stream import VideoStream
 
 # What an inferencer takes, by its input_format.
@@ -74,9 +76,6 @@ class WholeVideoPipeline(Compose):
 
         Args:
             data (dict | str | np.ndarray): As MMAction2's pipelines take it.
-
-        Raises:
-            ValueError, FileNotFoundError: If there is no such video.
         """
         has_time = isinstance(data, Mapping) and 'timestamp' in data
         if has_time or not self.reads_whole_videos:
@@ -85,7 +84,7 @@ class WholeVideoPipeline(Compose):
         return dict(inputs=video, data_samples=video.data_sample())
 
     def open(self, data: Any) -> Any:
-        """Open a video, see :func:`open_video_of`."""
+        """Open a video, see :func:`open_whole_video`."""
         step = self.transforms[0]
         if isinstance(step, InferencerPackInput):
             kind = FORMATS.get(step.input_format, object)
@@ -96,10 +95,8 @@ class WholeVideoPipeline(Compose):
                     "'rawframes' that of a folder of frames, 'array' an array "
                     '[T, H, W, 3].'
                 )
-            if step.input_format == 'rawframes':
-                names = ('filename_tmpl', 'start_index')
-                data = dict(frame_dir=data, **{k: getattr(step, k) for k in names})
-        return open_video_of(data, self.fps, self.on_bad_clip)
+            data = step(data)
+        return open_whole_video(data, self.fps, self.on_bad_clip)
 
 
 class WholeVideo:
@@ -110,7 +107,7 @@ class WholeVideo:
 
     def __init__(self, pipeline: WholeVideoPipeline, data: Any) -> None:
         self.pipeline = pipeline
-        self.source = pipeline.open(data)
+        self.data = data
         self.name = name_of(data)
 
     def __repr__(self) -> str:
@@ -146,18 +143,24 @@ class WholeVideo:
             seconds) keep those of its clips.
 
         Raises:
-            ValueError: If no clip can be read, or ``whole_video`` is something else.
+            ValueError, FileNotFoundError: If there is no such video, no clip of it can
+                be read, or ``whole_video`` is something else.
         """
         cfg = dict(getattr(model, 'cfg', None) or {})
         dataset = dict(test_dataset(cfg), pipeline=self.pipeline.transforms)
         cfg['test_dataloader'] = dict(dataset=dataset)
         rule = whole_video_rule(model, dataset)
         predictor = Predictor(model, cfg)
-        times = self._short(predictor)
+        source = self.pipeline.open(self.data)
+        grid, clip_times = ClipGrid(predictor.recipe, source.fps), None
+        if source.count is not None and not grid.contains(grid.time(0), source.count):
+            # Too short for a whole clip: there is one at its middle, or at its end.
+            end = (source.count - 1) / grid.fps
+            clip_times = [end / 2 if grid.recipe.centered else end]
         # Frames are missing only where a clip is to be left out.
-        stream = VideoStream(predictor, clip_times=times, max_gap=0)
+        stream = VideoStream(predictor, clip_times=clip_times, max_gap=0)
         times, kept, last = [], {}, None
-        for prediction in play(stream, self.source, self.name):
+        for prediction in play(stream, source, self.name):
             last = prediction.data_sample
             times.append(prediction.time)
             kept.setdefault('pred_score', []).append(prediction.scores)
@@ -184,12 +187,38 @@ class WholeVideo:
         result.set_field(torch.tensor(times, dtype=torch.float64), 'clip_times')
         return result
 
-    def _short(self, predictor: Predictor) -> Optional[list[float]]:
-        """The one clip of a video that is too short for a whole one."""
-        grid, count = ClipGrid(predictor.recipe, self.source.fps), self.source.count
-        if count is None or grid.contains(grid.time(0), count):
-            return None
-        return [(count - 1) / (2 if grid.recipe.centered else 1) / grid.fps]
+
+def open_whole_video(
+    video: Any, fps: float = 30.0, on_bad_clip: str = 'stop'
+) -> Union[VideoFile, FrameSource]:
+    """Open a whole video in any of the forms that MMAction2's pipelines take.
+
+    Its frames are counted, as ``tools/test.py`` does, whatever times the file has.
+
+    Args:
+        video (str | Path | np.ndarray | dict): A file, a folder of frames, an array
+            ``[T, H, W, 3]`` uint8 RGB, or a dict with ``filename``, ``frame_dir`` or
+            ``array``.
+        fps (float): Frames per second of folders and arrays, if a dict has no ``fps``.
+        on_bad_clip (str): ``'stop'`` where frames cannot be decoded, or ``'skip'`` them
+            with a warning.
+
+    Raises:
+        FileNotFoundError, ValueError: If it cannot be opened.
+    """
+    check_positive('fps', fps, 'frames per second')
+    check_choice('on_bad_clip', on_bad_clip, ('stop', 'skip'))
+    on_damage = 'stop' if on_bad_clip == 'stop' else 'go_on'
+    if isinstance(video, (str, Path, np.ndarray, Mapping)):
+        source = open_source(video, fps, timing='frames', on_damage=on_damage)
+        if not source.live:
+            return source
+        source.close()
+    raise ValueError(
+        f'{str(video)[:80]!r} is no video: give the path of a file or of a folder of '
+        'frames, an array [T, H, W, 3], or a dict with one of them. (VideoStream also '
+        'reads cameras and addresses.)'
+    )
 
 
 def play(stream: VideoStream, source: Any, name: str) -> Iterator[Prediction]:

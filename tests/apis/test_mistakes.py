@@ -390,7 +390,9 @@ class TestModels:
     def test_frames_that_are_no_bytes(self):
         """Fractions would pass for a dark video."""
         model = init_recognizer('memvit_demo_epic_cls.py', device='cpu')
-        with refuses('An array of float32 is no video: expected frames of uint8'):
+        with refuses(
+            r'\[48, 48, 3\] of float32, expected an array \[H, W, 3\] of uint8'
+        ):
             inference_recognizer(model, np.zeros((60, 48, 48, 3), np.float32))
 
 

@@ -173,7 +173,7 @@ class TestNoVideo:
         self.check(tmp_path / 'no.mp4', r'no\.mp4 does not exist', FileNotFoundError)
 
     def test_folder(self, tmp_path):
-        self.check(tmp_path, 'is a folder, not a video')
+        self.check(tmp_path, r'has no frames: expected .*img_00001\.jpg')
 
     def test_empty(self, tmp_path):
         (tmp_path / 'a.mp4').touch()
@@ -219,6 +219,19 @@ def test_live_capture_reads(video):
     images, times = read(source)
     assert len(images) == 60 and images[0].shape == (*SIZE, 3)
     assert times[0] >= 0 and (np.diff(times) >= 0).all()
+
+
+def test_folders_of_frames(tmp_path, frames):
+    for number, frame in enumerate(frames, 1):
+        cv2.imwrite(str(tmp_path / f'img_{number:05}.png'), frame[..., ::-1])
+    folder = dict(frame_dir=tmp_path, filename_tmpl='img_{:05}.png')
+    images, times = read(open_source(dict(folder, fps=FPS)))
+    np.testing.assert_array_equal(images, frames)
+    np.testing.assert_allclose(times, np.arange(60) / FPS)
+    model = data.epic_model()
+    assert len(list(VideoStream(model, fps=FPS).run(folder))) == 5
+    with pytest.raises(ValueError, match='without times: give fps'):
+        next(VideoStream(model).run(folder))
 
 
 def test_generators_are_closed():

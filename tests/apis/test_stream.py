@@ -633,6 +633,14 @@ class TestOptions:
             with pytest.raises(ValueError, match=sentence):
                 VideoStream(model, cfg=data.config(pipeline))
 
+    def test_pipelines_that_resize_while_they_decode(self, model, video, expected):
+        init, sample, _, resize, *packing = data.epic_pipeline()
+        resize = {k: v for k, v in resize.items() if k != 'type'}
+        steps = [init, sample, dict(type='VideoDecode', resize=resize), *packing]
+        cfg = data.config(steps, context_stride=1.0)
+        found = list(VideoStream(model, cfg=cfg).run(video))
+        assert_same(found, expected, atol=0)
+
     def test_other_sampler(self, model, frames):
         sampler = dict(type='SampleFrames', clip_len=8, frame_interval=2, num_clips=5)
         stream = VideoStream(model, sampler=sampler, fps=FPS, stride=2)

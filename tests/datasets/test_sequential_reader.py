@@ -8,17 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmaction.datasets.transforms import (
     DecordDecode,
     DecordInit,
-    FormatShape,
     Resize,
 )
-from mmengine.dataset import Compose
 
 from memvit_mm.datasets import SequentialReader, VideoDecode, VideoInit
-from memvit_mm.datasets.clip_recipe import read_recipe
 from memvit_mm.video import sequential_reader as module
 
 decord = pytest.importorskip('decord')
@@ -267,31 +263,3 @@ def test_key_frames_alone():
     init, decode = VideoInit(keep_open=1), VideoDecode(mode='efficient')
     theirs = DecordDecode(mode='efficient')(DecordInit()(dict(info)))
     np.testing.assert_array_equal(decode(init(dict(info)))['imgs'], theirs['imgs'])
-
-
-def stream_steps(decode, *more):
-    """What streams and whole videos do with the frames of a clip."""
-    pipeline = [
-        dict(type='mmaction.VideoInit'),
-        dict(type='mmaction.SampleEpicFrames', clip_len=4, frame_interval=8),
-        dict(type='mmaction.VideoDecode', **decode),
-        *more,
-        dict(type='mmaction.FormatShape', input_format='NCTHW'),
-        dict(type='mmaction.PackActionInputs'),
-    ]
-    return read_recipe(dict(test_pipeline=pipeline)).transforms
-
-
-def test_streams_and_whole_videos_resize_too():
-    size = dict(scale=(-1, 32))
-    ours = stream_steps(dict(resize=size))
-    theirs = stream_steps({}, dict(type='mmaction.Resize', **size))
-    frames = list(all_frames(CLOSED)[:4])
-    inputs = []
-    for steps in (ours, theirs):
-        height, width = frames[0].shape[:2]
-        clip = dict(imgs=frames, img_shape=(height, width), num_clips=1, clip_len=4)
-        inputs.append(Compose(steps)(dict(clip, modality='RGB'))['inputs'])
-    assert inputs[0].shape[-2] == 32
-    assert torch.equal(*inputs)
-    assert [type(step) for step in ours[:2]] == [Resize, FormatShape]

@@ -120,12 +120,22 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
     """
     counts = _counts(model)
     found = find_names(labels, cfg, getattr(model, 'dataset_meta', None))
-    if labels is not None:
-        _check_kinds(found, counts)
+    other = [kind for kind in found if kind not in counts]
+    if labels is not None and other:
+        files = 'two files, of verbs and of nouns' if 'verbs' in counts else 'one file'
+        raise ValueError(
+            f'The labels are names of {" and ".join(other)}, but the model tells '
+            f'{" and ".join(counts)}: give {files}.'
+        )
     chosen, reserved = (), False
     if hasattr(model, 'roi_head'):
-        chosen = custom_classes(cfg)
-        _check_custom(chosen, counts['actions'])
+        chosen, count = custom_classes(cfg), counts['actions']
+        if chosen and len(chosen) + 1 != count:
+            raise ValueError(
+                f'The config has custom_classes={chosen}, but its model num_classes='
+                f'{count}: set that of the bbox_head to {len(chosen) + 1}, the number '
+                'of custom_classes plus one, or remove custom_classes.'
+            )
         head = model.roi_head.bbox_head
         reserved = bool(chosen) or getattr(head, 'background_class', True)
     names = {}
@@ -133,18 +143,17 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
         given = found.get(kind, ())
         if chosen and (not given or len(given) > count):
             given = _choose(given, chosen)
+        told = f'There are {len(given)} names for {count} classes ({kind})'
         # Names by number have a 'class 0' in front.
         if reserved and given and given[0] != 'class 0' and len(given) + 1 == count:
             raise ValueError(
-                f'There are {len(given)} names for {count} classes ({kind}), of which '
-                'number 0 is reserved: put a name for number 0 first, or give a dict '
-                "from numbers, {1: 'bend', ...}."
+                f'{told}, of which number 0 is reserved: put a name for number 0 '
+                "first, or give a dict from numbers, {1: 'bend', ...}."
             )
         if count is not None and len(given) > count:
             raise ValueError(
-                f'There are {len(given)} names for {count} classes ({kind}): give '
-                'those of the classes that the model was trained on (number 0 is no '
-                'class in AVA).'
+                f'{told}: give those of the classes that the model was trained on '
+                '(number 0 is no class in AVA).'
             )
         names[kind] = all_names(given, count)
     return Classes(names, reserved, any(kind in found for kind in counts))
@@ -246,25 +255,6 @@ def _counts(model: nn.Module) -> dict[str, Optional[int]]:
     if hasattr(head, 'num_verbs'):
         return dict(verbs=head.num_verbs, nouns=head.num_nouns)
     return dict(actions=getattr(head, 'num_classes', None))
-
-
-def _check_kinds(found: Mapping, counts: Mapping) -> None:
-    other = [kind for kind in found if kind not in counts]
-    if other:
-        files = 'two files, of verbs and of nouns' if 'verbs' in counts else 'one file'
-        raise ValueError(
-            f'The labels are names of {" and ".join(other)}, but the model tells '
-            f'{" and ".join(counts)}: give {files}.'
-        )
-
-
-def _check_custom(chosen: Sequence[int], count: int) -> None:
-    if chosen and len(chosen) + 1 != count:
-        raise ValueError(
-            f'The config has custom_classes={chosen}, but its model num_classes='
-            f'{count}: set that of the bbox_head to {len(chosen) + 1}, the number of '
-            'custom_classes plus one, or remove custom_classes.'
-        )
 
 
 def _names(labels: Labels) -> list[str]:

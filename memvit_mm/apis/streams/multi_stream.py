@@ -95,13 +95,13 @@ class MultiStream:
         # By name, in the order of their turns.
         self._open: dict[Hashable, tuple[VideoStream, SourceReader]] = {}
         # Streams whose source is being opened, without the lock.
-        self._opening: dict[Hashable, object] = {}
+        self._opening: set[Hashable] = set()
+        self._closings = 0
         self._condition = threading.Condition()
         # Memory, before it, of streams whose prediction is not handed out yet.
         self._waiting: dict[Hashable, list[dict]] = {}
-        # States to go on from, and those of the streams that close() ended.
+        # States to go on from: that were loaded, or of streams that close() ended.
         self._saved: dict[Hashable, dict] = {}
-        self._left: dict[Hashable, dict] = {}
         # Nobody may close it, or even begin its loop.
         weakref.finalize(self, _stop_all, self._open)
         try:
@@ -149,10 +149,9 @@ class MultiStream:
             if getattr(self.predictor.model, 'remembers', False):
                 count = len(self._open) + len(self._opening) + 1
                 self.predictor.memory.check_room(count)
-            ticket = self._opening[name] = object()
+            self._opening.add(name)
             self.ended.pop(name, None)
-            self._left.pop(name, None)
-            saved = self._saved.pop(name, None)
+            saved, closings = self._saved.pop(name, None), self._closings
         reader = error = None
         try:
             # This may take its time, in which the others go on.
@@ -166,31 +165,25 @@ class MultiStream:
             except Exception as failure:
                 error = failure
         except BaseException:
-            self._is_opened(name, ticket)
+            with self._condition:
+                self._opening.discard(name)
+                self._condition.notify_all()
             raise
         with self._condition:
-            is_awaited = self._is_opened(name, ticket)
-            if reader is not None and is_awaited:
+            self._opening.discard(name)
+            self._condition.notify_all()
+            if reader is not None and closings == self._closings:
                 self._open[name] = stream, reader
                 reader.start()
                 return
+            self.ended[name] = StreamEnd(stream.counts, error)
+            self.predictor.forget(name)
             if reader is not None:
                 # close() was called meanwhile.
                 reader.source.close()
             elif saved is not None:
                 # It may go on once its source is there.
                 self._saved.setdefault(name, saved)
-            self.ended[name] = StreamEnd(stream.counts, error)
-            self.predictor.forget(name)
-
-    def _is_opened(self, name: Hashable, ticket: object) -> bool:
-        """Opening a source is over: whether its stream is still waited for."""
-        with self._condition:
-            self._condition.notify_all()
-            if self._opening.get(name) is not ticket:
-                return False
-            del self._opening[name]
-            return True
 
     def remove(self, name: Hashable) -> None:
         """Let a stream leave; the clips of it that wait are forgotten.
@@ -210,8 +203,8 @@ class MultiStream:
     def close(self) -> None:
         """End all streams, and their threads."""
         with self._condition:
-            self._opening.clear()
-            self._left.update(self._states())
+            self._closings += 1
+            self._saved.update(self._states())
             readers = [self._leave(name) for name in list(self._open)]
         for reader in readers:
             reader.stop()
@@ -234,7 +227,7 @@ class MultiStream:
                 streams.add(name, sources[name])
         """
         with self._condition:
-            return {**self._saved, **self._left, **self._states()}
+            return {**self._saved, **self._states()}
 
     def _states(self) -> dict[Hashable, dict]:
         states = {}

@@ -31,13 +31,8 @@ class Playback:
         height, width = self._next.image.shape[:2]
         self.size = height, width
         """Height and width of the frames, upright, in pixels."""
-
-    @property
-    def duration(self) -> Optional[float]:
+        self.duration = self.file.duration
         """Seconds, where the file says."""
-        if self.file.variable and self.file.times is not None:
-            return float(self.file.times[-1]) + 1 / self.file.fps
-        return self.file.duration
 
     def until(self, time: float) -> Iterator[Frame]:
         """The frames that have not been read and are not later, in order."""

@@ -29,13 +29,9 @@ _locks_lock = threading.Lock()
 class PreparedClip(NamedTuple):
     """A clip as the model takes it."""
 
-    stream: Hashable
-    number: int
-    """Of the clip, from 0."""
-    start: float
-    end: float
-    time: float
-    """These three in seconds, on the clock of the stream's frames."""
+    about: dict[str, Any]
+    """``stream``, ``number``, and ``time``, ``start`` and ``end`` in seconds, as in its
+    :class:`Prediction`."""
     data: dict
     """``inputs`` ``[views, C, T, H, W]`` uint8 and ``data_samples``."""
     people: Optional[PersonBoxes]
@@ -215,16 +211,14 @@ class Predictor:
         for transform in self._transforms():
             results = transform(results)
         results['data_samples'].set_metainfo(dict(video_id=stream, timestamp=clip.time))
-        first, last = (int(clip.frame_inds[i]) for i in (0, -1))
-        return PreparedClip(
-            stream,
-            clip.number,
-            origin + first / fps,
-            origin + last / fps,
-            time,
-            results,
-            people,
+        about = dict(
+            stream=stream,
+            number=clip.number,
+            time=time,
+            start=origin + int(clip.frame_inds[0]) / fps,
+            end=origin + int(clip.frame_inds[-1]) / fps,
         )
+        return PreparedClip(about, results, people)
 
     def _transforms(self) -> Iterable[Any]:
         """The pipeline of this thread."""
@@ -252,15 +246,8 @@ class Predictor:
         return [self._result(*pair) for pair in zip(clips, samples)]
 
     def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
-        about = dict(
-            stream=clip.stream,
-            number=clip.number,
-            time=clip.time,
-            start=clip.start,
-            end=clip.end,
-            names=self.classes.names.get('actions'),
-            data_sample=sample,
-        )
+        names = self.classes.names
+        about = dict(clip.about, names=names.get('actions'), data_sample=sample)
         if self.detects:
             scores = np.zeros((0, self.model.roi_head.bbox_head.num_classes), 'f4')
             if 'pred_instances' in sample:
@@ -284,8 +271,8 @@ class Predictor:
             scores=scores,
             verb_scores=scores[:verbs],
             noun_scores=scores[verbs:],
-            verbs=self.classes.names.get('verbs'),
-            nouns=self.classes.names.get('nouns'),
+            verbs=names.get('verbs'),
+            nouns=names.get('nouns'),
         )
 
 

@@ -4,17 +4,16 @@ import os.path as osp
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import cv2
-import mmcv
 import numpy as np
 from mmaction.datasets.transforms.loading import InferencerPackInput
 
+from memvit_mm.video.video_file import MARGIN, Frame, VideoFile, tell_damage
+
 from .clip_buffer import ClipBuffer
-from .clip_grid import check_at_least, check_positive
-from .video_file import MARGIN, Frame, VideoFile, check_choice, tell_damage
+from .clip_grid import check_at_least
 
 Source = Union[str, int, Iterable]
 
@@ -108,6 +107,7 @@ class FrameSource:
         frames (iterable): Arrays ``[H, W, 3]`` uint8 RGB, or pairs of one and its time.
             They are copied, so an array may be used again.
         fps (float, optional): Frames per second.
+        count (int, optional): How many there are. By default ``len(frames)``.
 
     Raises:
         ValueError: If frames come without times and ``fps`` is not given.
@@ -116,8 +116,10 @@ class FrameSource:
     live = False
     path = None
 
-    def __init__(self, frames: Iterable, fps: Optional[float] = None) -> None:
-        self.count = len(frames) if hasattr(frames, '__len__') else None
+    def __init__(
+        self, frames: Iterable, fps: Optional[float] = None, count: Optional[int] = None
+    ) -> None:
+        self.count = len(frames) if hasattr(frames, '__len__') else count
         self._frames = iter(frames)
         self._given = fps
         self.fps = fps or 30.0
@@ -140,8 +142,14 @@ class FrameSource:
             close()
 
 
-class FrameFolder:
-    """The frames of a video in a folder, one picture each.
+def open_folder(
+    folder: str,
+    fps: Optional[float] = None,
+    filename_tmpl: str = 'img_{:05}.jpg',
+    start_index: int = 1,
+    on_damage: str = 'stop',
+) -> FrameSource:
+    """Open a folder that has the frames of a video, one picture each.
 
     Args:
         folder (str): The folder.
@@ -154,46 +162,28 @@ class FrameFolder:
     Raises:
         FileNotFoundError, ValueError: If there is no such folder, or no picture in it.
     """
+    if not osp.isdir(folder):
+        raise FileNotFoundError(f'There is no folder of frames {folder}.')
+    template = osp.join(folder, filename_tmpl)
+    counting = InferencerPackInput('rawframes', filename_tmpl, start_index=start_index)
+    count = counting(folder)['total_frames']
+    if not count:
+        raise ValueError(
+            f'{folder} has no frames: expected {template.format(start_index)} and so '
+            'on, or name another filename_tmpl.'
+        )
 
-    live = False
-    path = None
-
-    def __init__(
-        self,
-        folder: str,
-        fps: float,
-        filename_tmpl: str = 'img_{:05}.jpg',
-        start_index: int = 1,
-        on_damage: str = 'stop',
-    ) -> None:
-        if not osp.isdir(folder):
-            raise FileNotFoundError(f'There is no folder of frames {folder}.')
-        self.fps = fps
-        self.on_damage = on_damage
-        self._template = osp.join(folder, filename_tmpl)
-        self._start = start_index
-        count = InferencerPackInput('rawframes', filename_tmpl, start_index=start_index)
-        self.count = count(folder)['total_frames']
-        if not self.count:
-            raise ValueError(
-                f'{folder} has no frames: expected '
-                f'{self._template.format(start_index)} and so on, or name another '
-                'filename_tmpl.'
-            )
-
-    def __iter__(self) -> Iterator[Frame]:
-        for number in range(self.count):
-            path = self._template.format(self._start + number)
-            image = None
-            if osp.isfile(path):
-                image = mmcv.imread(path, channel_order='rgb')
+    def frames() -> Iterator[tuple]:
+        for number in range(count):
+            path = template.format(start_index + number)
+            image = cv2.imread(path)
             if image is None:
-                tell_damage(f'Frames cannot be decoded ({path})', self.on_damage)
-            else:
-                yield Frame(image, number / self.fps)
+                tell_damage(f'Frames cannot be decoded ({path})', on_damage)
+                continue
+            time = None if fps is None else number / fps
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time
 
-    def close(self) -> None:
-        """Nothing is open."""
+    return FrameSource(frames(), fps, count)
 
 
 def frames_after(source: Any, buffer: ClipBuffer) -> Iterator[Frame]:
@@ -213,24 +203,38 @@ def open_source(
     fps: Optional[float] = None,
     start: int = 0,
     reconnect: int = 0,
-    **options: Any,
-) -> Any:
+    timing: str = 'auto',
+    on_damage: str = 'stop',
+) -> Union[VideoFile, LiveCapture, FrameSource]:
     """Open whatever frames come from.
 
     Args:
-        source (str | Path | int | iterable): A video file, the index of a camera, an
-            address of a stream, or an iterable of frames; what is opened already is
-            returned as it is.
+        source (str | Path | int | iterable | dict): A video file, a folder of frames,
+            the index of a camera, an address of a stream, or an iterable of frames; or
+            a dict with a ``filename``, a ``frame_dir`` or an ``array``, as MMAction2's
+            pipelines take it. What is opened already is returned as it is.
         fps (float, optional): Frames per second; of a file, its own.
         start (int): Frames of a file to pass over.
         reconnect (int): Of :class:`LiveCapture`.
-        **options: Of :class:`VideoFile`.
+        timing, on_damage (str): Of :class:`VideoFile`.
 
     Raises:
         FileNotFoundError, ValueError: If it cannot be opened.
     """
-    if isinstance(source, (VideoFile, LiveCapture, FrameSource, FrameFolder)):
+    if isinstance(source, (VideoFile, LiveCapture, FrameSource)):
         return source
+    is_folder, options = False, {}
+    if isinstance(source, Mapping):
+        given = [key for key in ('filename', 'frame_dir', 'array') if key in source]
+        if not given:
+            raise ValueError(
+                f'There is no video in a dict of {", ".join(map(str, source))}: it '
+                'takes filename, frame_dir or array.'
+            )
+        names = ('filename_tmpl', 'start_index')
+        options = {key: source[key] for key in names if key in source}
+        is_folder = given[0] == 'frame_dir'
+        fps, source = source.get('fps', fps), source[given[0]]
     if hasattr(source, '__fspath__'):
         source = str(source)
     if isinstance(source, bool):
@@ -238,7 +242,9 @@ def open_source(
     if isinstance(source, int) or (isinstance(source, str) and '://' in source):
         return LiveCapture(source, fps, reconnect)
     if isinstance(source, str):
-        return VideoFile(source, start=start, **options)
+        if is_folder or osp.isdir(source):
+            return open_folder(source, fps, **options, on_damage=on_damage)
+        return VideoFile(source, timing, on_damage, start)
     if isinstance(source, np.ndarray) and source.ndim != 4:
         raise ValueError(
             f'Frames are an array [frames, H, W, 3] or an iterable of [H, W, 3], got '
@@ -250,65 +256,6 @@ def open_source(
             f'{type(source).__name__}.'
         )
     return FrameSource(source, fps)
-
-
-def open_video_of(
-    video: Any, fps: float = 30.0, on_bad_clip: str = 'stop'
-) -> Union[VideoFile, FrameSource, FrameFolder]:
-    """Open a whole video in any of the forms that MMAction2's pipelines take.
-
-    Its frames are counted, as ``tools/test.py`` does, whatever times the file has.
-
-    Args:
-        video (str | Path | np.ndarray | dict): A file, a folder of frames, an array
-            ``[T, H, W, 3]`` uint8 RGB, or a dict with ``filename``, ``frame_dir`` or
-            ``array``.
-        fps (float): Frames per second of folders and arrays, if a dict has no ``fps``.
-        on_bad_clip (str): ``'stop'`` where frames cannot be decoded, or ``'skip'`` them
-            with a warning.
-
-    Raises:
-        FileNotFoundError, ValueError: If it cannot be opened.
-    """
-    check_positive('fps', fps, 'frames per second')
-    check_choice('on_bad_clip', on_bad_clip, ('stop', 'skip'))
-    on_damage = 'stop' if on_bad_clip == 'stop' else 'go_on'
-    if isinstance(video, np.ndarray):
-        video = dict(array=video)
-    elif isinstance(video, (str, Path)):
-        video = {'frame_dir' if osp.isdir(video) else 'filename': str(video)}
-    elif not isinstance(video, Mapping):
-        raise ValueError(
-            f'A {type(video).__name__} is no video: give the path of a file or of a '
-            'folder of frames, an array [T, H, W, 3], or a dict with one of them.'
-        )
-    fps = video.get('fps', fps)
-    if 'array' in video:
-        _check_array(video['array'])
-        return FrameSource(video['array'], fps)
-    if 'frame_dir' in video:
-        names = {k: video[k] for k in ('filename_tmpl', 'start_index') if k in video}
-        return FrameFolder(video['frame_dir'], fps, **names, on_damage=on_damage)
-    if 'filename' in video:
-        return VideoFile(video['filename'], timing='frames', on_damage=on_damage)
-    raise ValueError(
-        f'There is no video in a dict of {", ".join(map(str, video))}: it takes '
-        'filename, frame_dir or array.'
-    )
-
-
-def _check_array(array: Any) -> None:
-    shape = getattr(array, 'shape', None)
-    if shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
-        raise ValueError(
-            f'An array of shape {shape and tuple(shape)} is no video: expected '
-            '[T, H, W, 3], frames in RGB.'
-        )
-    if array.dtype != np.uint8:
-        raise ValueError(
-            f'An array of {array.dtype} is no video: expected frames of uint8, from 0 '
-            'to 255.'
-        )
 
 
 def path_of(source: Any) -> Optional[str]:

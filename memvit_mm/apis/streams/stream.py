@@ -3,7 +3,7 @@
 import copy
 import itertools
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -14,6 +14,8 @@ from torch import nn
 from memvit_mm.apis.models.classes import Labels
 from memvit_mm.apis.people.boxes import BoxSource
 from memvit_mm.apis.people.tracking import Tracking, track_people, tracker_for
+from memvit_mm.structures import BadClipError
+from memvit_mm.video.video_file import check_choice
 
 from .clip_buffer import BufferState, ClipBuffer, ReadyClip
 from .clip_grid import (
@@ -26,7 +28,7 @@ from .clip_grid import (
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
 from .results import Prediction, StreamCounts
-from .sources import Source, check_choice, open_source, path_of
+from .sources import Source, open_source, path_of
 
 _numbers = itertools.count(1)
 
@@ -178,9 +180,10 @@ class VideoStream:
         with other sources with the frames that come.
 
         Args:
-            source (str | Path | int | iterable): A video file, the index of a camera,
-                an address (``'rtsp://...'``), or an iterable of frames (``[H, W, 3]``
-                uint8 RGB) or of pairs (frame, time in seconds).
+            source (str | Path | int | iterable): A video file, a folder of frames
+                (``img_00001.jpg``, ...), the index of a camera, an address
+                (``'rtsp://...'``), or an iterable of frames (``[H, W, 3]`` uint8 RGB)
+                or of pairs (frame, time in seconds).
 
         Yields:
             Prediction: In order of time.
@@ -196,8 +199,9 @@ class VideoStream:
         try:
             reader.start()
             while (taken := reader.take()) is not None:
-                yield self._predict_one(*taken)
-            self._end()
+                yield from self._predict([taken])
+            self._state = self._buffer.state.copy()
+            self.predictor.forget(self.name)
         finally:
             reader.close()
             self._dropped += reader.dropped
@@ -237,12 +241,7 @@ class VideoStream:
                 self._begin(self.fps or 30.0)
             if isinstance(frame, np.ndarray):
                 frame = frame.copy()
-            try:
-                clips = self._buffer.feed(frame, time)
-            except BaseException:
-                self._buffer.restore(self._state)
-                raise
-            return self._predict(clips)
+            return self._advance(self._buffer.feed, frame, time)
 
     def finish(self) -> list[Prediction]:
         """Predict the clips that only lack frames after the last one that was fed.
@@ -257,14 +256,14 @@ class VideoStream:
             if self._buffer is None or self._state.ended:
                 return []
             try:
-                clips = self._buffer.finish()
-            except Exception:
+                return self._advance(self._buffer.finish)
+            except BadClipError:
                 # Too short for a clip: it has ended all the same.
-                self._end()
+                self._state.ended = True
                 raise
-            predictions = self._predict(clips)
-            self._end()
-            return predictions
+            finally:
+                if self._state.ended:
+                    self.predictor.forget(self.name)
 
     @property
     def counts(self) -> StreamCounts:
@@ -332,26 +331,24 @@ class VideoStream:
                 'that of a MultiStream goes into a MultiStream.'
             )
         try:
-            self._load(state)
+            self._path = state['path']
+            if state['buffer'] is not None:
+                self._begin(state['settings']['fps'])
+                self._buffer.grid.check_settings(state['settings'])
+                self._state = self._buffer.unpack(state['buffer'])
+                self._buffer.restore(self._state)
+            self._predictions, self._dropped = state['predictions'], state['dropped']
+            if self._tracker is not None and state.get('tracker') is not None:
+                self._tracker.load_state_dict(state['tracker'])
+            # The stream may have had another name.
+            memory = [
+                dict(entry, stream=(self.name, *entry['stream'][1:]))
+                for entry in state['memory']
+            ]
+            self.predictor.remember(memory, self.name)
         except BaseException:
             self.reset()
             raise
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._path = state['path']
-        if state['buffer'] is not None:
-            self._begin(state['settings']['fps'])
-            self._buffer.grid.check_settings(state['settings'])
-            self._state = self._buffer.unpack(state['buffer'])
-            self._buffer.restore(self._state)
-        self._predictions, self._dropped = state['predictions'], state['dropped']
-        if self._tracker is not None and state.get('tracker') is not None:
-            self._tracker.load_state_dict(state['tracker'])
-        # The stream may have had another name.
-        memory = [
-            dict(e, stream=(self.name, *e['stream'][1:])) for e in state['memory']
-        ]
-        self.predictor.remember(memory, self.name)
 
     # --------------------------------------------- what MultiStream and run() share
 
@@ -374,9 +371,13 @@ class VideoStream:
                 f'{self._path or "other frames"}: call reset() before it reads '
                 f'{path or "others"}, or let it go on there.'
             )
-        files = dict(timing=self.timing, on_damage=self.on_damage)
         opened = open_source(
-            source, self.fps, self._state.count, self.reconnect, **files
+            source,
+            self.fps,
+            self._state.count,
+            self.reconnect,
+            self.timing,
+            self.on_damage,
         )
         self._path = path
         if self._buffer is None:
@@ -406,35 +407,36 @@ class VideoStream:
         name = self.name if self._named else self._path or self.name
         self._buffer = ClipBuffer(grid, self.max_gap, name)
 
-    def _predict(self, clips: list[ReadyClip]) -> list[Prediction]:
-        """All of these clips, or none."""
+    def _advance(self, step: Callable[..., list[ReadyClip]], *frame: Any) -> list:
+        """Predict the clips that a step of the buffer completes, or take it back."""
+        try:
+            ready = step(*frame)
+            found = self._predict([(self.prepare(clip), clip.after) for clip in ready])
+        except BaseException:
+            self._buffer.restore(self._state)
+            raise
+        self._state = self._buffer.state.copy()
+        return found
+
+    def _predict(
+        self, clips: Sequence[tuple[PreparedClip, BufferState]]
+    ) -> list[Prediction]:
+        """Predict all of these clips or, where that is interrupted, none."""
+        if not clips:
+            return []
         state, count = self._state, self._predictions
-        before = self.predictor.remembered(self.name) if clips else []
-        tracker = copy.deepcopy(self._tracker) if clips else self._tracker
+        tracker = copy.deepcopy(self._tracker)
+        memory = self.predictor.remembered(self.name)
+        found = []
         try:
-            predictions = [self._predict_one(self.prepare(c), c.after) for c in clips]
+            for clip, after in clips:
+                found += self.predictor.predict([clip])
+                self.done_with(found[-1], after)
         except BaseException:
-            self._buffer.restore(state)
             self._state, self._predictions, self._tracker = state, count, tracker
-            self.predictor.remember(before, self.name)
+            self.predictor.remember(memory, self.name)
             raise
-        self._state = self._buffer.state.copy()
-        return predictions
-
-    def _predict_one(self, clip: PreparedClip, after: BufferState) -> Prediction:
-        before = self.predictor.remembered(self.name)
-        try:
-            prediction = self.predictor.predict([clip])[0]
-        except BaseException:
-            # Interrupted, maybe: what is remembered stays that of the clip before.
-            self.predictor.remember(before, self.name)
-            raise
-        self.done_with(prediction, after)
-        return prediction
-
-    def _end(self) -> None:
-        self._state = self._buffer.state.copy()
-        self.predictor.forget(self.name)
+        return found
 
     def _check_idle(self) -> None:
         if self._reader is not None:

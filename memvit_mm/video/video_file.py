@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from memvit_mm.structures import BadClipError
-from memvit_mm.video.open_video import open_video
-from memvit_mm.video.opencv_engine import open_capture
+
+from .open_video import open_video
+from .opencv_engine import open_capture
 
 # Video formats that are image formats, too.
 MOVING_IMAGES = ('.gif', '.webp', '.avif', '.apng')
@@ -101,6 +102,8 @@ class VideoFile:
     @property
     def duration(self) -> Optional[float]:
         """Seconds, where the file says."""
+        if self.variable:
+            return float(self.times[-1]) + 1 / self.fps
         return None if self.count is None else self.count / self.fps
 
     def __iter__(self) -> Iterator[Frame]:
@@ -192,10 +195,7 @@ def tell_damage(sentence: str, on_damage: str) -> None:
 
 def _check_file(path: str) -> None:
     if osp.isdir(path):
-        raise ValueError(
-            f'{path} is a folder, not a video: of a folder of frames, give an iterable '
-            'of the frames, and fps=....'
-        )
+        raise ValueError(f'{path} is a folder, not a video: give a video file.')
     if not osp.isfile(path):
         raise FileNotFoundError(f'Video {path} does not exist: check its path.')
     if osp.getsize(path) == 0:
