@@ -109,10 +109,10 @@ def stream_of(info: Mapping[str, Any]) -> Stream:
     """
     if 'stream' in info:
         return Stream(*info['stream'])
-    index = info.get('sample_idx')
+    video, index = info.get('video_id'), info.get('sample_idx')
     if isinstance(index, ClipIndex):
-        return Stream(info['video_id'], run=index.run, epoch=index.epoch)
-    return Stream(info['video_id'])
+        return Stream(video, run=index.run, epoch=index.epoch)
+    return Stream(video)
 
 
 class BadClipError(ValueError):

@@ -111,9 +111,10 @@ class SampleEpicFrames(BaseTransform):
         jitter = results.get('jitter', 0.0)
         if not jitter:
             return 0.0
-        if not hasattr(results.get('sample_idx'), 'epoch'):
+        draw = draw_of(results)
+        if draw is None:
             return np.random.random_sample() * jitter
-        key = (*draw_of(results), str(results.get('narration_id')))
+        key = (*draw, str(results.get('narration_id')))
         return stable_seed(*key) / 2**32 * jitter
 
     def __repr__(self) -> str:

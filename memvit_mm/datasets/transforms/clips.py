@@ -12,7 +12,7 @@ from mmaction.datasets.transforms import SampleAVAFrames
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
-from memvit_mm.structures import BadClipError
+from memvit_mm.structures import BadClipError, ClipIndex
 
 
 def stable_seed(*parts: Any) -> int:
@@ -47,10 +47,10 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(tensor)
 
 
-def draw_of(results: dict) -> tuple[int, int]:
-    """The epoch and the sampler's seed that a sample was drawn with, else zeros."""
+def draw_of(results: dict) -> Optional[tuple[int, int]]:
+    """The epoch and the seed with which the sampler drew a sample, if it told them."""
     index = results.get('sample_idx')
-    return getattr(index, 'epoch', 0), getattr(index, 'seed', 0)
+    return (index.epoch, index.seed) if isinstance(index, ClipIndex) else None
 
 
 @TRANSFORMS.register_module()
@@ -131,7 +131,7 @@ class StreamConsistent(BaseTransform):
                     f'{", ".join(sorted(map(str, results)))}): add it in the dataset, '
                     'or name the right key of the video with video_key=....'
                 )
-        epoch, seed = draw_of(results)
+        epoch, seed = draw_of(results) or (0, 0)
         video, *clip = (str(results[key]) for key in keys)
         with seeded(stable_seed(self.seed, seed, video, epoch, *clip)):
             for transform in self.transforms:
@@ -237,11 +237,12 @@ class SampleClipFrames(SampleAVAFrames):
     def _offsets(self, results: dict) -> np.ndarray:
         """Jitter of each frame, in frames."""
         random = np.random
-        if hasattr(results.get('sample_idx'), 'epoch'):
+        draw = draw_of(results)
+        if draw is not None:
             # Equal times draw alike, whatever type they have.
             time = float(results['timestamp'])
             key = str(results.get('video_id')), int(time) if time == int(time) else time
-            random = np.random.RandomState(stable_seed(*draw_of(results), *key))
+            random = np.random.RandomState(stable_seed(*draw, *key))
         low, high = -self.frame_interval // 2, self.frame_interval // 2
         if high == 0:
             return np.zeros(self.clip_len, dtype=np.int64)

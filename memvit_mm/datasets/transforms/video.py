@@ -14,7 +14,7 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit, Resize
 from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
-from memvit_mm.structures import BadClipError, MissingClipError
+from memvit_mm.structures import BadClipError, MissingClipError, stream_of
 from memvit_mm.video.decord_errors import decode_errors, find_decord, silence_decord
 from memvit_mm.video.open_video import open_video
 from memvit_mm.video.sequential_reader import SequentialReader
@@ -71,7 +71,7 @@ class VideoInit(DecordInit):
         keep_open = self.lanes if self.keep_open is None else self.keep_open
         if keep_open:
             # A video that is cut between two batch rows is read in two places.
-            key = (filename, getattr(results.get('sample_idx'), 'run', 0))
+            key = (filename, stream_of(results).run)
             readers = self._readers.here()
             reader = readers.pop(key, None)
             # What decord does after an error depends on the error: open it anew.
