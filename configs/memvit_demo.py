@@ -3,7 +3,7 @@
     python tools/data/make_demo_dataset.py data/memvit_demo
     python tools/train.py configs/memvit_demo.py
 
-`memvit_demo_no_memory.py` beside this is its twin without memory.
+`memvit_demo_no_memory.py` beside this is the baseline without memory.
 """
 
 _base_ = [

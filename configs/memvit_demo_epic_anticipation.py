@@ -5,7 +5,7 @@
 
 The clip ends a second before the action. The model is causal and predicts at each of 4
 time steps, as that of `memvit_epic_anticipation.py` does.
-`memvit_demo_epic_anticipation_no_memory.py` beside this is its twin without memory.
+`memvit_demo_epic_anticipation_no_memory.py` beside this is the baseline without memory.
 """
 
 _base_ = './memvit_demo_epic_cls.py'

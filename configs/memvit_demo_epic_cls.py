@@ -3,7 +3,7 @@
     python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
     python tools/train.py configs/memvit_demo_epic_cls.py
 
-`memvit_demo_epic_cls_no_memory.py` beside this is its twin without memory.
+`memvit_demo_epic_cls_no_memory.py` beside this is the baseline without memory.
 """
 
 _base_ = [

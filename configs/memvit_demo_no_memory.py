@@ -1,4 +1,4 @@
-"""The twin of `memvit_demo.py` without memory: all else is equal."""
+"""The baseline without memory for `memvit_demo.py`: all else is equal."""
 
 _base_ = './memvit_demo.py'
 

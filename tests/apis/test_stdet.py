@@ -405,6 +405,6 @@ class TestErrors:
     def test_a_checkpoint_of_another_model(self, weights):
         with pytest.raises(ValueError, match='weights.pth does not fit the model of'):
             init_detector_model('memvit_ava.py', weights, device='cpu')
-        # Its twin without memory has all that it needs, and more.
+        # The baseline without memory has all that it needs, and more.
         with pytest.warns(UserWarning, match='weights that the model .* does not use'):
             init_detector_model('memvit_demo_no_memory.py', weights, device='cpu')
