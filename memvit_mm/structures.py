@@ -101,6 +101,9 @@ def stream_of(info: Mapping[str, Any]) -> Stream:
     Args:
         info (dict): With ``video_id``, and ``stream`` or ``sample_idx`` if there are.
 
+    Raises:
+        ValueError: If ``stream`` is something else.
+
     Examples:
         >>> stream_of(dict(video_id='a', sample_idx=ClipIndex(7, run=3, epoch=1)))
         Stream(video='a', view=0, run=3, epoch=1)
@@ -108,7 +111,13 @@ def stream_of(info: Mapping[str, Any]) -> Stream:
         Stream(video='a', view=0, run=3, epoch=1)
     """
     if 'stream' in info:
-        return Stream(*info['stream'])
+        stream = info['stream']
+        if not isinstance(stream, (tuple, list)) or len(stream) != len(Stream._fields):
+            raise ValueError(
+                f'stream={stream!r} in the metainfo of a sample must be (video, view, '
+                'run, epoch).'
+            )
+        return Stream(*stream)
     video, index = info.get('video_id'), info.get('sample_idx')
     if isinstance(index, ClipIndex):
         return Stream(video, run=index.run, epoch=index.epoch)

@@ -229,9 +229,10 @@ class MemoryAttention(MemoryWriter, BaseModule):
         keys, values = k, v
         if past is not None:
             m_size = self.compressed_size(k_size)
-            clips, written = self.write(KeyValue(k, v), k_size, past)
-            keys = torch.cat([*(clip.key.to(k) for clip in clips), k], dim=1)
-            values = torch.cat([*(clip.value.to(v) for clip in clips), v], dim=1)
+            newest = self.compress(past.recent, k_size)
+            written = Written(current=KeyValue(k, v), compressed=newest)
+            keys = torch.cat([past.older.key.to(k), newest.key.to(k), k], dim=1)
+            values = torch.cat([past.older.value.to(v), newest.value.to(v), v], dim=1)
         if self.pool_first:
             keys, values = run_linear(self.k, keys), run_linear(self.v, values)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .heads.roi_head import MemoryAVARoIHead
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec
-from .memory.remember import MemoryOwner
-from .memory.rows import Rows, in_row_order, waves
+from .memory.remember import MemoryOwner, Run
+from .memory.rows import by_row, in_row_order, waves
 
 
 @MMDET_MODELS.register_module()
@@ -68,27 +68,28 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         return {**super().memory_specs(clips), **self._actor_specs()}
 
     def _actor_specs(self) -> dict[str, MemorySpec]:
-        return self.roi_head.memory_specs() if self._remembering_head else {}
+        return self.roi_head.memory_specs() if self._has_own_roi_head else {}
 
     @property
-    def _remembering_head(self) -> bool:
-        """Whether the RoI head takes memory. Any other RoI head runs without."""
+    def _has_own_roi_head(self) -> bool:
+        """Whether the RoI head may take memory. Any other RoI head runs without."""
         return isinstance(self.roi_head, MemoryAVARoIHead)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Losses of a batch of clips, [B, C, T, H, W]."""
         self._check(batch_data_samples)
-        proposals = [sample.proposals for sample in batch_data_samples]
-        rows = self.batch_rows(batch_data_samples)
+        samples = batch_data_samples
+        proposals = [sample.proposals for sample in samples]
+        rows = self.batch_rows(samples)
         groups = waves(rows)
-        if not self._remembering_head:
+        if not self._has_own_roi_head:
             parts = self.remember(batch_inputs, rows, groups, self._features)
-            x = in_row_order(parts, groups)
-            return self.roi_head.loss(x, proposals, batch_data_samples)
-        sampled = self.roi_head.sample(proposals, batch_data_samples)
-        boxes = [result.priors for result in sampled]
-        scores = self._scores(batch_inputs, batch_data_samples, boxes, rows, groups)
-        return self.roi_head.loss_of(scores, sampled)
+            return self.roi_head.loss(in_row_order(parts, groups), proposals, samples)
+        sampled = self.roi_head.sample(proposals, samples)
+        score = self._scorer(samples, [result.priors for result in sampled])
+        outputs = self.remember(batch_inputs, rows, groups, score)
+        scores = by_row([found for _, found in outputs], groups)
+        return self.roi_head.loss_of(torch.cat(scores), sampled)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
@@ -101,20 +102,23 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
             self.memory.expect(rows.streams)
         shapes = [tuple(sample.img_shape) for sample in samples]
         groups = self.test_groups(rows, shapes, batch_inputs.device)
-        if self._remembering_head:
-            boxes = [sample.proposals.bboxes for sample in samples]
-            scores = self._scores(batch_inputs, samples, boxes, rows, groups, shapes)
-            metas = [sample.metainfo for sample in samples]
-            results = self.roi_head.predictions_of(scores, boxes, metas)
-            return self.add_pred_to_datasample(samples, results)
-        results: list[Any] = [None] * len(samples)
-        parts = self.remember(batch_inputs, rows, groups, self._features, shapes)
-        for group, x in zip(groups, parts):
+        boxes = [sample.proposals.bboxes for sample in samples]
+        score = self._scorer(samples, boxes)
+
+        def run(clips: Tensor, past: LayerMemories, group: Sequence[int]) -> tuple:
             some = [samples[row] for row in group]
-            proposals = [sample.proposals for sample in some]
-            for row, result in zip(group, self.roi_head.predict(x, proposals, some)):
-                results[row] = result
-        return self.add_pred_to_datasample(samples, results)
+            if not self._has_own_roi_head:
+                x, written = self._features(clips, past, group)
+                proposals = [sample.proposals for sample in some]
+                return self.roi_head.predict(x, proposals, some), written
+            (_, scores), written = score(clips, past, group)
+            parts = [boxes[row] for row in group]
+            metas = [sample.metainfo for sample in some]
+            found = self.roi_head.predictions_of(torch.cat(scores), parts, metas)
+            return found, written
+
+        results = self.remember(batch_inputs, rows, groups, run, shapes)
+        return self.add_pred_to_datasample(samples, by_row(results, groups))
 
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: Optional[SampleList] = None
@@ -128,13 +132,12 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         if batch_data_samples is None:
             return (self._features(batch_inputs, {}, [])[0],)
         self._check(batch_data_samples)
-        boxes = [sample.proposals.bboxes for sample in batch_data_samples]
         rows = self.batch_rows(batch_data_samples)
-        groups, features = waves(rows), []
-        scores = self._scores(
-            batch_inputs, batch_data_samples, boxes, rows, groups, features=features
-        )
-        return in_row_order(features, groups), scores
+        groups = waves(rows)
+        boxes = [sample.proposals.bboxes for sample in batch_data_samples]
+        score = self._scorer(batch_data_samples, boxes)
+        features, scores = zip(*self.remember(batch_inputs, rows, groups, score))
+        return in_row_order(features, groups), torch.cat(by_row(scores, groups))
 
     def _features(
         self, clips: Tensor, past: LayerMemories, group: Sequence[int]
@@ -143,43 +146,26 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         x, written = self.run_backbone(clips, past)
         return (self.neck(x) if self.with_neck else x), written
 
-    def _scores(
-        self,
-        inputs: Tensor,
-        samples: SampleList,
-        boxes: Sequence[Tensor],
-        rows: Rows,
-        groups: Sequence[list[int]],
-        shapes: Optional[Sequence[Any]] = None,
-        features: Optional[list] = None,
-    ) -> Tensor:
-        """Run clips, remember them, and score their boxes.
+    def _scorer(self, samples: SampleList, boxes: Sequence[Tensor]) -> Run:
+        """What runs clips and scores their boxes; see :meth:`MemoryOwner.remember`.
+
+        Its output are the features of the clips, and for each of them the scores
+        [people, classes] of its boxes.
 
         Args:
-            inputs (Tensor): [B, C, T, H, W].
-            samples (list[ActionDataSample]): One per row.
+            samples (list[ActionDataSample]): One per row of the batch.
             boxes (sequence[Tensor]): [people, 4] in pixels, one per row.
-            rows, groups, shapes: As :meth:`MemoryOwner.remember`.
-            features (list, optional): Takes each group's features, if given.
-
-        Returns:
-            Tensor: Scores [people, classes], row by row.
         """
-        scores: dict[int, Tensor] = {}
 
         def run(clips: Tensor, past: LayerMemories, group: Sequence[int]) -> tuple:
             x, written = self._features(clips, past, group)
             parts = [boxes[row] for row in group]
             metas = [samples[row].metainfo for row in group]
             out = self.roi_head._bbox_forward(x, bbox2roi(parts), metas, memory=past)
-            found = out['cls_score'].split([len(part) for part in parts])
-            scores.update(zip(group, found))
-            if features is not None:
-                features.append(x)
-            return None, {**written, **out.get('written', {})}
+            scores = out['cls_score'].split([len(part) for part in parts])
+            return (x, scores), {**written, **out.get('written', {})}
 
-        self.remember(inputs, rows, groups, run, shapes)
-        return torch.cat([scores[row] for row in range(len(samples))])
+        return run
 
     @staticmethod
     def _check(samples: SampleList, *meta_keys: str) -> None:

@@ -20,7 +20,7 @@ from .blocks import MemoryBlock, plan_blocks
 from .kernels import Size
 from .memory.compression import pooled_size
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec, empty_memory
-from .memory.schedule import ages_of, check_published
+from .memory.schedule import ages_of, check_length_and_gap
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
 
@@ -312,7 +312,7 @@ class MeMViT(MViT):
                     f'layers: use 0 to {self.num_layers - 1}.'
                 )
         if layers:
-            check_published(length, gap)
+            check_length_and_gap(length, gap)
         if min(*kernel, *stride) < 1 or any(k % 2 == 0 for k in kernel):
             raise ValueError(
                 f'compress_kernel={tuple(kernel)} must be odd and compress_stride='

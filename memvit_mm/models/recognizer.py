@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .memory.remember import MemoryOwner
-from .memory.rows import in_row_order, padded_shapes, rows_of, take_rows, waves
+from .memory.rows import in_row_order, padded_shapes, take_rows, waves
 
 
 @MODELS.register_module()
@@ -121,7 +121,9 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         """Predict, as MMAction2's, with memory."""
         rows = self.batch_rows(data_samples)
         if self.remembers:
-            self.memory.expect(rows_of(data_samples, inputs.shape[1]).streams)
+            # Each view of a sample is a stream.
+            views = self.batch_rows(data_samples, inputs.shape[1])
+            self.memory.expect(views.streams)
         shapes = padded_shapes(data_samples)
         results: list[Any] = [None] * len(data_samples)
         for group in self.test_groups(rows, shapes, inputs.device):
@@ -169,7 +171,7 @@ class MemoryRecognizer3D(MemoryOwner, Recognizer3D):
         rows = None
         groups = [list(range(len(inputs)))]
         if data_samples is not None and self.remembers:
-            rows = rows_of(data_samples, views)
+            rows = self.batch_rows(data_samples, views)
             groups = waves(rows)
         if limit is not None:
             groups = [g[i : i + limit] for g in groups for i in range(0, len(g), limit)]

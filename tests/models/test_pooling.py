@@ -1,5 +1,6 @@
 """Pooling in channels-last order against torch's convolution, gradients included."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -100,6 +101,34 @@ def test_the_lean_mlp_is_the_mlp(dtype, frozen, monkeypatch):
     torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(lean(x), full(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('forward_only', [True, False])
+def test_the_backward_pass_repeats_the_forward_pass(forward_only, monkeypatch):
+    """Whatever mode is on by then: here a counter of operations."""
+    counter = pytest.importorskip('torch.utils.flop_counter').FlopCounterMode
+    monkeypatch.setattr(onednn, 'SMALLEST', 1)
+    lean, x = LeanMLP(8, 32, 8), torch.randn(2, 5, 8)
+    with counter(display=False) if forward_only else contextlib.nullcontext():
+        out = lean(x).sum()
+    with contextlib.nullcontext() if forward_only else counter(display=False):
+        out.backward()
+    wanted = torch.autograd.grad(MLP.forward(lean, x).sum(), list(lean.parameters()))
+    found = [p.grad for p in lean.parameters()]
+    torch.testing.assert_close(found, list(wanted), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_of_parts_are_not_summed_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(mlp_module, 'WIDE', 2**12)
+    torch.manual_seed(0)
+    lean, x = LeanMLP(16, 64, 16), torch.randn(1, 4096, 16)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        lean(x).float().square().sum().backward()
+        found = [p.grad.clone() for p in lean.parameters()]
+        lean.zero_grad()
+        MLP.forward(lean, x).float().square().sum().backward()
+    for gradient, parameter in zip(found, lean.parameters()):
+        assert torch.equal(gradient, parameter.grad)
 
 
 def test_what_is_put_in_place_of_a_layer_is_called():

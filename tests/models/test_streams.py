@@ -614,6 +614,29 @@ def test_streams_and_times_that_are_none_are_refused(meta):
         recognizer()(inputs, samples, mode='predict')
 
 
+@pytest.mark.parametrize('stream', ['rgb', 7, None, ('a', 0, 0)])
+def test_a_stream_that_is_none_is_refused(stream):
+    inputs, samples = batch(('a', 0))
+    samples[0].set_metainfo(dict(stream=stream))
+    with pytest.raises(
+        ValueError, match=r'stream=.* must be \(video, view, run, epoch'
+    ):
+        recognizer()(inputs, samples, mode='predict')
+
+
+def test_a_prediction_that_fails_leaves_no_trace():
+    model = detector()
+    predict(model, ('a', 0, 1))
+    before = model.memory.state_dict()['streams'][0]['clips'][-1]['time']
+    inputs, samples = torch.stack([clip('a', 1)]), [sample('a', 1)]
+    samples[0].proposals = boxes_of(1)
+    samples[0].set_metainfo(dict(whole_frame_boxes=dict(proposals='none')))
+    with torch.no_grad(), pytest.raises(TypeError):
+        model(inputs, samples, mode='predict')
+    (stream,) = model.memory.state_dict()['streams']
+    assert stream['clips'][-1]['time'] == before
+
+
 def test_ids_and_times_may_be_tensors():
     model = recognizer()
     expected = alone(model, 'a', range(4))

@@ -60,6 +60,17 @@ def test_grad(model):
     torch.testing.assert_close(found, plain_gradients(model, x, memory))
 
 
+def test_borrowed_weights(model):
+    """Weights of a call are those of its backward pass, too."""
+    x, memory = clips(model, 2)
+    own = {name: p.detach().clone() for name, p in model.named_parameters()}
+    borrowed = {name: (1.3 * p).requires_grad_() for name, p in own.items()}
+    found = torch.autograd.grad(loss(borrowed, model, x, memory), borrowed.values())
+    model.load_state_dict({name: p.detach() for name, p in borrowed.items()})
+    wanted = plain_gradients(model, x, memory)
+    torch.testing.assert_close(dict(zip(borrowed, found)), wanted)
+
+
 def test_gradients_of_each_sample(model):
     """As differential privacy takes them: every row with its own memory."""
     x, memory = clips(model, 3)

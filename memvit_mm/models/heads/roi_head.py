@@ -26,6 +26,11 @@ class MemoryAVARoIHead(AVARoIHead):
     Frames without a box are no exception: they give an empty result, and an actor
     memory without people. Takes the configs that ``AVARoIHead`` takes. ``init_cfg``
     holds for the box head, too, which takes none in MMAction2.
+
+    :class:`MemoryFastRCNN` scores boxes by :meth:`_bbox_forward`, which takes the
+    memory and returns what is to be remembered. From the scores :meth:`sample` and
+    :meth:`loss_of` make losses, :meth:`predictions_of` predictions. :meth:`loss` and
+    :meth:`predict` do both at once, without memory.
     """
 
     def init_weights(self) -> None:
@@ -45,7 +50,6 @@ class MemoryAVARoIHead(AVARoIHead):
         x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
-        **kwargs,
     ) -> dict:
         """Losses of a batch, without memory.
 
@@ -166,7 +170,6 @@ class MemoryAVARoIHead(AVARoIHead):
         x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
-        **kwargs,
     ) -> InstanceList:
         """Predict for a batch of any size, without memory.
 

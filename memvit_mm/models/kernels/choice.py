@@ -1,4 +1,4 @@
-"""Which form of a kernel runs: the one place that decides by device and by mode.
+"""The tests by which the form of a kernel is chosen: by device and by mode.
 
 Each function of this folder has a plain form, a few of torch's own operators, which
 defines its result and which runs wherever nothing better is known:

@@ -6,6 +6,7 @@ fast on an AMD EPYC of Zen 5 and 1.1 times on one of Zen 4, whose full width is 
 halves. What it lacks (other dtypes, autocast) goes torch's usual way.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Optional
 
@@ -49,8 +50,15 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     Returns:
         Tensor: [..., out].
     """
-    if not _takes(x, weight):
-        return F.linear(x, weight, bias)
+    return choose_linear(x, weight)(x, weight, bias)
+
+
+def choose_linear(x: Tensor, weight: Tensor) -> Callable[..., Tensor]:
+    """The form of :func:`linear` that runs for these."""
+    return _linear_by_onednn if _takes(x, weight) else F.linear
+
+
+def _linear_by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
     return _onednn(x, weight, bias, 'none', [], '')

@@ -187,10 +187,10 @@ class ClipMemory:
             f'The clip of {stream.video!r} at {time} is not later than the one before '
             f'it, at {last}: it starts with an empty memory. Memory needs the clips of '
             'a video in time order: use batch_sampler=dict('
-            "type='SequentialClipSampler') in the dataloader, add 'stream' (with a "
-            "dataset of MMAction2: 'sample_idx') to the meta_keys of PackActionInputs "
-            'for training, and call reset_memory() before a video begins again. (Said '
-            'once.)',
+            "type='SequentialClipSampler') in the dataloader, add 'stream' (with "
+            "datasets that are not of memvit_mm: 'sample_idx') to the meta_keys of "
+            'PackActionInputs for training, and call reset_memory() before a video '
+            'begins again. (Said once.)',
         )
 
     def warn_once(self, kind: str, message: str) -> None:
@@ -281,7 +281,8 @@ class ClipMemory:
         )
         self._forgotten.clear()
 
-    def _commit(self, stream: Stream, clips: list[KeptClip]) -> None:
+    def put(self, stream: Stream, clips: list[KeptClip]) -> None:
+        """Replace what is kept of a stream; :meth:`MemoryStep.commit` calls it."""
         self._clips[stream] = clips
         self._clips.move_to_end(stream)
         self._forgotten.pop(stream, None)

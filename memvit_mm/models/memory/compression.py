@@ -1,7 +1,6 @@
 """The writer's half of memory: what a layer keeps of a clip, and its compression."""
 
 from collections.abc import Callable, Sequence
-from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from memvit_mm.models.kernels import Size, depthwise_pool
 
-from .layers import KeyValue, MemorySpec, PastClips, Written
+from .layers import KeyValue, MemorySpec
 
 
 def depthwise_conv(
@@ -104,9 +103,9 @@ class MemoryWriter:
                 setattr(self, f'compress_{name}', conv)
                 setattr(self, f'norm_compress_{name}', build_norm(dims))
 
-    def compressed_size(self, size: Size) -> Optional[Size]:
-        """The grid of a compressed clip; None in a layer without memory."""
-        return pooled_size(size, self.compress_k) if self.ages else None
+    def compressed_size(self, size: Size) -> Size:
+        """The grid of a compressed clip whose keys formed a grid T, H, W."""
+        return pooled_size(size, self.compress_k)
 
     def spec_of(self, size: Size) -> MemorySpec:
         """What is kept of a clip whose keys form a grid T, H, W."""
@@ -131,20 +130,3 @@ class MemoryWriter:
                 for name, x in zip('kv', clip)
             )
         )
-
-    def write(
-        self, current: KeyValue, size: Size, past: PastClips
-    ) -> tuple[list[KeyValue], Written]:
-        """What is attended, and what is handed over to be remembered.
-
-        Args:
-            current (KeyValue): This clip's keys and values, [B, cls + T*H*W, C].
-            size (tuple[int, int, int]): T, H, W.
-            past (PastClips): What the memory has of earlier clips.
-
-        Returns:
-            tuple: The past clips as they are attended, oldest first, and what the
-            memory keeps.
-        """
-        newest = self.compress(past.recent, size)
-        return [past.older, newest], Written(current, newest)

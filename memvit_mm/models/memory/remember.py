@@ -45,7 +45,7 @@ class MemoryOwner:
     ) -> list[Any]:
         """Run clips with what their streams remember, and remember them.
 
-        A clip that fails leaves no trace in the memory.
+        Where ``run`` fails, its clips leave no trace in the memory.
 
         Args:
             inputs (Tensor): Clips, [B, ..., T, H, W].
@@ -90,9 +90,10 @@ class MemoryOwner:
             past (dict[str, PastClips]): What the layers may attend to; {} without
                 memory.
         """
-        if past and self.backbone_remembers:
-            return self.backbone(clips, memory=past)
-        return self.backbone(clips), {}
+        if not past or not self.backbone_remembers:
+            return self.backbone(clips), {}
+        names = self.backbone.memory_specs(clips.shape[-3:])
+        return self.backbone(clips, memory={name: past[name] for name in names})
 
     @property
     def backbone_remembers(self) -> bool:

@@ -53,7 +53,7 @@ def rows_of(data_samples: SampleList, views: int = 1) -> Rows:
                 'that tells the order.'
             ) from None
         stream = stream_of({**meta, 'video_id': video})
-        for view in range(views):
+        for view in range(stream.view * views, (stream.view + 1) * views):
             streams.append(stream._replace(view=view))
             times.append(time)
     return Rows(streams, times)
@@ -108,6 +108,18 @@ def in_row_order(parts: Iterable[Any], groups: list[list[int]]) -> Any:
     leaves = [pytree.tree_flatten(part)[0] for part in parts]
     spec = pytree.tree_flatten(parts[0])[1]
     return pytree.tree_unflatten([join(*row) for row in zip(*leaves)], spec)
+
+
+def by_row(parts: Iterable[Sequence[Any]], groups: list[list[int]]) -> list[Any]:
+    """As :func:`in_row_order`, of parts that hold one entry per row.
+
+    Examples:
+        >>> by_row([['b', 'c'], ['a']], [[1, 2], [0]])
+        ['a', 'b', 'c']
+    """
+    pairs = zip(groups, parts)
+    found = {row: one for group, part in pairs for row, one in zip(group, part)}
+    return [found[row] for row in range(len(found))]
 
 
 def padded_shapes(data_samples: SampleList) -> list[Optional[tuple[int, int]]]:

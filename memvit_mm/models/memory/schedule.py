@@ -19,7 +19,7 @@ def ages_of(length: int, gap: int) -> tuple[int, ...]:
     return tuple(gap * number for number in range(1, length + 1))
 
 
-def check_published(length: int, gap: int) -> None:
+def check_length_and_gap(length: int, gap: int) -> None:
     """Refuse a ``memory_length`` or ``memory_gap`` that reads nothing.
 
     Raises:
@@ -32,6 +32,6 @@ def check_published(length: int, gap: int) -> None:
         )
     if gap < 1:
         raise ValueError(
-            f'memory_gap={gap} must be at least 1: it is the age in clips of the '
-            'newest clip that is read.'
+            f'memory_gap={gap} must be at least 1: the clip that many steps back is '
+            'the newest one attended.'
         )

@@ -1,7 +1,7 @@
 """MemoryStep: one clip of each stream of a batch reads the memory and is written."""
 
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from memvit_mm.models.kernels import is_transforming
 from memvit_mm.structures import Stream
 
 from .layers import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+
+if TYPE_CHECKING:
+    from .clip_memory import ClipMemory
 
 
 @dataclass
@@ -62,7 +65,7 @@ class MemoryStep:
 
     def __init__(
         self,
-        memory: Any,
+        memory: 'ClipMemory',
         streams: list[Stream],
         times: list,
         pasts: list[list[KeptClip]],
@@ -209,4 +212,4 @@ class MemoryStep:
         horizon = max((max(spec.ages) for spec in self._specs.values()), default=0)
         for stream, past, new in zip(self.streams, self._pasts, self._new):
             clips = [*past, new]
-            self.memory._commit(stream, clips[-horizon:] if horizon else [])
+            self.memory.put(stream, clips[-horizon:] if horizon else [])
