@@ -287,6 +287,7 @@ class VideoStream:
         """
         self._check_idle()
         self.buffer: Optional[ClipBuffer] = None
+        """Collects the frames into clips, once a frame or a source is there."""
         self._state = BufferState()
         self._path: Optional[str] = None
         self._predictions = self._dropped = 0
