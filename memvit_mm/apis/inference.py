@@ -1,4 +1,4 @@
-"""Recognizers on whole videos: ours of MMAction2's functions and of its inferencer."""
+"""Recognizers on whole videos: MMAction2's functions and inferencer, with more."""
 
 import os.path as osp
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def init_recognizer(
     checkpoint: Optional[str] = None,
     device: Union[str, torch.device, None] = None,
 ) -> nn.Module:
-    """As MMAction2's, with a config from any directory and weights that must fit.
+    """Build a recognizer, from a config in any directory and weights that must fit.
 
     Args:
         config (str | Path | Config): A file, one of this package's configs by name
@@ -185,7 +185,7 @@ class MemViTInferencer(ActionRecogInferencer):
         return super().__call__(inputs, *args, **kwargs)
 
     def pred2dict(self, data_sample: ActionDataSample) -> dict:
-        """A result as plain values."""
+        """A video's result as plain values."""
         plain = super().pred2dict(data_sample)
         plain.update(self._named(data_sample.pred_score))
         if 'clip_scores' in data_sample:
@@ -220,7 +220,7 @@ class MemViTInferencer(ActionRecogInferencer):
 
 
 def _sentence(plain: dict) -> str:
-    """Best classes in words."""
+    """The three best classes of each kind, in one line."""
     kinds = [key for key in ('top', 'top_verbs', 'top_nouns') if key in plain]
     return ' | '.join(
         ', '.join(f'{name} {score:.2f}' for name, score in plain[kind][:3])

@@ -1,6 +1,6 @@
-"""Who does what when in a video: AVA's detectors, for which MMAction2 has no API.
+"""Action detectors (AVA) on videos: what each person does at each keyframe.
 
-``tools/test.py`` reads data sets; this reads videos (open-mmlab/mmaction2#1692).
+MMAction2 has no such function (open-mmlab/mmaction2#1692).
 """
 
 import os.path as osp

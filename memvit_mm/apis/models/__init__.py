@@ -1,0 +1,1 @@
+"""Models from configs and checkpoints, and the names of their classes."""

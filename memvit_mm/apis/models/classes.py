@@ -1,6 +1,6 @@
-"""A model's classes: their names, and whether number 0 is one of them.
+"""A model's classes: their names, which of them are the best, and the reserved class.
 
-Whoever names or ranks a class asks here.
+This is the one place where classes are named and ranked.
 """
 
 import math
@@ -20,12 +20,12 @@ Names = Optional[Sequence[str]]
 
 
 class ClassScores(NamedTuple):
-    """Classes that compete or stand together, and their scores."""
+    """The classes of one kind and their scores."""
 
     kind: str
     """'actions', 'verbs' or 'nouns'."""
     names: list[str]
-    """Of all of these classes."""
+    """Names of the classes."""
     scores: np.ndarray
     """``[..., classes]``."""
 
@@ -40,7 +40,7 @@ class ClassScores(NamedTuple):
             names (sequence[str], optional): By class number; those that are not known
                 are made up.
             scores (np.ndarray): ``[..., classes]``.
-            reserved (bool): Whether class 0 is none, and left out.
+            reserved (bool): Whether class 0 stands for no action and is left out.
 
         Examples:
             >>> ClassScores.of('actions', ['-', 'sit'], np.ones((5, 3)), True).names
@@ -52,7 +52,7 @@ class ClassScores(NamedTuple):
         return cls(kind, names, scores[..., first:])
 
     def order(self, k: int, row: Any = ...) -> list[int]:
-        """Places of the best classes, best first, where rows have scores of one."""
+        """Places of the best classes in ``names``, best first."""
         return np.argsort(-self.scores[row], kind='stable')[:k].tolist()
 
     def best(
@@ -83,12 +83,12 @@ class Classes(NamedTuple):
     """All classes of a model."""
 
     names: dict[str, list[str]]
-    """Of all 'actions', or of all 'verbs' and all 'nouns', by number."""
+    """Names of the 'actions', or of the 'verbs' and the 'nouns', by class number."""
     reserved: bool = False
-    """Whether number 0 of the actions is none: AVA's files count from 1, and the
-    detector's loss never sees its column."""
+    """Whether number 0 of the actions is no class: AVA's files count from 1, and the
+    detector's loss leaves that column out."""
     known: bool = True
-    """Whether there are names of them, or all are made up."""
+    """Whether the names were given somewhere, or all of them are made up."""
 
     def groups(self, scores: np.ndarray) -> list[ClassScores]:
         """Scores ``[classes]`` of all kinds, one kind after the other."""
@@ -230,7 +230,7 @@ def custom_classes(cfg: Mapping) -> list[int]:
 
 
 def _told(cfg: Mapping, key: str) -> Any:
-    """What the test dataset says, or a metric."""
+    """A setting of the test dataset or of a test metric."""
     metrics = cfg.get('test_evaluator') or ()
     metrics = [metrics] if isinstance(metrics, Mapping) else metrics
     for part in (test_dataset(cfg), *metrics):

@@ -1,4 +1,4 @@
-"""A model from a config and a checkpoint, or a sentence that says why not."""
+"""Building a model from a config and a checkpoint that must fit."""
 
 import copy
 import os

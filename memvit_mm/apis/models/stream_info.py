@@ -1,4 +1,4 @@
-"""StreamInfo: what must be known about a model to show its predictions."""
+"""StreamInfo: the facts about a model that whoever shows its predictions needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,14 +29,14 @@ class StreamInfo:
     """Seconds from a clip's first frame to its last."""
     memory_seconds: Optional[float]
     """How far back a clip attends directly, in seconds; None for models without a
-    memory. Through earlier clips it may know more."""
+    memory. Earlier clips may pass on what came before them."""
     ahead: float = 0.0
-    """How long after a prediction's time that is which it is about, in seconds: above 0
-    for models that anticipate."""
+    """How many seconds after its time a prediction is about; above 0 for models that
+    anticipate."""
     centered: bool = False
-    """Whether a clip's time is that of its middle, or of its end."""
+    """Whether a clip's time is that of its middle frame, or of its last one."""
     reserved: bool = False
-    """Whether number 0 of the classes stands for nothing, as in AVA."""
+    """Whether class 0 stands for no action, as in AVA."""
 
     def shown_from(self, time: float) -> float:
         """From when on a prediction is shown, in seconds; for a ``stride``.

@@ -1,0 +1,1 @@
+"""Frames of videos and cameras in, predictions out: VideoStream and MultiStream."""

@@ -353,7 +353,7 @@ class MultiStream:
 
 def _counts(stream: VideoStream, reader: SourceReader) -> StreamCounts:
     """What became of a stream's frames and clips, those included that wait."""
-    counts, state = stream.counts, reader.buffer.state
+    counts, state = stream.counts, stream.buffer.state
     return counts._replace(
         frames=state.count,
         dropped=counts.dropped + reader.dropped,

@@ -1,4 +1,4 @@
-"""Playback: a video's frames once more, up to where its predictions are."""
+"""Playback: reads a video again, up to where its predictions are."""
 
 from collections.abc import Iterator
 from typing import Optional

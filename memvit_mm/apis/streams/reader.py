@@ -2,10 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Optional
 
-from .clip_buffer import BufferState, ClipBuffer, ReadyClip
+from .clip_buffer import BufferState, ReadyClip
 from .predictor import PreparedClip
 from .sources import frames_after
 
@@ -19,30 +19,21 @@ class SourceReader:
 
     Args:
         source: As :func:`open_source` gives it. Closed at the end, by the thread.
-        buffer (ClipBuffer): The stream's. If it has frames, the stream goes on.
-        prepare (callable): Makes a :class:`PreparedClip` of a :class:`ReadyClip`.
+        stream (VideoStream): Whose clips these are. If it has begun, it goes on.
         condition (threading.Condition, optional): Notified of every change; readers
             may share it.
-        queue_size (int): Clips that wait at most.
-        when_slow (str): When they do: ``'block'`` the source, or ``'drop'`` the clip
-            that waits longest, and count it.
     """
 
     def __init__(
-        self,
-        source: Any,
-        buffer: ClipBuffer,
-        prepare: Callable[[ReadyClip], PreparedClip],
-        condition: Optional[threading.Condition] = None,
-        queue_size: int = 2,
-        when_slow: str = 'block',
+        self, source: Any, stream: Any, condition: Optional[threading.Condition] = None
     ) -> None:
         self.source = source
-        self.buffer = buffer
-        self.prepare = prepare
+        self.stream = stream
         self.condition = condition or threading.Condition()
-        self.queue_size = queue_size
-        self.when_slow = when_slow
+        self.drops = (
+            stream.when_slow or ('drop' if source.live else 'block')
+        ) == 'drop'
+        """Whether the clip that waits longest is dropped when too many wait."""
         self.dropped = 0
         """Clips that were dropped."""
         self.error: Optional[BaseException] = None
@@ -53,7 +44,7 @@ class SourceReader:
         """Clips that wait, oldest first; look and take under the condition only."""
         self._stop = False
         self._thread = threading.Thread(
-            target=self._run, name=f'frames of {buffer.name}', daemon=True
+            target=self._run, name=f'frames of {stream.buffer.name}', daemon=True
         )
 
     def start(self) -> None:
@@ -107,20 +98,21 @@ class SourceReader:
                 self.condition.notify_all()
 
     def _clips(self) -> Iterator[ReadyClip]:
-        for frame in frames_after(self.source, self.buffer):
+        buffer = self.stream.buffer
+        for frame in frames_after(self.source, buffer):
             if self._stop:
                 return
-            yield from self.buffer.feed(frame.image, frame.time)
+            yield from buffer.feed(frame.image, frame.time)
         if not self._stop:
-            yield from self.buffer.finish()
+            yield from buffer.finish()
 
     def _offer(self, clip: ReadyClip) -> None:
         if self._stop:
             return
-        prepared = self.prepare(clip)
+        prepared = self.stream.prepare(clip)
         with self.condition:
-            while len(self.ready) >= self.queue_size and not self._stop:
-                if self.when_slow == 'drop':
+            while len(self.ready) >= self.stream.queue_size and not self._stop:
+                if self.drops:
                     self.ready.popleft()
                     self.dropped += 1
                 else:

@@ -1,4 +1,4 @@
-"""What a stream says about a clip: small dataclasses."""
+"""Prediction and its kinds: what a model says about one clip of a stream."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,25 +17,27 @@ class Prediction:
     stream: Any
     """The stream's name."""
     number: int
-    """Of the clip in its stream, 0 for the first; dropped and skipped ones count."""
+    """Number of the clip in its stream, from 0. Dropped and skipped clips count."""
     time: float
-    """The time it stands for, in seconds, on the clock of the stream's frames."""
+    """The time of the clip in seconds, on the clock of the stream's frames: that of its
+    middle frame for models as AVA's, of its last frame for others."""
     start: float
     """When its first frame is, in seconds."""
     end: float
     """When its last frame is, in seconds."""
     scores: np.ndarray = field(repr=False)
-    """Of the classes, ``[classes]`` float32."""
+    """Scores of the classes, ``[classes]`` float32."""
     names: Names = field(default=None, repr=False)
-    """Names of the classes; those that are not known are made up."""
+    """Names of the classes. Those that are not known are made up."""
     data_sample: Optional[ActionDataSample] = field(default=None, repr=False)
-    """All that the model answered."""
+    """The model's whole answer, on the CPU."""
     without_memory: Optional['Prediction'] = field(default=None, repr=False)
-    """What it says about the same clip alone, where that was asked for."""
+    """The prediction of the same clip with an empty memory, if it was made
+    (:class:`ComparingPredictor`)."""
 
     @property
     def groups(self) -> list[ClassScores]:
-        """The classes of each kind, named, and their scores."""
+        """The classes of each kind, with their names and scores."""
         return [ClassScores.of('actions', self.names, self.scores)]
 
     def top(self, k: int = 5, threshold: float = -math.inf) -> list[tuple[str, float]]:
@@ -43,7 +45,7 @@ class Prediction:
         return self.groups[0].best(k, threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, to be written as JSON."""
+        """The prediction as plain values that can be written as JSON."""
         return dict(
             stream=str(self.stream),
             number=self.number,
@@ -56,18 +58,18 @@ class Prediction:
 
 @dataclass
 class EpicPrediction(Prediction):
-    """Of a model with verbs and nouns; ``scores`` are those of both, one by one."""
+    """A prediction of verbs and nouns; ``scores`` has the verbs' first."""
 
     verb_scores: np.ndarray = field(default=None, repr=False)
-    """``[verbs]`` float32, of sum 1."""
+    """``[verbs]`` float32, which sum to 1."""
     noun_scores: np.ndarray = field(default=None, repr=False)
-    """``[nouns]`` float32, of sum 1."""
+    """``[nouns]`` float32, which sum to 1."""
     verbs: Names = field(default=None, repr=False)
     nouns: Names = field(default=None, repr=False)
 
     @property
     def groups(self) -> list[ClassScores]:
-        """The verbs and the nouns, named, and their scores."""
+        """The verbs and the nouns, with their names and scores."""
         return [
             ClassScores.of('verbs', self.verbs, self.verb_scores),
             ClassScores.of('nouns', self.nouns, self.noun_scores),
@@ -109,7 +111,7 @@ class EpicPrediction(Prediction):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, to be written as JSON."""
+        """The prediction as plain values that can be written as JSON."""
         plain = super().to_dict()
         del plain['scores']
         plain['verb_scores'] = self.verb_scores.tolist()
@@ -119,33 +121,33 @@ class EpicPrediction(Prediction):
 
 @dataclass
 class PeoplePrediction(Prediction):
-    """Of a detector: ``scores`` are ``[people, classes]``, the people in ``boxes``."""
+    """A detector's prediction: ``scores`` are ``[people, classes]``."""
 
     boxes: np.ndarray = field(default=None)
     """x1, y1, x2, y2 in pixels of the source's frames, ``[people, 4]`` float32."""
     box_scores: np.ndarray = field(default=None, repr=False)
-    """How sure it is that there is a person, ``[people]`` float32."""
+    """Scores of the boxes, ``[people]`` float32."""
     track_ids: Optional[np.ndarray] = field(default=None, repr=False)
-    """Whose the boxes are, the same from keyframe to keyframe, int64 ``[people]``;
-    None where people are not tracked."""
+    """Numbers of the people, which stay theirs from keyframe to keyframe, int64
+    ``[people]``. None where people are not tracked."""
     reserved: bool = field(default=True, repr=False)
-    """Whether class 0 is none, as in AVA: then it is in ``scores``, and in no list of
-    classes."""
+    """Whether class 0 stands for no action, as in AVA. Then ``scores`` has it, and no
+    list of classes."""
 
     @property
     def groups(self) -> list[ClassScores]:
-        """The actions, named, and everybody's scores."""
+        """The actions, with their names and everybody's scores."""
         return [ClassScores.of('actions', self.names, self.scores, self.reserved)]
 
     def top(
         self, k: int = 5, threshold: float = -math.inf
     ) -> list[list[tuple[str, float]]]:
-        """Per person the best classes and their scores."""
+        """The best classes of each person and their scores."""
         (group,) = self.groups
         return [group.best(k, threshold, row) for row in range(len(group.scores))]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, to be written as JSON."""
+        """The prediction as plain values that can be written as JSON."""
         plain = super().to_dict()
         plain['boxes'] = self.boxes.tolist()
         plain['box_scores'] = self.box_scores.tolist()

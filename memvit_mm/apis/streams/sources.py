@@ -1,4 +1,4 @@
-"""Where frames come from: files, folders, cameras, and whatever can be iterated."""
+"""Sources of frames: files, folders, cameras, and iterables."""
 
 import os.path as osp
 import threading
@@ -92,11 +92,11 @@ class LiveCapture:
         return f'{told}: check it, or let it be opened anew with reconnect=3.'
 
     def stop(self) -> None:
-        """From another thread: wait for it no longer."""
+        """Stop waiting for the camera, from another thread."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Let go of the camera."""
+        """Close the camera."""
         self._capture.release()
 
 

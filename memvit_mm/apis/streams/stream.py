@@ -200,7 +200,7 @@ class VideoStream:
             reader.start()
             while (taken := reader.take()) is not None:
                 yield from self._predict([taken])
-            self._state = self._buffer.state.copy()
+            self._state = self.buffer.state.copy()
             self.predictor.forget(self.name)
         finally:
             reader.close()
@@ -208,7 +208,7 @@ class VideoStream:
             self._reader = None
             if not self._state.ended:
                 # What was read ahead is read again.
-                self._buffer.restore(self._state)
+                self.buffer.restore(self._state)
 
     def feed(self, frame: np.ndarray, time: Optional[float] = None) -> list[Prediction]:
         """Take the next frame, and predict what is complete with it.
@@ -231,7 +231,7 @@ class VideoStream:
         """
         with self._lock:
             self._check_idle()
-            if self._state.ended or self._buffer is None:
+            if self._state.ended or self.buffer is None:
                 self.reset()
                 if self.fps is None and time is None:
                     raise ValueError(
@@ -241,7 +241,7 @@ class VideoStream:
                 self._begin(self.fps or 30.0)
             if isinstance(frame, np.ndarray):
                 frame = frame.copy()
-            return self._advance(self._buffer.feed, frame, time)
+            return self._advance(self.buffer.feed, frame, time)
 
     def finish(self) -> list[Prediction]:
         """Predict the clips that only lack frames after the last one that was fed.
@@ -253,10 +253,10 @@ class VideoStream:
         """
         with self._lock:
             self._check_idle()
-            if self._buffer is None or self._state.ended:
+            if self.buffer is None or self._state.ended:
                 return []
             try:
-                return self._advance(self._buffer.finish)
+                return self._advance(self.buffer.finish)
             except BadClipError:
                 # Too short for a clip: it has ended all the same.
                 self._state.ended = True
@@ -275,7 +275,7 @@ class VideoStream:
     @property
     def frames_kept(self) -> int:
         """Frames that wait for their clips to be complete."""
-        return 0 if self._buffer is None else self._buffer.frames_kept
+        return 0 if self.buffer is None else self.buffer.frames_kept
 
     # --------------------------------------------------------------------- the state
 
@@ -286,7 +286,8 @@ class VideoStream:
             ValueError: If it is reading a source.
         """
         self._check_idle()
-        self._buffer: Optional[ClipBuffer] = None
+        self.buffer: Optional[ClipBuffer] = None
+        """Collects the frames into clips, once a frame or a source is there."""
         self._state = BufferState()
         self._path: Optional[str] = None
         self._predictions = self._dropped = 0
@@ -311,9 +312,9 @@ class VideoStream:
             memory=self.predictor.remembered(self.name),
             tracker=None if self._tracker is None else self._tracker.state_dict(),
         )
-        if self._buffer is not None:
-            state['settings'] = self._buffer.grid.settings()
-            state['buffer'] = self._buffer.pack(self._state)
+        if self.buffer is not None:
+            state['settings'] = self.buffer.grid.settings()
+            state['buffer'] = self.buffer.pack(self._state)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -334,9 +335,9 @@ class VideoStream:
             self._path = state['path']
             if state['buffer'] is not None:
                 self._begin(state['settings']['fps'])
-                self._buffer.grid.check_settings(state['settings'])
-                self._state = self._buffer.unpack(state['buffer'])
-                self._buffer.restore(self._state)
+                self.buffer.grid.check_settings(state['settings'])
+                self._state = self.buffer.unpack(state['buffer'])
+                self.buffer.restore(self._state)
             self._predictions, self._dropped = state['predictions'], state['dropped']
             if self._tracker is not None and state.get('tracker') is not None:
                 self._tracker.load_state_dict(state['tracker'])
@@ -380,12 +381,9 @@ class VideoStream:
             self.on_damage,
         )
         self._path = path
-        if self._buffer is None:
+        if self.buffer is None:
             self._begin(opened.fps)
-        when_slow = self.when_slow or ('drop' if opened.live else 'block')
-        return SourceReader(
-            opened, self._buffer, self.prepare, condition, self.queue_size, when_slow
-        )
+        return SourceReader(opened, self, condition)
 
     def prepare(self, ready: ReadyClip) -> PreparedClip:
         """A complete clip as the model takes it."""
@@ -393,7 +391,7 @@ class VideoStream:
         video = None
         if not self._named and self._path is not None:
             video = Path(self._path).stem
-        fps, origin = self._buffer.grid.fps, ready.after.origin
+        fps, origin = self.buffer.grid.fps, ready.after.origin
         return self.predictor.prepare(self.name, ready.clip, fps, origin, video)
 
     def done_with(self, prediction: Prediction, after: BufferState) -> None:
@@ -405,7 +403,7 @@ class VideoStream:
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)
         name = self.name if self._named else self._path or self.name
-        self._buffer = ClipBuffer(grid, self.max_gap, name)
+        self.buffer = ClipBuffer(grid, self.max_gap, name)
 
     def _advance(self, step: Callable[..., list[ReadyClip]], *frame: Any) -> list:
         """Predict the clips that a step of the buffer completes, or take it back."""
@@ -413,9 +411,9 @@ class VideoStream:
             ready = step(*frame)
             found = self._predict([(self.prepare(clip), clip.after) for clip in ready])
         except BaseException:
-            self._buffer.restore(self._state)
+            self.buffer.restore(self._state)
             raise
-        self._state = self._buffer.state.copy()
+        self._state = self.buffer.state.copy()
         return found
 
     def _predict(
