@@ -1,13 +1,12 @@
 """What every test relies on."""
 
-import gc
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from fork_server import leave_configs_unformatted
+from fork_server import make_runs_quick
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOOLS = CHECKOUT / 'tools'
@@ -58,13 +57,9 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope='session', autouse=True)
 def quick_runs() -> None:
-    """Spare the tests what takes most of the time of short runs, and shows nothing."""
     import memvit_mm  # noqa: F401 (mmengine may need what it mends)
 
-    leave_configs_unformatted()
-    # mmengine's datasets collect garbage when they are built: not among all modules.
-    gc.collect()
-    gc.freeze()
+    make_runs_quick()
 
 
 @pytest.fixture(scope='session')

@@ -23,23 +23,35 @@ PRELOADED = (
     'memvit_mm.apis',
     'mmdet.apis',
     'mmaction.apis',
-    # Optimizers import it.
-    'torch._dynamo',
     'torch.distributed.run',
     'torch.distributed.elastic.multiprocessing.redirects',
 )
 _program = None
 
 
-def leave_configs_unformatted() -> None:
-    """Let mmengine write configs as they come.
+def make_runs_quick() -> None:
+    """Let mmengine leave out what takes most of the time of the tests' short runs.
 
-    It formats a config several times a run and once a checkpoint, by yapf, which takes
-    most of the time of runs as short as those of the tests.
+    It formats the config by yapf several times a run and once a checkpoint, starts a
+    dozen programs at the beginning of each run to write their versions to the log, and
+    sleeps for two seconds between the epochs of a loop over iterations. Datasets
+    collect garbage when they are built: not among all modules.
     """
-    import mmengine.config.config
+    import functools
+    import gc
+    import types
 
+    import mmengine.config.config
+    import mmengine.runner.loops
+    import mmengine.runner.runner
+    import torch._dynamo  # noqa: F401 (optimizers import it)
+
+    runner = mmengine.runner.runner
+    runner.collect_env = functools.lru_cache(runner.collect_env)
     mmengine.config.config.FormatCode = lambda text, **_: (text, False)
+    mmengine.runner.loops.time = types.SimpleNamespace(sleep=lambda seconds: None)
+    gc.collect()
+    gc.freeze()
 
 
 def python() -> str:
@@ -116,16 +128,13 @@ def run(path: str, arguments: list) -> None:
 
 def serve(path: str) -> list:
     """Fork a process for each request. Returns in these alone, with what to run."""
-    import gc
     import importlib
     import selectors
 
     for name in PRELOADED:
         importlib.import_module(name)
-    leave_configs_unformatted()
+    make_runs_quick()
     assert len(os.listdir('/proc/self/task')) == 1, 'fork would lose a thread'
-    gc.collect()
-    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)

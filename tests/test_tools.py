@@ -88,12 +88,12 @@ def call(folder, *command, **environment):
         cwd=folder,
         capture_output=True,
         text=True,
-        env=dict(
-            os.environ,
-            PYTHONPATH=f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
-            PYTHON=sys.executable,
+        env={
+            **os.environ,
+            'PYTHONPATH': f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+            'PYTHON': sys.executable,
             **environment,
-        ),
+        },
     )
 
 
@@ -314,6 +314,7 @@ class TestRun:
             1,
             *options,
             PORT=port,
+            PYTHON=python(),
         )
         assert test.returncode == 0, test.stderr[-3000:]
         result = next((toy / 'tested').glob('*/*.json'))
@@ -409,7 +410,8 @@ class TestQuickstart:
     """Its steps, with trainings of a second in place of the demo's."""
 
     @pytest.fixture(autouse=True)
-    def toy_is_found(self, toy, monkeypatch):
+    def processes(self, toy, monkeypatch):
+        monkeypatch.setattr(sys, 'executable', python())
         path = f'{toy}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
         monkeypatch.setenv('PYTHONPATH', path)
 
@@ -429,7 +431,6 @@ class TestQuickstart:
     def test_a_line_for_each_validation(self, toy, monkeypatch, capsys):
         text = (toy / 'toy.py').read_text()
         (toy / 'toy.py').write_text(text.replace('count=', "**{'mAP/overall': 0.5},n="))
-        monkeypatch.setattr(sys, 'executable', python())
         steps = [self.start(toy, name) for name in ('with memory', 'without')]
         quickstart.wait(*steps, show=True)
         lines = capsys.readouterr().out.splitlines()

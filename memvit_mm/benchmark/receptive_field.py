@@ -17,6 +17,9 @@ from memvit_mm.datasets.clip_recipe import read_recipe
 
 from .complexity import clip_shape
 
+# Frames per second of the videos that seconds are told for.
+FPS = 30.0
+
 
 @dataclass
 class ReceptiveField:
@@ -72,65 +75,52 @@ def _steps(clips: Sequence[int]) -> str:
     return ', '.join(map(str, clips)) or 'none'
 
 
-def receptive_field(
-    cfg: Mapping[str, Any],
-    clips: Optional[int] = None,
-    size: Optional[Sequence[int]] = None,
-    seed: int = 0,
-    fps: float = 30.0,
-) -> ReceptiveField:
+def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
     """Play one stream twice, its first clip changed the second time.
 
     What moves the features of clip k is then k clips back: earlier clips than the
     changed one could only pass on what they never saw. Weights are random and of the
     size that trained ones have, in double precision, so that what has come through
-    every layer is not lost in rounding. The reach does not depend on the frames' size.
+    every layer is not lost in rounding. Frames have at most 64 pixels a side, since
+    the reach does not depend on their size.
 
     Args:
         cfg (Config): A config with ``model`` and, for the seconds, a test pipeline.
-        clips (int, optional): How far back to look; by default a little further than
-            the layers of the backbone and of the actor head can reach.
-        size (sequence[int], optional): T, H, W of the clips; by default as the
-            backbone's, on frames of at most 64 pixels.
-        seed (int): Of weights and clips.
-        fps (float): Frames per second of the videos that seconds are told for.
 
     Raises:
         ValueError: If the model has no memory.
     """
-    model = build_model(cfg, seed)
-    lively_weights(model, seed)
+    model = build_model(cfg)
+    lively_weights(model)
     model.double()
-    shape = clip_shape(cfg['model']['backbone'], size)
-    if size is None:
-        shape = (*shape[:2], min(shape[2], 64), min(shape[3], 64))
-    if clips is None:
-        clips = farthest(model, shape[1:]) + 2
-    runs = []
-    for changed in (False, True):
-        model.reset_memory()
-        generator = torch.Generator().manual_seed(seed)
-        run = []
-        for number in range(clips + 1):
-            clip = torch.randn(1, *shape, generator=generator).double()
-            if changed and number == 0:
-                clip = clip.flip(-1) + 1
-            run.append(feed(model, clip, number))
-        runs.append(run)
-    moved = [
-        [not torch.equal(a, b) for a, b in zip(*outputs)] for outputs in zip(*runs)
-    ]
-    reached = [
-        [number for number, flags in enumerate(moved) if flags[part]]
-        for part in range(len(moved[0]))
-    ]
-    clip_seconds, stride = _seconds(cfg, fps)
-    return ReceptiveField(
-        reached[0], reached[1] if len(reached) > 1 else None, clip_seconds, stride
+    channels, frames, *sides = clip_shape(cfg['model']['backbone'])
+    shape = (channels, frames, *(min(side, 64) for side in sides))
+    # A little further than the layers can reach.
+    count = farthest(model, shape[1:]) + 3
+    plain, changed = (_play(model, shape, count, change) for change in (False, True))
+    features, *actors = (
+        [k for k, pair in enumerate(zip(*runs)) if not torch.equal(*pair)]
+        for runs in zip(zip(*plain), zip(*changed))
     )
+    return ReceptiveField(features, actors[0] if actors else None, *_seconds(cfg))
 
 
-def build_model(cfg: Mapping[str, Any], seed: int = 0) -> nn.Module:
+def _play(
+    model: nn.Module, shape: Sequence[int], count: int, change: bool
+) -> list[list[Tensor]]:
+    """What :func:`feed` gives for each clip of a stream."""
+    model.reset_memory()
+    generator = torch.Generator().manual_seed(0)
+    outputs = []
+    for number in range(count):
+        clip = torch.randn(1, *shape, generator=generator).double()
+        if change and number == 0:
+            clip = clip.flip(-1) + 1
+        outputs.append(feed(model, clip, number))
+    return outputs
+
+
+def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     """The model of a config, with random weights, for :func:`feed`.
 
     Raises:
@@ -139,7 +129,7 @@ def build_model(cfg: Mapping[str, Any], seed: int = 0) -> nn.Module:
     init_default_scope('mmaction')
     model_cfg = copy.deepcopy(ConfigDict(cfg['model']))
     model_cfg.backbone.pop('pretrained', None)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = MODELS.build(model_cfg).eval()
     if not getattr(model.backbone, 'memory_layers', ()) or not hasattr(model, 'memory'):
         raise ValueError(
@@ -164,9 +154,9 @@ def farthest(model: nn.Module, size: Sequence[int]) -> int:
     return sum(spec.length * spec.gap for spec in specs)
 
 
-def lively_weights(model: nn.Module, seed: int = 0) -> None:
+def lively_weights(model: nn.Module) -> None:
     """Random weights of trained size: no product shrinks what passes through it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             std = 0.3 if 'rel_pos' in name else parameter[0].numel() ** -0.5
@@ -202,12 +192,12 @@ def _joined(features: Any) -> Tensor:
     return torch.cat([_joined(part) for part in features])
 
 
-def _seconds(cfg: Mapping[str, Any], fps: float) -> tuple:
+def _seconds(cfg: Mapping[str, Any]) -> tuple:
     """What a clip spans and how far clips are apart, where the config says so."""
     try:
         recipe = read_recipe(cfg)
     except (ValueError, KeyError):
         return None, None
     sampler = recipe.sampler
-    clip = sampler.clip_len * sampler.frame_interval / fps
+    clip = sampler.clip_len * sampler.frame_interval / FPS
     return clip, recipe.stride or clip
