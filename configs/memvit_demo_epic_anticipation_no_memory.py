@@ -1,4 +1,4 @@
-"""The baseline without memory for `memvit_demo_epic_anticipation.py`: all else is equal."""
+"""The baseline without memory for memvit_demo_epic_anticipation.py, else equal."""
 
 _base_ = './memvit_demo_epic_anticipation.py'
 

@@ -238,7 +238,10 @@ def _timed(boxes: Mapping) -> Keyframes:
                 "proposals, 'video,second')."
             )
     table = {float(key): value for key, value in boxes.items()}
-    return Keyframes(sorted(table), CalledBoxes(lambda image, time: table[time]))
+    find = CalledBoxes(lambda image, time: table[time])
+    for time, found in table.items():
+        find.check(found, time)
+    return Keyframes(sorted(table), find)
 
 
 def _proposed(

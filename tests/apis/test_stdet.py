@@ -163,7 +163,7 @@ class TestResults:
         assert_same(inference_stdet(model, video, proposals), results)
         assert model.memory.streams == [Stream('other')]
         model.reset_memory()
-        monkeypatch.setattr(model.memory, '_commit', lambda *_: None)
+        monkeypatch.setattr(model.memory, 'put', lambda *_: None)
         without = inference_stdet(model, video, proposals)
         assert np.array_equal(without[0].scores, results[0].scores)
         assert abs(without[-1].scores - results[-1].scores).max() > 1e-4
@@ -349,8 +349,9 @@ class TestErrors:
         ],
     )
     def test_boxes(self, model, video, boxes, message):
+        # At once, before the video is read.
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            inference_stdet(model, video, boxes)
+            iter_stdet(model, video, boxes)
 
     def test_boxes_with_nothing_in_them(self, model, video):
         with pytest.warns(UserWarning, match=r'1 of 1 have nothing .* \[50.0, 20.0, 3'):

@@ -55,6 +55,31 @@ class CalledBoxes:
         with self._lock:
             # A copy, since the function may draw on it.
             found = self.find(image.copy(), time)
+        corners, scores, ids = self.check(found, time)
+        height, width = image.shape[:2]
+        cut = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
+        inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
+        if not inside.all() and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f'Of the boxes at {time:g} seconds {int((~inside).sum())} of '
+                f'{len(inside)} have nothing of the frame ({width} x {height} pixels) '
+                f'in them and are left out, the first is '
+                f'{corners[~inside][0].round(1).tolist()}: expected x1, y1, x2, y2 in '
+                'pixels. (Said once.)',
+                stacklevel=2,
+            )
+        if ids is not None:
+            ids = np.asarray(ids, dtype=np.int64)[inside]
+        return PersonBoxes(cut[inside], scores[inside], ids)
+
+    @staticmethod
+    def check(found: Any, time: float) -> tuple[np.ndarray, np.ndarray, Any]:
+        """What the function returned for a time, as corners, scores and track ids.
+
+        Raises:
+            ValueError: If it is something else.
+        """
         if found is None:
             raise ValueError(
                 f'boxes returned None at {time:g} seconds: where nobody is, return [].'
@@ -88,22 +113,7 @@ class CalledBoxes:
                 f'({corners[0].round(3).tolist()}), expected pixels: multiply them '
                 'by its width and height.'
             )
-        height, width = image.shape[:2]
-        cut = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
-        inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
-        if not inside.all() and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f'Of the boxes at {time:g} seconds {int((~inside).sum())} of '
-                f'{len(boxes)} have nothing of the frame ({width} x {height} pixels) '
-                f'in them and are left out, the first is '
-                f'{corners[~inside][0].round(1).tolist()}: expected x1, y1, x2, y2 in '
-                'pixels. (Said once.)',
-                stacklevel=2,
-            )
-        if ids is not None:
-            ids = np.asarray(ids, dtype=np.int64)[inside]
-        return PersonBoxes(cut[inside], scores[inside], ids)
+        return corners, scores, ids
 
 
 class ProposalBoxes:

@@ -100,8 +100,9 @@ class MultiStream:
         self._condition = threading.Condition()
         # Memory, before it, of streams whose prediction is not handed out yet.
         self._waiting: dict[Hashable, list[dict]] = {}
-        # States to go on from: that were loaded, or of streams that close() ended.
+        # States to go on from, and those of the streams that close() ended.
         self._saved: dict[Hashable, dict] = {}
+        self._left: dict[Hashable, dict] = {}
         # Nobody may close it, or even begin its loop.
         weakref.finalize(self, _stop_all, self._open)
         try:
@@ -151,6 +152,7 @@ class MultiStream:
                 self.predictor.memory.check_room(count)
             self._opening.add(name)
             self.ended.pop(name, None)
+            self._left.pop(name, None)
             saved, closings = self._saved.pop(name, None), self._closings
         reader = error = None
         try:
@@ -204,7 +206,7 @@ class MultiStream:
         """End all streams, and their threads."""
         with self._condition:
             self._closings += 1
-            self._saved.update(self._states())
+            self._left.update(self._states())
             readers = [self._leave(name) for name in list(self._open)]
         for reader in readers:
             reader.stop()
@@ -227,7 +229,7 @@ class MultiStream:
                 streams.add(name, sources[name])
         """
         with self._condition:
-            return {**self._saved, **self._states()}
+            return {**self._saved, **self._left, **self._states()}
 
     def _states(self) -> dict[Hashable, dict]:
         states = {}
