@@ -23,7 +23,7 @@ from .predictions import (
     gather,
     prediction_of,
 )
-from .submission import read_submission
+from .submission import SUFFIXES, read_submission
 
 
 def read_predictions(
@@ -47,9 +47,9 @@ def read_predictions(
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
     suffix = os.path.splitext(path)[1]
-    readers = {'.npz': _read_npz, '.pkl': _read_dump, '.pickle': _read_dump}
-    if suffix in ('.json', '.zip'):
+    if suffix in SUFFIXES:
         return read_submission(path, num_classes)[1]
+    readers = {'.npz': _read_npz, '.pkl': _read_dump, '.pickle': _read_dump}
     if suffix not in readers:
         raise ValueError(
             f'{path} is no file of predictions by its name: expected .npz, .pkl, '
