@@ -1,4 +1,4 @@
-"""Submissions to the EPIC-KITCHENS-100 challenges: written, read, and validated.
+"""Write, read and check submissions to the EPIC-KITCHENS-100 challenges.
 
 The format is that of the official evaluation, version 0.2: a JSON file, for the upload
 in a zip as ``test.json``, with scores of all verbs and nouns for every segment.
@@ -218,10 +218,10 @@ def validate_submission(
     narration_ids: Optional[Collection[str]] = None,
     num_classes: Sequence[int] = NUM_CLASSES,
 ) -> EpicPredictions:
-    """Check a submission as the official evaluation does, and a little more strictly.
+    """Check a submission as the official evaluation does, with three stricter rules.
 
-    More strictly: the challenge must be named in full, scores must be finite, and no
-    action may come twice.
+    The challenge must be named in full, scores must be finite, and no action may come
+    twice.
 
     Args:
         content: What the JSON holds.
