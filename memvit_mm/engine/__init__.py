@@ -1,4 +1,4 @@
-"""What a run with memory needs besides mmengine's hooks."""
+"""Hooks for runs of models with memory, and mixed precision on a CPU."""
 
 from .bad_clip_hook import BadClipHook
 from .checkpoint_hook import MemoryCheckpointHook

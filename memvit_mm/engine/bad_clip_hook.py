@@ -1,4 +1,4 @@
-"""BadClipHook: tell at the end of a pass which clips could not be read."""
+"""BadClipHook: report at the end of an epoch which clips could not be read."""
 
 from typing import Any, Optional
 
@@ -37,7 +37,7 @@ class BadClipHook(Hook):
         self._skipped: list[tuple[str, Any, str]] = []  # file, time, why
 
     def before_run(self, runner: Runner) -> None:
-        """Check that model and data preprocessor can do without rows."""
+        """Check that the model and its data preprocessor can leave out clips."""
         model = unwrapped(runner)
         datasets = _datasets(runner)
         if all(getattr(d, 'on_bad_clip', 'stop') != 'skip' for d in datasets):
@@ -59,7 +59,7 @@ class BadClipHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Note the clips that were left out, and take them out of the batch."""
+        """Record the clips that were left out, and remove them from the batch."""
         samples = samples_of(data_batch)
         self._seen += len(samples)
         keep = [row for row, s in enumerate(samples) if not is_skipped(s)]
@@ -77,25 +77,25 @@ class BadClipHook(Hook):
     after_train_iter = after_val_iter = after_test_iter = after_iter
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Tell about the training epoch, or, where there are none, the training."""
+        """Report on the training epoch, or on a training without epochs."""
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         epoch = f'training epoch {runner.epoch + 1}'
-        self._tell(runner, epoch if by_epoch else 'training')
+        self._report(runner, epoch if by_epoch else 'training')
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Tell about training up to here, where it has no epochs."""
-        self._tell(runner, f'training up to iteration {runner.iter}')
+        """Report on the iterations so far of a training without epochs."""
+        self._report(runner, f'training up to iteration {runner.iter}')
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        """Tell about the validation."""
-        self._tell(runner, 'validation', is_needed=True)
+        """Report on the validation."""
+        self._report(runner, 'validation', is_needed=True)
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        """Tell about the test."""
-        self._tell(runner, 'test', is_needed=True)
+        """Report on the test."""
+        self._report(runner, 'test', is_needed=True)
 
-    def _tell(self, runner: Runner, when: str, is_needed: bool = False) -> None:
-        """Log what all processes left out, and begin to count anew."""
+    def _report(self, runner: Runner, when: str, is_needed: bool = False) -> None:
+        """Log what all processes left out, and reset the counts."""
         parts = all_gather_object((self._seen, self._skipped))
         self._seen, self._skipped = 0, []
         seen = sum(part[0] for part in parts)

@@ -1,4 +1,4 @@
-"""MemoryCheckpointHook: a run that dies goes on as if it had not."""
+"""MemoryCheckpointHook: checkpoints from which an interrupted run continues exactly."""
 
 import os.path as osp
 from collections import deque

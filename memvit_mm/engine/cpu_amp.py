@@ -1,4 +1,4 @@
-"""Mixed precision without a GPU, which mmengine's wrapper does not do."""
+"""CPUAmpOptimWrapper: mixed precision on a CPU, which mmengine does not offer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,8 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         loss_scale (str | float | dict): For float16: 'dynamic', a constant factor, or
             options of torch's ``GradScaler``. bfloat16 has the range of float32 and
             needs none. Defaults to 'dynamic'.
-        dtype (str | torch.dtype): 'bfloat16' (the default) or 'float16'.
+        dtype (str | torch.dtype, optional): 'bfloat16' (the default) or 'float16'.
+        use_fsdp (bool): False, since FSDP's scaler needs a GPU.
         **kwargs: As ``OptimWrapper``.
 
     Raises:
@@ -30,11 +31,17 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
     def __init__(
         self,
         loss_scale: Union[str, float, dict] = 'dynamic',
-        dtype: Union[str, torch.dtype] = torch.bfloat16,
+        dtype: Union[str, torch.dtype, None] = None,
+        use_fsdp: bool = False,
         **kwargs: Any,
     ) -> None:
+        if use_fsdp:
+            raise ValueError(
+                'optim_wrapper.use_fsdp=True needs a GPU: leave it out on a CPU.'
+            )
         # AmpOptimWrapper's refuses to be without a GPU.
         OptimWrapper.__init__(self, **kwargs)
+        dtype = dtype or torch.bfloat16
         dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in (torch.bfloat16, torch.float16):
             raise ValueError(
@@ -45,8 +52,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         if isinstance(loss_scale, dict):
             options = loss_scale
         elif isinstance(loss_scale, (int, float)):
-            options = dict(init_scale=float(loss_scale))
-            self._scale_update_param = float(loss_scale)
+            self._scale_update_param = options['init_scale'] = float(loss_scale)
         elif loss_scale != 'dynamic':
             raise ValueError(
                 f"optim_wrapper.loss_scale is {loss_scale!r}: it takes 'dynamic', a "

@@ -1,4 +1,4 @@
-"""FiniteLossHook: stop where a loss is not finite, and say which clips it was."""
+"""FiniteLossHook: stop at a loss that is not finite, and name the clips."""
 
 import math
 from typing import Any
@@ -20,8 +20,8 @@ class FiniteLossHook(Hook):
     on the other processes, which such a loss reaches with the gradients, weights that
     are not finite are not saved.
 
-    Of losses scaled for float16 it sees what comes before the scaling; gradients that
-    are not finite are the scaler's business.
+    Losses are checked before they are scaled for float16. Gradients that are not finite
+    are left to the gradient scaler.
 
     Reads the losses from the GPU in each iteration, right after mmengine did.
 
@@ -67,7 +67,7 @@ class FiniteLossHook(Hook):
 
 
 def _not_finite(losses: dict) -> dict[str, float]:
-    """Those losses that are nan or infinite."""
+    """The losses that are nan or infinite."""
     numbers = {
         name: float(torch.as_tensor(value).detach().mean())
         for name, value in losses.items()
@@ -77,7 +77,7 @@ def _not_finite(losses: dict) -> dict[str, float]:
 
 
 def clips_of(data_batch: Any) -> str:
-    """The clips of a batch in words, as far as their samples say.
+    """Name the clips of a batch, as far as their data samples do.
 
     Examples:
         >>> from mmaction.structures import ActionDataSample

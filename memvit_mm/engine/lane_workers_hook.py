@@ -1,4 +1,4 @@
-"""LaneWorkersHook: dataloader workers that read videos in order."""
+"""LaneWorkersHook: data loader workers that read each video in order."""
 
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -12,18 +12,20 @@ from memvit_mm.datasets.sampling.lane_loader import by_lanes
 
 @HOOKS.register_module()
 class LaneWorkersHook(Hook):
-    """Let every worker read lanes of its own, so that each frame is decoded once.
+    """Give every data loader worker its own lanes, so that a frame is decoded once.
+
+    A lane is one row of the batches of this process.
 
     In each loop of the runner whose dataloader has ``SequentialClipSampler`` and reads
     videos with ``VideoInit``, a :class:`LaneDataLoader` takes the dataloader's place,
     and a video is kept open for each lane. Batches stay as they are, in every respect.
 
-    There are no more workers than lanes (rows of a process's batch): where these are
-    few, ``VideoInit(num_threads=...)`` lets each decode with more threads.
+    There are at most as many workers as lanes. With few lanes,
+    ``VideoInit(num_threads=...)`` lets each worker decode with more threads.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Exchange the dataloaders of all loops that there are."""
+        """Replace the data loaders of all loops."""
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             loader = getattr(loop, 'dataloader', None)

@@ -1,4 +1,4 @@
-"""MemoryResetHook: empty the memory where a pass over the data starts."""
+"""MemoryResetHook: empty the memory at the start of an epoch, validation or test."""
 
 from typing import Any, Optional
 
@@ -16,22 +16,21 @@ from memvit_mm.models import ClipMemory
 
 @HOOKS.register_module()
 class MemoryResetHook(Hook):
-    """Start every pass with an empty memory; keep training and validation apart.
+    """Start every epoch with an empty memory; separate training and validation.
 
     A training epoch and a test begin empty. Validation, which mmengine runs on the
     same module in the middle of training, gets an empty memory of its own; afterwards
     training goes on with what it remembered.
 
-    Before the run it looks at what would fill the memory with the wrong clips and show
-    in nothing but the results. On several processes each needs the whole of its videos,
-    which :class:`SequentialClipSampler` deals out; mmengine's and torch's own samplers
-    deal every n-th clip to a process and are refused. A sampler of another class may
-    well keep videos whole, and is warned of. Blending mixes clips of two videos in one
-    row, and is refused.
+    Before the run it checks for settings that would fill the memory with the wrong
+    clips without any error. With several processes each video must be read by one
+    process, as :class:`SequentialClipSampler` does. The samplers of mmengine and torch
+    give every n-th clip to a process and are refused; other samplers cause a warning.
+    Blending mixes the clips of two videos in one row of the batch, and is refused.
 
     Args:
-        every_clip (bool): Forget before every step of validation and test, to measure
-            what memory is worth: `tools/test.py ... --cfg-options
+        every_clip (bool): Empty the memory before every step of validation and test,
+            to measure what memory contributes: `tools/test.py ... --cfg-options
             custom_hooks.0.every_clip=True`. Defaults to False.
 
     Raises:
@@ -53,7 +52,7 @@ class MemoryResetHook(Hook):
         return memory
 
     def before_run(self, runner: Runner) -> None:
-        """Check that there is a memory, and that it will get the clips it needs."""
+        """Check that the model has a memory, and how the data is read."""
         self._memory(runner)
         model = unwrapped(runner)
         if not getattr(model, 'remembers', True):
@@ -73,26 +72,26 @@ class MemoryResetHook(Hook):
                 )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Begin an epoch with nothing remembered."""
+        """Start an epoch with an empty memory."""
         self._memory(runner).reset()
 
     def before_val(self, runner: Runner) -> None:
-        """Put the training memory away."""
+        """Set the memory of the training aside."""
         self._memory(runner).set_aside()
 
     def after_val(self, runner: Runner) -> None:
-        """Take the training memory back."""
+        """Restore the memory of the training."""
         self._memory(runner).restore()
 
     def before_val_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Forget before every clip, if that is asked for."""
+        """Empty the memory before every clip, if ``every_clip`` is set."""
         if self.every_clip:
             self._memory(runner).reset()
 
     before_test_iter = before_val_iter
 
     def before_test(self, runner: Runner) -> None:
-        """Begin a test with nothing remembered."""
+        """Start a test with an empty memory."""
         self._memory(runner).reset()
 
     def after_test(self, runner: Runner) -> None:
@@ -101,7 +100,7 @@ class MemoryResetHook(Hook):
 
 
 def unwrapped(runner: Runner) -> Any:
-    """The model of a runner, without what distributes it."""
+    """The model of a runner, without the wrapper for distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
@@ -130,7 +129,7 @@ def refuse_blending(model: Any, why: str) -> None:
 
 
 def _check_sampler(runner: Runner, key: str, loader: Any) -> None:
-    """Refuse samplers that tear videos apart; warn of those that are not known."""
+    """Refuse samplers that spread a video over processes; warn of unknown ones."""
     batch_sampler = loader.batch_sampler
     if isinstance(batch_sampler, SequentialClipSampler):
         return

@@ -1,4 +1,4 @@
-"""AVA's mean average precision, for streams in which not every frame is annotated."""
+"""AVA's mean average precision as the official evaluation computes it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
@@ -35,8 +35,8 @@ def ava_map(
         ground_truth: The annotated boxes of each keyframe, a box with two labels twice.
         labels: The labels to evaluate. Others are left out.
         excluded: Keyframes that do not count, neither their detections nor their truth.
-        ignore_empty_frames: Leave out detections on keyframes that have no ground
-            truth. By default they are false positives, as officially.
+        ignore_empty_frames: Leave out detections on keyframes without ground truth. By
+            default they are false positives, as in the official evaluation.
         iou_threshold: Least overlap of a detection with its box.
 
     Returns:

@@ -109,7 +109,7 @@ class TestMMAction2s:
 
     def test_memory_reaches_from_clip_to_clip(self, model, video, monkeypatch):
         remembered = mmaction_inference(model, video).clip_scores
-        monkeypatch.setattr(model.memory, '_commit', lambda *_: None)
+        monkeypatch.setattr(model.memory, 'put', lambda *_: None)
         forgotten = mmaction_inference(model, video).clip_scores
         assert torch.equal(remembered[0], forgotten[0])
         assert (remembered[1:] - forgotten[1:]).abs().max() > 1e-4

@@ -1,4 +1,4 @@
-"""EpicMetric: EPIC-KITCHENS-100's official numbers within a test or a validation."""
+"""EpicMetric: EPIC-KITCHENS-100's official numbers in validation and test."""
 
 import json
 import os.path as osp
@@ -191,7 +191,7 @@ class EpicMetric(BaseMetric):
         return values
 
     def _entry(self, sample: dict) -> dict:
-        """A sample's prediction, of the shapes that all must have."""
+        """The prediction in a data sample, whose shapes are checked."""
         found = prediction_of(sample)
         if found is None:
             return {}

@@ -16,8 +16,14 @@ from memvit_mm.io.whole_file import read_bytes, write_bytes
 from memvit_mm.structures import ClipIndex
 
 from .labels import NUM_CLASSES
-from .predictions import ARRAYS, EpicPredictions, as_predictions, gather, prediction_of
-from .submission import read_submission
+from .predictions import (
+    ARRAYS,
+    EpicPredictions,
+    as_predictions,
+    gather,
+    prediction_of,
+)
+from .submission import SUFFIXES, read_submission
 
 
 def read_predictions(
@@ -41,9 +47,9 @@ def read_predictions(
         FileNotFoundError, ValueError: If the file is missing or something else.
     """
     suffix = os.path.splitext(path)[1]
-    readers = {'.npz': _read_npz, '.pkl': _read_dump, '.pickle': _read_dump}
-    if suffix in ('.json', '.zip'):
+    if suffix in SUFFIXES:
         return read_submission(path, num_classes)[1]
+    readers = {'.npz': _read_npz, '.pkl': _read_dump, '.pickle': _read_dump}
     if suffix not in readers:
         raise ValueError(
             f'{path} is no file of predictions by its name: expected .npz, .pkl, '

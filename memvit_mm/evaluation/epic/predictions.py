@@ -27,7 +27,7 @@ class EpicPredictions:
         action_pairs (np.ndarray, optional): Which actions these are, verb and noun:
             int ``[K, 2]`` for all segments, or ``[N, K, 2]``.
         source (str): Where they come from, for messages.
-        challenge (str, optional): Of a submission, what it is one for.
+        challenge (str, optional): The challenge that a submission was written for.
     """
 
     narration_ids: Sequence[str]
@@ -57,7 +57,7 @@ class EpicPredictions:
         )
 
     def check(self, num_classes: Optional[Sequence[int]] = None) -> None:
-        """Refuse what cannot be scored.
+        """Check shapes, classes and numbers.
 
         Args:
             num_classes (Sequence[int], optional): Numbers of verbs and of nouns.
@@ -192,7 +192,7 @@ def match(
 
 
 def fill(predictions: EpicPredictions, names: Sequence[str]) -> EpicPredictions:
-    """Add segments for which nothing is known: all classes are alike.
+    """Add segments without a prediction: all their classes have the same score.
 
     Args:
         predictions (EpicPredictions): Of at least one segment.
@@ -241,7 +241,7 @@ def prediction_of(sample: Mapping[str, Any]) -> Optional[dict[str, Any]]:
 
 
 def gather(found: Sequence[Mapping[str, Any]], source: str) -> EpicPredictions:
-    """Predictions of :func:`prediction_of` in one.
+    """Join the predictions of many samples, as :func:`prediction_of` gives them.
 
     Raises:
         ValueError: If there is none, or they are not of one shape.

@@ -1,4 +1,4 @@
-"""Checkpoints of published models, of MMAction2's zoo and our own, for our models."""
+"""Read, convert and load checkpoints: published MeMViT, MMAction2's MViT, our own."""
 
 import io
 import os

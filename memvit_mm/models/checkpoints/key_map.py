@@ -1,4 +1,4 @@
-"""Which weight of a checkpoint becomes which of ours: tables, and what applies them."""
+"""Tables of weight names of other models, and the conversion to our names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ OPTIONAL = {
 
 @dataclass
 class Report:
-    """What became of every weight of a checkpoint, and of every one of the model."""
+    """What became of each weight of a checkpoint and of the model."""
 
     kind: Kind
     used: dict[str, str] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Report:
 
 
 def by_layer(names: Sequence[str]) -> list[str]:
-    """Names that differ in their layer only, together.
+    """Join names that differ in the number of their layer only.
 
     Examples:
         >>> by_layer(['blocks.1.a', 'blocks.1.b', 'blocks.3.a', 'head'])
