@@ -24,7 +24,6 @@ from _common import add_cfg_options, import_package, require_checkpoint, run
 def parse_args():
     parser = argparse.ArgumentParser(
         description="Find the people in videos, and write AVA's person proposals",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -32,14 +31,14 @@ def parse_args():
     add('--config', required=True, help="mmdet's: a file, or mmdet::NAME of its own")
     add('--checkpoint', required=True, help='the weights of the detector')
     add('--out', required=True, help='the file to write, such as proposals.pkl')
-    add('--score-thr', type=float, default=0.05, help='least score of a person')
-    add('--max-boxes', type=int, default=100, help='boxes of a keyframe at most')
-    add('--person', default='person', help='name or number of the class of people')
+    add('--score-thr', type=float, default=0.05, help='least score (0.05)')
+    add('--max-boxes', type=int, default=100, help='most boxes of a keyframe (100)')
+    add('--person', default='person', help='name or number of the class (person)')
     add(
         '--timestamp-start',
         type=int,
         default=900,
-        help="the second, in the file's keys, at which each video begins: 900 for "
+        help="the second, in the file's keys, at which each video begins (900): so for "
         "AVA's videos, which are cut; 0 for whole ones",
     )
     add('--first', type=int, help='first keyframe; else a second after the beginning')
@@ -49,15 +48,15 @@ def parse_args():
         choices=['frames', 'timestamps', 'auto'],
         default='frames',
         help='the times of frames where the frame rate varies: counted, as data sets '
-        'do, or those of the file, as streams do (auto)',
+        'do (frames), or those of the file, as streams do (auto)',
     )
     add(
         '--on-damage',
         choices=['stop', 'go_on'],
         default='stop',
-        help='leave damaged videos out, or read over the damage',
+        help='leave damaged videos out (stop), or read over the damage',
     )
-    add('--batch-size', type=int, default=8, help='keyframes at a time')
+    add('--batch-size', type=int, default=8, help='keyframes at a time (8)')
     add('--device', help='such as cuda:1 or cpu; else a GPU for each process')
     add('--overwrite', action='store_true', help='remove the file, and begin anew')
     add_cfg_options(parser)
@@ -100,6 +99,9 @@ def detect(args, videos: list, rank: int, world: int, local_rank: int) -> int:
     from memvit_mm.apis.people.load_detector import load_detector_config
     from memvit_mm.apis.people.proposal_parts import ProposalParts
 
+    share = ProposalParts.share(videos, rank, world)
+    if not share:
+        return 0
     cfg = load_detector_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     gpus = torch.cuda.device_count()
@@ -129,7 +131,6 @@ def detect(args, videos: list, rank: int, world: int, local_rank: int) -> int:
     if os.path.isfile(args.checkpoint):
         settings['checkpoint'] = digest(Path(args.checkpoint).read_bytes())
     parts = ProposalParts(args.out, settings, start)
-    share = parts.share(videos, rank, world)
     with Progress(console=Console(stderr=True), disable=rank > 0) as bar:
         task = bar.add_task(f'{len(share)} videos', total=len(share))
         for number, video in enumerate(share):
@@ -186,7 +187,7 @@ def main() -> None:
             'yourself before several are started.'
         )
     if rank and is_complete(args.out):
-        # The other processes have ended, and there was no video for this one.
+        # The other processes have written everything.
         sys.exit(0)
     require_checkpoint(args.checkpoint)
     if os.path.isdir(args.out):

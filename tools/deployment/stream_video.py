@@ -33,59 +33,48 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=__doc__.split('\n\n', 1)[1],
     )
-    parser.add_argument('video', help='the video file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('video', help='the video file')
+    add(
         '--config', required=True, help="the model's config, or the name of one of ours"
     )
-    parser.add_argument('--checkpoint', help='its weights; random without')
-    parser.add_argument('--device', help='by default a GPU if there is one')
-
-    people = parser.add_argument_group('people, for action detectors such as AVA')
-    people.add_argument(
-        '--det-config', help="config of an mmdet detector, 'mmdet::...'"
-    )
-    people.add_argument('--det-checkpoint', help='its weights')
-    people.add_argument(
-        '--det-score-thr', type=float, default=0.5, help='least score of a person (0.5)'
-    )
-    people.add_argument(
-        '--boxes', help='AVA proposals of this video in place of a detector (.pkl)'
-    )
-    people.add_argument('--video-id', help="the video's name there (file name)")
-    people.add_argument(
-        '--min-score', type=float, default=0.3, help='least score of an action (0.3)'
-    )
-
-    made = parser.add_argument_group('what to make')
-    made.add_argument('--out', help='annotated video: .mp4, or .webm for browsers')
-    made.add_argument('--json', help='a line of JSON per prediction, as it is made')
-    made.add_argument('--timeline', help='picture of the classes over time (.png)')
-    made.add_argument('--report', help='page of HTML, in one file')
-    made.add_argument(
-        '--no-comparison',
-        action='store_true',
-        help='do not run the model without memory, too (which takes twice the time)',
-    )
-
-    how = parser.add_argument_group('how')
-    how.add_argument(
+    add('--checkpoint', help='its weights; random without')
+    add('--device', help='by default a GPU if there is one')
+    add('--stride', type=float, help='seconds from one clip to the next')
+    add(
         '--label-map',
         nargs='+',
         metavar='FILE',
         help='names of the classes (.pbtxt, .csv, .txt); two files: verbs and nouns',
     )
-    how.add_argument('--stride', type=float, help='seconds from one clip to the next')
-    how.add_argument('--top', type=int, default=5, help='classes to name (5)')
-    how.add_argument(
-        '--max-side', type=int, default=1280, help="the picture's longer side at most"
-    )
-    how.add_argument('--codec', help="four letters, such as avc1 (default by --out's)")
-    how.add_argument(
+    add(
         '--on-damage',
         choices=['go_on', 'stop'],
         default='go_on',
         help='where frames cannot be decoded (go_on)',
     )
+    add(
+        '--no-comparison',
+        action='store_true',
+        help='do not run the model without memory, too (which takes twice the time)',
+    )
+
+    add = parser.add_argument_group('files to write').add_argument
+    add('--out', help='annotated video: .mp4, or .webm for browsers')
+    add('--json', help='a line of JSON per prediction, as it is made')
+    add('--timeline', help='picture of the classes over time (.png)')
+    add('--report', help='page of HTML, in one file')
+    add('--top', type=int, default=5, help='classes to name (5)')
+    add('--max-side', type=int, default=1280, help="the picture's longer side at most")
+    add('--codec', help="four letters, such as avc1 (default by --out's)")
+
+    add = parser.add_argument_group('people, for detectors of actions').add_argument
+    add('--det-config', help="config of an mmdet detector, 'mmdet::...'")
+    add('--det-checkpoint', help='its weights')
+    add('--det-score-thr', type=float, default=0.5, help='least score of a box (0.5)')
+    add('--boxes', help='AVA proposals of this video instead of a detector (.pkl)')
+    add('--video-id', help="the video's name in the proposals (file name)")
+    add('--min-score', type=float, default=0.3, help='least score of an action (0.3)')
     args = parser.parse_args()
     if args.label_map and len(args.label_map) > 2:
         parser.error('--label-map takes one file, or two: of verbs and of nouns')

@@ -1,0 +1,1 @@
+"""People in videos: boxes from detectors and proposals, tracks, proposal files."""

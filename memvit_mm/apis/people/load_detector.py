@@ -109,31 +109,28 @@ def load_detector_config(config: Union[str, os.PathLike, Config]) -> Config:
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
     else:
-        name = os.path.expanduser(os.fspath(config))
-        path = _installed_config(name) if '::' in name else name
-        if os.path.isfile(path):
-            cfg = Config.fromfile(path)
-        else:
+        path = os.path.expanduser(os.fspath(config))
+        if '::' in path:
+            # mmengine's own reader would install a package that is missing.
+            package, _, name = path.partition('::')
+            found = package.isidentifier() and importlib.util.find_spec(package)
+            if not found:
+                raise FileNotFoundError(
+                    f'There is no config {path} of a person detector: no package '
+                    f'{package!r} is installed.'
+                )
+            folder = os.path.dirname(found.origin)
+            path = os.path.join(folder, '.mim', 'configs', name)
+        if not os.path.isfile(path):
             raise FileNotFoundError(
                 f'There is no config file {path} of a person detector; those that '
                 "mmdet is installed with have names as 'mmdet::rtmdet/"
                 "rtmdet_tiny_8xb32-300e_coco.py'."
             )
+        cfg = Config.fromfile(path)
     if 'model' not in cfg:
         raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
     return cfg
-
-
-def _installed_config(name: str) -> str:
-    """The path of ``'mmdet::yolox/...'``. mmengine's would install what is missing."""
-    package, _, config = name.partition('::')
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.origin:
-        raise FileNotFoundError(
-            f'There is no config {name} of a person detector: no package {package!r} '
-            'is installed.'
-        )
-    return os.path.join(os.path.dirname(found.origin), '.mim', 'configs', config)
 
 
 def _without_pretrained(part: Any) -> Any:

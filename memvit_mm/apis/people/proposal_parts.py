@@ -84,7 +84,7 @@ class ProposalParts:
         detector: PersonDetector,
         video: Path,
         limit: int = 100,
-        progress: Callable[[float], Any] = float,
+        progress: Callable[[float], Any] = lambda read: None,
         **options: Any,
     ) -> Optional[str]:
         """Find the people in a video, from where an earlier run was stopped.
@@ -166,7 +166,7 @@ class ProposalParts:
     def _read(self, video: Path) -> list[dict]:
         """The lines of a part: about the file, keyframes, and an end if complete."""
         lines = []
-        if self._path(video).exists():
+        with contextlib.suppress(FileNotFoundError):
             for line in self._path(video).read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     lines.append(json.loads(line))
