@@ -235,13 +235,27 @@ class SequentialReader:
             engine.decoded = 0
 
     def _at_random(self, wanted: list[int]) -> dict[int, np.ndarray]:
-        """Frames as decord reads a clip by itself; none is kept."""
+        """Frames of a clip that is read by itself; none is kept."""
         if self.reopen is None:
-            return self._by_count(wanted)
+            try:
+                return self._by_time(wanted)
+            except BrokenOrderError:
+                return self._by_count(wanted)
         place = int(np.searchsorted(self._keys, wanted[0], side='right')) - 1
         self.decoded += wanted[-1] + 1 - int(self._keys[place])
         frames = self.reopen().get_batch(wanted).asnumpy()
         return dict(zip(wanted, map(self._converted, frames)))
+
+    def _by_time(self, wanted: list[int]) -> dict[int, np.ndarray]:
+        if not self._is_exact:
+            raise BrokenOrderError
+        engine = self._open()
+        engine.go_to(wanted[0], self._keys)
+        return {
+            number: self._converted(frame)
+            for number in range(engine.position, wanted[-1] + 1)
+            if (frame := engine.next(number in wanted)) is not None
+        }
 
     def _by_count(self, wanted: list[int]) -> dict[int, np.ndarray]:
         # All frames, also those after the last one: one that is missing may be before.

@@ -2,12 +2,9 @@
 
 import os.path as osp
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import Any, Optional
 
 from .files import VideoInfo
-
-if TYPE_CHECKING:
-    from .dataset import EpicKitchensDataset
 
 VIDEO_TMPL = '{participant}/videos/{video}.MP4'
 FRAMES_TMPL = '{participant}/rgb_frames/{video}'
@@ -27,7 +24,7 @@ def official_fps(video: str) -> float:
 
 
 def find_video(
-    dataset: 'EpicKitchensDataset',
+    dataset: Any,
     participant: str,
     video: str,
     infos: Mapping[str, VideoInfo],
@@ -73,7 +70,7 @@ def find_video(
 
 
 def _frames_per_second(
-    dataset: 'EpicKitchensDataset', video: str, infos: Mapping[str, VideoInfo]
+    dataset: Any, video: str, infos: Mapping[str, VideoInfo]
 ) -> float:
     if dataset.frame_fps is None:
         return official_fps(video)

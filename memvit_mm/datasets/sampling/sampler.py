@@ -227,17 +227,6 @@ class SequentialClipSampler(Sampler):
         copy = int(self._copy_of[clip])
         return lane + self.lanes * (piece * self._copies + copy)
 
-    def lane_clips(self, epoch: int) -> np.ndarray:
-        """The clips of all lanes of all ranks in a training epoch.
-
-        Args:
-            epoch (int): The epoch.
-
-        Returns:
-            np.ndarray: Indices into the dataset, int64, ``[lanes, steps]``.
-        """
-        return self._deal(epoch, [])[0]
-
     def is_ours(self, run: int) -> bool:
         """Whether a :class:`ClipIndex`'s run is played by this rank."""
         return run % self.lanes // self.batch_size == self.rank
