@@ -433,6 +433,17 @@ def test_proposals_of_the_other_split(data):
     )
 
 
+def test_proposals_with_nothing_in_them(data):
+    def change(table):
+        for key, boxes in table.items():
+            table[key] = np.vstack([boxes, [[0.5, 0.5, 0.4, 0.6, 0.9]]])
+
+    data.proposals(change)
+    data.expect(
+        'ERROR', r'proposals_train.pkl: (\d+) of \d+ boxes have nothing in them'
+    )
+
+
 def test_keyframes_without_proposals(data):
     def change(table):
         for second in (905, 906):

@@ -1,4 +1,4 @@
-"""tools/analysis_tools/measure_decoding.py on a small video, and what it refuses."""
+"""tests/reference/measure_decoding.py on a small video, and what it refuses."""
 
 import json
 import sys
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import measure_decoding
 import pytest
-
-from memvit_mm.benchmark.decoding import make_video
+from measure_decoding import make_video
 
 HERE = Path(__file__).resolve().parent
 

@@ -29,7 +29,7 @@ def measure(monkeypatch, *options) -> int:
 
 
 def test_upkeep_is_little_of_a_training_step(monkeypatch, capsys, tmp_path):
-    plain = MemoryStep.past, ClipMemory.reset
+    plain = MemoryStep.read, ClipMemory.reset
     options = [f'{name}={value}' for name, value in SMALL.items()]
     code = measure(
         monkeypatch,
@@ -44,7 +44,7 @@ def test_upkeep_is_little_of_a_training_step(monkeypatch, capsys, tmp_path):
         assert all(float(value) > 0 for value in row[1:5])
     assert float(rows[1][5]) == pytest.approx(2 * float(rows[0][5]), abs=0.1)
     assert (tmp_path / 'cost.json').stat().st_size > 100
-    assert plain == (MemoryStep.past, ClipMemory.reset)
+    assert plain == (MemoryStep.read, ClipMemory.reset)
 
 
 def test_too_much_upkeep_is_a_failure(monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """Measuring: cost against MMAction2's MViT, and how far memory reaches.
 
-``tools/analysis_tools/benchmark.py``, ``get_flops.py`` and ``measure_decoding.py`` are
-the command lines.
+``tools/analysis_tools/benchmark.py`` and ``get_flops.py`` are the command lines.
 """
 
 from .compare import Comparison, compare

@@ -151,7 +151,7 @@ def farthest(model: nn.Module, size: Sequence[int]) -> int:
     head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
     if hasattr(head, 'memory_specs'):
         specs += head.memory_specs().values()
-    return sum(spec.length * spec.gap for spec in specs)
+    return sum(max(spec.ages) for spec in specs)
 
 
 def lively_weights(model: nn.Module) -> None:

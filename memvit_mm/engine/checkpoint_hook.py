@@ -58,7 +58,7 @@ class MemoryCheckpointHook(CheckpointHook):
         save_memory (bool): Put the memory into the checkpoint: all streams that are
             remembered, at most ``max_streams`` of the ``ClipMemory`` per process. The
             log tells how much that is. Defaults to False: after ``--resume`` memory
-            fills again within ``memory_length * memory_gap`` clips.
+            fills again within as many clips as the oldest one that a layer reads.
         **kwargs: As ``CheckpointHook``; ``by_epoch=False, interval=500`` saves every
             500 iterations.
 

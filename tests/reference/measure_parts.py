@@ -191,10 +191,10 @@ def _attention_inputs(attn: MemoryAttention, x: Tensor, size: tuple) -> tuple:
     queries = _count(pooled_size(size, attn.pool_q))
     k_size = pooled_size(size, attn.pool_k)
     keys, extra = _count(k_size), sum(k_size) - 2
-    if attn.memory_length:
+    if attn.ages:
         m_size = pooled_size(k_size, attn.compress_k)
-        keys += attn.memory_length * _count(m_size)
-        extra += attn.memory_length * m_size[0] + m_size[1] + m_size[2] - 1
+        keys += len(attn.ages) * _count(m_size)
+        extra += len(attn.ages) * m_size[0] + m_size[1] + m_size[2] - 1
     shape, channels = (x.shape[0], attn.num_heads), attn.out_dims // attn.num_heads
 
     def made(tokens: int, width: int) -> Tensor:

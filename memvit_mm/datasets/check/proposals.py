@@ -40,7 +40,13 @@ def check_proposals(check: AvaCheck) -> None:
     found = read_proposals(path, None, report.errors_of(path))
     check.found = found
     is_read = report.count('ERROR', 'WARNING') == before
-    scores = np.concatenate([[], *(boxes[:, 4] for boxes in found.values())])
+    boxes = np.concatenate([np.empty((0, 5)), *found.values()])
+    scores, empty = boxes[:, 4], (boxes[:, 2:4] <= boxes[:, :2]).any(axis=1)
+    if empty.any():
+        (report.error if empty.mean() > 0.01 else report.warning)(
+            f'{path}: {int(empty.sum()):,} of {len(boxes):,} boxes have nothing in '
+            'them: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2'
+        )
     threshold = check.dataset.person_det_score_thr
     if not ((scores >= 0) & (scores <= 1)).all():
         report.error(
