@@ -59,14 +59,7 @@ class _ChannelsLast(torch.autograd.Function):
     """:func:`depthwise_convolution` with its gradients."""
 
     @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        weight: Tensor,
-        heads: int,
-        stride: tuple[int, ...],
-        padding: tuple[int, ...],
-    ) -> Tensor:
+    def forward(ctx, x, weight, heads, stride, padding) -> Tensor:
         # Only what the gradients that are wanted need.
         for_x, for_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
