@@ -155,7 +155,7 @@ def load_weights(
             f'{missing[0]}'
         )
     if wrong:
-        told.append(f'{len(wrong)} weights have another shape, the first is {wrong[0]}')
+        told.append(f'{len(wrong)} have another shape, the first is {wrong[0]}')
     if told:
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '

@@ -50,6 +50,7 @@ class MemoryAVARoIHead(AVARoIHead):
         x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
+        **kwargs,
     ) -> dict:
         """Losses of a batch, without memory.
 
@@ -170,6 +171,7 @@ class MemoryAVARoIHead(AVARoIHead):
         x: Union[Tensor, tuple[Tensor]],
         rpn_results_list: InstanceList,
         data_samples: SampleList,
+        **kwargs,
     ) -> InstanceList:
         """Predict for a batch of any size, without memory.
 
