@@ -21,8 +21,8 @@ import stream_data as data
 from stream_data import FPS, read_video
 
 from memvit_mm.apis import PersonDetector, VideoStream, inference_stdet
-from memvit_mm.apis.people.proposal_parts import ProposalParts, is_complete
-from memvit_mm.apis.people.proposals import find_videos, keyframes
+from memvit_mm.apis.proposals.keyframes import find_videos, keyframes
+from memvit_mm.apis.proposals.parts import ProposalParts, is_complete
 from memvit_mm.datasets import MemoryAVADataset
 from memvit_mm.datasets.ava.files import read_proposals
 from memvit_mm.paths import get_tool_path

@@ -1,6 +1,7 @@
 """Predictions from Python: frames as they come, many streams, whole videos."""
 
 from .inference import MemViTInferencer, inference_recognizer, init_recognizer
+from .models.results import EpicPrediction, PeoplePrediction, Prediction, StreamCounts
 from .people.boxes import PersonBoxes
 from .people.detector import PersonDetector
 from .people.tracking import IoUTracker
@@ -9,7 +10,6 @@ from .report.page import write_report
 from .stdet import inference_stdet, init_detector_model, iter_stdet
 from .streams.memory_effect import ComparingPredictor
 from .streams.multi_stream import MultiStream, StreamEnd
-from .streams.results import EpicPrediction, PeoplePrediction, Prediction, StreamCounts
 from .streams.sources import LiveCapture, VideoFile
 from .streams.stream import VideoStream
 from .visualization.annotate import Annotated, Interrupted, Outputs, annotate_video

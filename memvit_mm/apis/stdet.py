@@ -18,10 +18,10 @@ from memvit_mm.datasets.clip_recipe import test_dataset
 
 from .models.classes import Labels
 from .models.load_model import ConfigLike, init_model
+from .models.results import PeoplePrediction
 from .people.boxes import CalledBoxes, ProposalBoxes
 from .people.detector import PersonDetector
 from .people.tracking import Tracking
-from .streams.results import PeoplePrediction
 from .streams.stream import VideoStream
 from .whole_video import name_of, open_whole_video, play
 

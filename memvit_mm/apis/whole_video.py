@@ -18,9 +18,9 @@ from memvit_mm.datasets.transforms.clips import SampleClipFrames
 from memvit_mm.models.heads.epic_head import EpicScores
 from memvit_mm.video.video_file import VideoFile, check_choice
 
+from .models.results import Prediction
 from .streams.clip_grid import ClipGrid, check_positive
 from .streams.predictor import Predictor
-from .streams.results import Prediction
 from .streams.sources import FrameSource, open_source
 from .streams.stream import VideoStream
 

@@ -19,9 +19,9 @@ from memvit_mm.apis import (
     write_report,
 )
 from memvit_mm.apis.models.classes import classes_of
-from memvit_mm.apis.models.stream_info import info_of, rows_of
 from memvit_mm.apis.report.data import pack_predictions
 from memvit_mm.apis.visualization.draw import Painter
+from memvit_mm.apis.visualization.stream_info import info_of, rows_of
 
 BOXES = {1.0: [[2, 3, 30, 40]], 2.0: [[4, 3, 32, 40], [30, 5, 60, 44]]}
 # The best class first: number 0, then 1, 2, ...

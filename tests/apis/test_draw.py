@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from memvit_mm.apis import EpicPrediction, Look, PeoplePrediction, Prediction
-from memvit_mm.apis.models.stream_info import StreamInfo, rows_of
 from memvit_mm.apis.streams.playback import Pictures
 from memvit_mm.apis.visualization.draw import Painter
 from memvit_mm.apis.visualization.draw_text import ALONE
 from memvit_mm.apis.visualization.moments import people_at, shown_at
+from memvit_mm.apis.visualization.stream_info import StreamInfo, rows_of
 from memvit_mm.apis.visualization.timeline import _choose, draw_timeline
 from memvit_mm.io.output_files import check_output, part_of
 from memvit_mm.video.writer import VideoWriter

@@ -97,7 +97,7 @@ def detect(args, videos: list, rank: int, world: int, local_rank: int) -> int:
 
     from memvit_mm.apis import PersonDetector
     from memvit_mm.apis.people.load_detector import load_detector_config
-    from memvit_mm.apis.people.proposal_parts import ProposalParts
+    from memvit_mm.apis.proposals.parts import ProposalParts
 
     share = ProposalParts.share(videos, rank, world)
     if not share:
@@ -177,8 +177,8 @@ def report(args, joined) -> int:
 def main() -> None:
     args = parse_args()
     import_package()
-    from memvit_mm.apis.people.proposal_parts import is_complete, remove_proposals
-    from memvit_mm.apis.people.proposals import find_videos
+    from memvit_mm.apis.proposals.keyframes import find_videos
+    from memvit_mm.apis.proposals.parts import is_complete, remove_proposals
 
     rank, world, local_rank = place()
     if args.overwrite and world > 1:

@@ -1,1 +1,1 @@
-"""Models from configs and checkpoints, and the names of their classes."""
+"""Models from configs and checkpoints, their classes, and what they predict."""

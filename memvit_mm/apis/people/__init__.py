@@ -1,1 +1,1 @@
-"""People in videos: boxes from detectors and proposals, tracks, proposal files."""
+"""People in videos: boxes from functions, detectors and proposals, and tracks."""

@@ -9,7 +9,7 @@ import torch
 from mmdet.structures.bbox import bbox_overlaps
 from scipy.optimize import linear_sum_assignment
 
-from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
+from memvit_mm.apis.models.results import PeoplePrediction, Prediction
 
 
 class IoUTracker:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
+from memvit_mm.apis.models.results import PeoplePrediction, Prediction
 
 # Scores between 0 and 1 are kept in so many steps, others in as many of their range.
 STEPS = 10_000

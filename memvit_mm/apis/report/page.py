@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.apis.models.results import Prediction
 from memvit_mm.io.whole_file import write_bytes
 
 from .data import pack_predictions

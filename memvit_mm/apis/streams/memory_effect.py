@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from memvit_mm.apis.models.results import Prediction
+
 from .predictor import Predictor, PreparedClip
-from .results import Prediction
 
 
 class ComparingPredictor(Predictor):

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Optional
 
 from torch import nn
 
+from memvit_mm.apis.models.results import Prediction, StreamCounts
+
 from .clip_buffer import BufferState
 from .clip_grid import check_at_least
 from .predictor import PreparedClip, predictor_of
 from .reader import PATIENCE, SourceReader
-from .results import Prediction, StreamCounts
 from .sources import Source
 from .stream import VideoStream
 

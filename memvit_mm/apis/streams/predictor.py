@@ -15,11 +15,11 @@ from torch import nn
 
 from memvit_mm.apis.models.classes import Labels, classes_of
 from memvit_mm.apis.models.load_model import load_config
+from memvit_mm.apis.models.results import EpicPrediction, PeoplePrediction, Prediction
 from memvit_mm.apis.people.boxes import BoxSource, PersonBoxes, box_source
 from memvit_mm.datasets.clip_recipe import read_recipe
 
 from .clip_buffer import Clip
-from .results import EpicPrediction, PeoplePrediction, Prediction
 
 # One for each model, held while it runs or its memory changes, in whatever thread.
 _locks: WeakKeyDictionary = WeakKeyDictionary()

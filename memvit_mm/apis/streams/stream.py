@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from memvit_mm.apis.models.classes import Labels
+from memvit_mm.apis.models.results import Prediction, StreamCounts
 from memvit_mm.apis.people.boxes import BoxSource
 from memvit_mm.apis.people.tracking import Tracking, track_people, tracker_for
 from memvit_mm.structures import BadClipError
@@ -27,7 +28,6 @@ from .clip_grid import (
 )
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
-from .results import Prediction, StreamCounts
 from .sources import Source, open_source, path_of
 
 _numbers = itertools.count(1)

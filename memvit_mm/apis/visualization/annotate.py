@@ -10,13 +10,12 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from memvit_mm.apis.models.stream_info import StreamInfo, alone, info_of
+from memvit_mm.apis.models.results import Prediction
 from memvit_mm.apis.report.media import KeyFrame
 from memvit_mm.apis.report.page import write_report
 from memvit_mm.apis.streams.clip_grid import ClipGrid
 from memvit_mm.apis.streams.playback import Pictures, Playback
 from memvit_mm.apis.streams.predictor import Predictor
-from memvit_mm.apis.streams.results import Prediction
 from memvit_mm.apis.streams.sources import VideoFile
 from memvit_mm.apis.streams.stream import StreamCounts, VideoStream
 from memvit_mm.io.output_files import check_apart, check_output
@@ -24,6 +23,7 @@ from memvit_mm.video.writer import VideoWriter
 
 from .draw import Look, Painter
 from .prediction_lines import PredictionLines
+from .stream_info import StreamInfo, alone, info_of
 from .timeline import draw_timeline
 
 

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from memvit_mm.apis.models.stream_info import StreamInfo
-from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.apis.models.results import Prediction
 
 from .draw_text import (
     ALONE,
@@ -24,6 +23,7 @@ from .draw_text import (
     row_height,
 )
 from .moments import Person, people_at, shown_at
+from .stream_info import StreamInfo
 
 # The longer side of what is drawn is at least this, in pixels, to keep text readable.
 LEAST_SIDE = 640

@@ -4,8 +4,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from memvit_mm.apis.models.stream_info import StreamInfo
-from memvit_mm.apis.streams.results import PeoplePrediction, Prediction
+from memvit_mm.apis.models.results import PeoplePrediction, Prediction
+
+from .stream_info import StreamInfo
 
 # Times are sums of floating-point numbers.
 TOLERANCE = 1e-6

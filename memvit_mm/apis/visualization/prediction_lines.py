@@ -6,8 +6,9 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from memvit_mm.apis.models.classes import ClassScores
-from memvit_mm.apis.models.stream_info import StreamInfo
-from memvit_mm.apis.streams.results import EpicPrediction, PeoplePrediction, Prediction
+from memvit_mm.apis.models.results import EpicPrediction, PeoplePrediction, Prediction
+
+from .stream_info import StreamInfo
 
 DIGITS = 6
 

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from memvit_mm.apis.models.classes import ClassScores
-from memvit_mm.apis.models.stream_info import StreamInfo, rows_of
-from memvit_mm.apis.streams.results import Prediction
+from memvit_mm.apis.models.results import Prediction
 from memvit_mm.io.whole_file import write_bytes
 
 from .draw_text import clock
+from .stream_info import StreamInfo, rows_of
 
 # Dark for score 0, bright for score 1, and grey where there is no score.
 COLOURS = 'magma'

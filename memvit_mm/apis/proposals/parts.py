@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
+from memvit_mm.apis.people.detector import PersonDetector
 from memvit_mm.io.whole_file import write_bytes
 
-from .detector import PersonDetector
-from .proposals import Keyframe, keyframes
+from .keyframes import Keyframe, keyframes
 
 
 class Joined(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from mmaction.structures import ActionDataSample
 
-from memvit_mm.apis.models.classes import ClassScores, Names
+from .classes import ClassScores, Names
 
 
 @dataclass

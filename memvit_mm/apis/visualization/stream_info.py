@@ -6,12 +6,11 @@ from typing import Any, Optional
 
 import numpy as np
 
+from memvit_mm.apis.models.classes import ClassScores
+from memvit_mm.apis.models.results import Prediction
 from memvit_mm.apis.streams.clip_grid import ClipGrid
 from memvit_mm.apis.streams.predictor import Predictor
-from memvit_mm.apis.streams.results import Prediction
 from memvit_mm.datasets.clip_recipe import test_dataset
-
-from .classes import ClassScores
 
 
 @dataclass

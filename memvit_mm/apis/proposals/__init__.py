@@ -1,0 +1,1 @@
+"""AVA's person proposals: detected in videos, and kept until all are there."""
