@@ -5,6 +5,7 @@ by side, tests both, and the first once more with its memory cleared before ever
 What the steps print goes to files in work_dirs.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -106,6 +107,7 @@ def test(run: str, folder: str, *options: str) -> Step:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     start = time.monotonic()
     print(f'Drawing videos in {DATA}')
     wait(Step(Path('work_dirs/demo_data.log'), 'tools/data/make_demo_dataset.py', DATA))

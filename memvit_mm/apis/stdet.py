@@ -114,7 +114,7 @@ def inference_stdet(
 
     Raises:
         ValueError, FileNotFoundError: If the model is no detector, there is no such
-            video, or it is damaged or too short, or boxes are of another shape.
+            video, or it is damaged, or boxes are of another shape.
 
     Examples:
         >>> import numpy as np
@@ -240,7 +240,12 @@ def _timed(boxes: Mapping) -> Keyframes:
     table = {float(key): value for key, value in boxes.items()}
     find = CalledBoxes(lambda image, time: table[time])
     for time, found in table.items():
-        find.check(found, time)
+        corners, *_ = find.check(found, time)
+        for box in corners[(corners[:, 2:] <= corners[:, :2]).any(axis=1)]:
+            raise ValueError(
+                f'boxes has {box.tolist()} at {time:g} seconds, which holds nothing: '
+                'expected x1, y1, x2, y2 with x1 < x2 and y1 < y2.'
+            )
     return Keyframes(sorted(table), find)
 
 

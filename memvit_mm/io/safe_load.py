@@ -69,7 +69,10 @@ def load_data(
             # weights_only says (CVE-2025-32434).
             raise pickle.UnpicklingError('a tar file')
         return torch_load(file, *args, **{**kwargs, 'weights_only': True})
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (OSError, MemoryError):
+        raise
+    # What torch raises for bytes that are no pickle is of any kind.
+    except Exception as error:
         refused = re.search(r"(?:GLOBAL |<class '|<function )([\w.]+)", str(error))
         if refused is None:
             raise ValueError(

@@ -187,8 +187,8 @@ def tell_damage(sentence: str, on_damage: str) -> None:
     """
     if on_damage == 'stop':
         raise BadClipError(
-            f"{sentence}; read over them with on_damage='go_on' (on_bad_clip='skip' "
-            'in the inference functions), or encode the video again.'
+            f"{sentence}; read over them with on_damage='go_on' (--on-damage go_on; in "
+            "the inference functions on_bad_clip='skip'), or encode the video again."
         )
     warnings.warn(f'{sentence}, and are left out.', stacklevel=4)
 

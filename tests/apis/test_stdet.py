@@ -342,6 +342,10 @@ class TestErrors:
             ({None: [[1, 2, 3, 4]]}, 'boxes has the key None'),
             ({1: [[0.1, 0.2, 0.3, 0.4]]}, 'boxes returned fractions of the frame at 1'),
             ({1: [[1, 2, float('nan'), 4]]}, 'boxes returned nan or infinity at 1'),
+            (
+                {1: [[50, 20, 30, 40]]},
+                r'boxes has \[50.0, 20.0, .* which holds nothing',
+            ),
             ({'a;7': [[0, 0, 1, 1]]}, "boxes has the key 'a;7', expected 'video,sec"),
             ({'a,0902': [[0, 0, 1, 1]]}, "no boxes for '.*'; they are of a: name"),
             ({40: [[1, 2, 30, 40]]}, '17.00 seconds long, but boxes has a keyframe at'),
@@ -352,11 +356,6 @@ class TestErrors:
         # At once, before the video is read.
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             iter_stdet(model, video, boxes)
-
-    def test_boxes_with_nothing_in_them(self, model, video):
-        with pytest.warns(UserWarning, match=r'1 of 1 have nothing .* \[50.0, 20.0, 3'):
-            (found,) = inference_stdet(model, video, {1: [[50, 20, 30, 40]]})
-        assert len(found.boxes) == 0
 
     def test_proposals_before_the_video(self, model, video, name):
         early = {f'{name},0003': [[0, 0, 1, 1]]}

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+# The checkout's package, where none is installed.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 from _common import run
 
 from memvit_mm.datasets.transforms.clips import SampleClipFrames

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+# The checkout's package, where none is installed.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 from _common import add_cfg_options, read_config, run
 
 from memvit_mm.benchmark.compare import MVIT, NAMES, OURS, backbones

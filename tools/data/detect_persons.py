@@ -97,7 +97,7 @@ def detect(args, videos: list, rank: int, world: int, local_rank: int) -> int:
 
     from memvit_mm.apis import PersonDetector
     from memvit_mm.apis.people.load_detector import load_detector_config
-    from memvit_mm.apis.proposals.parts import ProposalParts
+    from memvit_mm.apis.proposals.parts import ProposalParts, is_complete
 
     share = ProposalParts.share(videos, rank, world)
     if not share:
@@ -128,8 +128,12 @@ def detect(args, videos: list, rank: int, world: int, local_rank: int) -> int:
         max_boxes=args.max_boxes,
         person=args.person,
     )
-    if os.path.isfile(args.checkpoint):
-        settings['checkpoint'] = digest(Path(args.checkpoint).read_bytes())
+    weights = Path(args.checkpoint).expanduser()
+    if weights.is_file():
+        settings['checkpoint'] = digest(weights.read_bytes())
+    if rank and is_complete(args.out):
+        # Another process has joined what there was while this one loaded its model.
+        return 0
     parts = ProposalParts(args.out, settings, start)
     with Progress(console=Console(stderr=True), disable=rank > 0) as bar:
         task = bar.add_task(f'{len(share)} videos', total=len(share))

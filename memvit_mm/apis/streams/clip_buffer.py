@@ -143,6 +143,11 @@ class ClipBuffer:
         state.last_index, state.last_image = index, image
         return self._ready()
 
+    @property
+    def complete(self) -> bool:
+        """Whether no clip needs another frame: all ``clip_times`` are behind it."""
+        return self._upcoming is None and not self.state.pending
+
     def finish(self) -> list[ReadyClip]:
         """The stream ends: return the clips that only lack frames after its end.
 

@@ -103,6 +103,8 @@ class SourceReader:
             if self._stop:
                 return
             yield from buffer.feed(frame.image, frame.time)
+            if buffer.complete:
+                break
         if not self._stop:
             yield from buffer.finish()
 

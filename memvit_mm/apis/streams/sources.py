@@ -183,7 +183,10 @@ def open_folder(
             time = None if fps is None else number / fps
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time
 
-    return FrameSource(frames(), fps, count)
+    source = FrameSource(frames(), fps, count)
+    # A stream that goes on passes over the pictures that it has had.
+    source.path = folder
+    return source
 
 
 def frames_after(source: Any, buffer: ClipBuffer) -> Iterator[Frame]:

@@ -198,7 +198,7 @@ class VideoStream:
         reader = self._reader = self.open(source)
         try:
             reader.start()
-            while (taken := reader.take()) is not None:
+            while (taken := self._take(reader)) is not None:
                 yield from self._predict([taken])
             self._state = self.buffer.state.copy()
             self.predictor.forget(self.name)
@@ -399,6 +399,16 @@ class VideoStream:
         self._state = after
         self._predictions += 1
         track_people(self._tracker, prediction)
+
+    def _take(self, reader: SourceReader) -> Optional[tuple[PreparedClip, BufferState]]:
+        try:
+            return reader.take()
+        except Exception:
+            if self.buffer.state.ended:
+                # Too short for its clips: it has ended all the same.
+                self._state = self.buffer.state.copy()
+                self.predictor.forget(self.name)
+            raise
 
     def _begin(self, fps: float) -> None:
         grid = ClipGrid(self.predictor.recipe, fps, self.stride, self.clip_times)
