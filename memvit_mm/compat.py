@@ -6,9 +6,11 @@ Each fix looks whether it is needed, changes one thing, and names the issue upst
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import logging
 import os
 import sys
@@ -223,12 +225,16 @@ def add_config_scope() -> None:
     def redirect(owner: Any, name: str, ours: Callable) -> None:
         """Let a function that takes a config's name call ``ours`` for our configs."""
         original = getattr(owner, name)
+        first = next(iter(inspect.signature(original).parameters))
 
-        def function(config, *args, **kwargs):
-            if str(config).startswith(prefix):
-                path = get_config_path(str(config)[len(prefix) :])
-                return ours(path, *args, **kwargs)
-            return original(config, *args, **kwargs)
+        @functools.wraps(original)
+        def function(*args, **kwargs):
+            if not args and first in kwargs:
+                args = (kwargs.pop(first),)
+            if args and str(args[0]).startswith(prefix):
+                path = get_config_path(str(args[0])[len(prefix) :])
+                return ours(path, *args[1:], **kwargs)
+            return original(*args, **kwargs)
 
         is_class = isinstance(owner, type)
         setattr(owner, name, staticmethod(function) if is_class else function)

@@ -424,6 +424,36 @@ def test_detector_that_is_never_sure(data):
     )
 
 
+def test_rows_that_are_there_twice(data):
+    path = data.path('train.csv')
+    first, *others = path.read_text().splitlines()
+    path.write_text('\n'.join([first, first, *others]) + '\n')
+    data.expect('WARNING', r'train.csv:2: the same row as one before')
+
+
+def test_people_with_the_same_box(data):
+    path = data.path('train.csv')
+    first, *others = path.read_text().splitlines()
+    other = ','.join([*first.split(',')[:-1], '77'])
+    path.write_text('\n'.join([first, other, *others]) + '\n')
+    data.expect('WARNING', r'train.csv:2: person 77 has the same box as another person')
+
+
+def test_an_empty_video_that_is_not_among_the_sample(data):
+    path = data.root / 'videos' / 'demo_tr_001.mp4'
+    path.unlink()
+    path.touch()
+    report = data.check('train', sample=1)
+    (found,) = [f.text for f in report.findings if f.level == 'ERROR']
+    assert 'demo_tr_001.mp4: no readable video (an empty file)' in found
+
+
+def test_frames_that_count_from_elsewhere(data):
+    data.use_frames()
+    data.train.start_index = 0
+    data.expect('ERROR', r'img_00000.jpg: there is no such frame.*start_index of train')
+
+
 def test_proposals_of_the_other_split(data):
     data.train.proposal_file = str(data.path('proposals_val.pkl'))
     data.expect(

@@ -179,6 +179,20 @@ class TestNumpyNames:
 
 
 class TestConfigScope:
+    def test_names_by_keyword(self, tmp_path):
+        import mmengine.hub
+        from mmengine.config import Config
+
+        path = tmp_path / 'own.py'
+        path.write_text('number = 3\n')
+        assert Config.fromfile(filename=path).number == 3
+        ours = 'memvit_mm::memvit_demo.py'
+        for cfg in (
+            Config.fromfile(filename=ours),
+            mmengine.hub.get_config(cfg_path=ours),
+        ):
+            assert cfg.model.type == 'MemoryFastRCNN'
+
     def test_guard(self, monkeypatch):
         from mmengine.config.utils import MODULE2PACKAGE
 

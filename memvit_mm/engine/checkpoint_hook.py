@@ -13,7 +13,7 @@ from mmengine.dist import (
     is_distributed,
     is_main_process,
 )
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, IterTimerHook
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.lr_scheduler import ReduceOnPlateauLR
 from mmengine.optim.scheduler.momentum_scheduler import ReduceOnPlateauMomentum
@@ -373,6 +373,10 @@ def _move_to(runner: Runner, epoch: int, done: int) -> None:
     runner.optim_wrapper.initialize_count_status(
         runner.model, loop.iter, loop.max_iters
     )
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook):
+            # It divides by the iterations since then.
+            hook.start_iter = loop.iter
     _place_schedules(runner)
 
 

@@ -69,7 +69,7 @@ class FiniteLossHook(Hook):
 def _not_finite(losses: dict) -> dict[str, float]:
     """The losses that are nan or infinite."""
     numbers = {
-        name: float(torch.as_tensor(value).detach().mean())
+        name: float(torch.as_tensor(value).detach().float().mean())
         for name, value in losses.items()
         if 'loss' in name and isinstance(value, (int, float, torch.Tensor))
     }

@@ -230,6 +230,9 @@ def test_folders_of_frames(tmp_path, frames):
     np.testing.assert_allclose(times, np.arange(60) / FPS)
     model = data.epic_model()
     assert len(list(VideoStream(model, fps=FPS).run(folder))) == 5
+    stream = VideoStream(model, fps=FPS)
+    found = [next(stream.run(folder)), *stream.run(folder)]
+    assert [prediction.time for prediction in found] == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match='without times: give fps'):
         next(VideoStream(model).run(folder))
 

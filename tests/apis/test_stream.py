@@ -239,6 +239,20 @@ class TestEveryWay:
         ]
         assert found[-1].end == pytest.approx(71 / FPS)
 
+    def test_nothing_is_read_beyond_the_last_clip(self, model, video):
+        stream = VideoStream(model, clip_times=[1, 2])
+        assert [p.time for p in stream.run(video)] == [1, 2]
+        assert stream.counts.frames < 2 * FPS + 8
+
+    def test_a_stream_that_ends_too_early_has_ended(self, model, video):
+        stream = VideoStream(model, clip_times=[2, 50])
+        with pytest.raises(ValueError, match='50'):
+            list(stream.run(video))
+        assert stream.counts.frames == 72
+        assert stream.name not in [s.video for s in model.memory.streams]
+        with pytest.raises(ValueError, match='50'):
+            list(stream.run(video))
+
     def test_centered_clips_wait_and_end_with_the_last_frame(self, frames):
         model = data.ava_model()
         asked = []

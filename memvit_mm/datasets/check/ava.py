@@ -113,6 +113,7 @@ def _check_annotations(check: AvaCheck) -> None:
             'if it should be'
         )
     _check_seconds(check)
+    _check_repetitions(check)
     if report.count('ERROR', 'WARNING') == before:
         keyframes = check.keyframes
         report.ok(
@@ -149,6 +150,27 @@ def _check_seconds(check: AvaCheck) -> None:
                 f'timestamp_end={end}: set that of {check.where} to at least '
                 f'{last + 1}',
             )
+
+
+def _check_repetitions(check: AvaCheck) -> None:
+    path, warning = check.dataset.ann_file, check.report.warning
+    people: dict[tuple, set[int]] = {}
+    for line, row in check.rows:
+        known = people.setdefault((row.video, row.second, row.box, row.label), set())
+        if row.person in known:
+            warning(
+                f'{path}:{line}: the same row as one before: take the repetition out, '
+                'it is counted as one more person to be found',
+                (path, 'repetition'),
+            )
+        elif known:
+            warning(
+                f'{path}:{line}: person {row.person} has the same box as another '
+                'person, and people are told apart by their boxes: change the last '
+                'digit of one',
+                (path, 'same box'),
+            )
+        known.add(row.person)
 
 
 def _check_holes(check: AvaCheck) -> None:

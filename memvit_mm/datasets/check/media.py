@@ -1,5 +1,7 @@
 """Check that the videos, or folders of frames, of an AVA dataset are long enough."""
 
+import os.path as osp
+
 import numpy as np
 
 from memvit_mm.video.open_video import open_video
@@ -36,12 +38,29 @@ def check_media(check: AvaCheck, sample: int) -> None:
     sources = dataset.find_media(last)
     if dataset.no_media is not None:
         raise FileNotFoundError(dataset.no_media)
-    places = np.unique(np.linspace(0, len(last) - 1, sample).astype(int))
-    opened = [list(last)[place] for place in places]
+    readable = list(last)
+    for video, source in sources.items():
+        path = source.get('filename')
+        if path is not None and osp.getsize(path) == 0:
+            readable.remove(video)
+            report.error(
+                f'{path}: no readable video (an empty file): fetch or encode it again',
+                (prefix, 'empty'),
+            )
+    places = np.linspace(0, len(readable) - 1, sample).astype(int)
+    opened = [readable[place] for place in np.unique(places) if readable]
     for video in opened:
         if dataset.use_frames:
             path, frames = sources[video]['frame_dir'], sources[video]['total_frames']
             fps = dataset._FPS
+            first = dataset.frame_path(path, 0) if dataset.modality == 'RGB' else path
+            if not osp.exists(first):
+                report.error(
+                    f'{first}: there is no such frame, which would be the first: check '
+                    f'filename_tmpl and start_index of {where}',
+                    (prefix, 'first'),
+                )
+                continue
         else:
             path = sources[video]['filename']
             try:
