@@ -122,13 +122,19 @@ def test_gradients_of_parts_are_not_summed_in_bfloat16(monkeypatch):
     monkeypatch.setattr(mlp_module, 'WIDE', 2**12)
     torch.manual_seed(0)
     lean, x = LeanMLP(16, 64, 16), torch.randn(1, 4096, 16)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        lean(x).float().square().sum().backward()
-        found = [p.grad.clone() for p in lean.parameters()]
+
+    def gradients(mlp, dtype) -> list:
         lean.zero_grad()
-        MLP.forward(lean, x).float().square().sum().backward()
-    for gradient, parameter in zip(found, lean.parameters()):
-        assert torch.equal(gradient, parameter.grad)
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+            out = mlp(x).float()
+        out.square().sum().backward()
+        return [p.grad.clone() for p in lean.parameters()]
+
+    exact = gradients(lean, torch.float32)
+    ours = gradients(lean, torch.bfloat16)
+    plain = gradients(lambda x: MLP.forward(lean, x), torch.bfloat16)
+    for wanted, found, usual in zip(exact, ours, plain):
+        assert (found - wanted).norm() <= 1.2 * (usual - wanted).norm()
 
 
 def test_what_is_put_in_place_of_a_layer_is_called():

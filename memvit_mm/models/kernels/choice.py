@@ -6,7 +6,7 @@ defines its result and which runs wherever nothing better is known:
 - ``attend``: torch's flash kernel on a CPU; flash, cuDNN's or the memory-efficient one
   on a GPU; where torch has none, the plain form for some queries at a time.
 - ``linear``: oneDNN's product on a CPU in float32, else the plain form.
-- ``LeanMLP``: recomputed in the backward pass, on a CPU for some tokens at a time.
+- ``LeanMLP``: computed again in the backward pass, on a CPU for some tokens at a time.
 - ``depthwise_pool``: channels last with gradients of its own on a CPU, else the plain
   form.
 - ``max_pool``: in two dimensions, unless the windows reach over time.

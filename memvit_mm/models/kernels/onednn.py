@@ -6,7 +6,6 @@ fast on an AMD EPYC of Zen 5 and 1.1 times on one of Zen 4, whose full width is 
 halves. What it lacks (other dtypes, autocast) goes torch's usual way.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Optional
 
@@ -50,15 +49,8 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     Returns:
         Tensor: [..., out].
     """
-    return choose_linear(x, weight)(x, weight, bias)
-
-
-def choose_linear(x: Tensor, weight: Tensor) -> Callable[..., Tensor]:
-    """The form of :func:`linear` that runs for these."""
-    return _linear_by_onednn if _takes(x, weight) else F.linear
-
-
-def _linear_by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    if not _takes(x, weight):
+        return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
     return _onednn(x, weight, bias, 'none', [], '')
@@ -89,12 +81,19 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """[..., in] x [out, in] -> [..., out]."""
+def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """As :func:`linear`, within functions that have gradients of their own."""
     # With gradient only where somebody differentiates twice.
     if _takes(x, weight) and not torch.is_grad_enabled():
-        return _onednn(x, weight, None, 'none', [], '')
-    return F.linear(x, weight)
+        return _onednn(x, weight, bias, 'none', [], '')
+    return F.linear(x, weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(:func:`linear`), without gradient."""
+    if _takes(x, weight):
+        return _onednn(x, weight, bias, 'gelu', [], 'none')
+    return F.gelu(F.linear(x, weight, bias))
 
 
 class _Linear(torch.autograd.Function):
@@ -116,17 +115,17 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            _product(grad, weight.t()) if for_x else None,
-            _weight_gradient(grad, x) if for_weight else None,
+            product(grad, weight.t()) if for_x else None,
+            weight_gradient(grad, x) if for_weight else None,
             grad.flatten(0, -2).sum(0) if for_bias else None,
         )
 
 
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """[..., out], [..., in] -> [out, in]."""
     # (..., C) -> (N, C)
     grad, x = grad.flatten(0, -2), x.flatten(0, -2)
     if grad.shape[1] > x.shape[1]:
         # The wider one as the weight.
-        return _product(x.t(), grad.t()).t().contiguous()
-    return _product(grad.t(), x.t())
+        return product(x.t(), grad.t()).t().contiguous()
+    return product(grad.t(), x.t())
