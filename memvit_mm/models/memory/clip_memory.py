@@ -123,7 +123,7 @@ class ClipMemory:
             )
         self._check_room(streams)
         pasts = [self._past_of(stream, time) for stream, time in zip(streams, times)]
-        return MemoryStep(self, list(streams), list(times), pasts)
+        return MemoryStep(self.put, self.warn_once, list(streams), list(times), pasts)
 
     def _past_of(self, stream: Stream, time: Any) -> list[KeptClip]:
         """The clips before this one; none if it is not later than the last of them."""

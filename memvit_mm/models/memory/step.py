@@ -1,7 +1,8 @@
 """MemoryStep: one clip of each stream of a batch reads the memory and is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -10,9 +11,6 @@ from memvit_mm.models.kernels import is_transforming
 from memvit_mm.structures import Stream
 
 from .layers import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
-
-if TYPE_CHECKING:
-    from .clip_memory import ClipMemory
 
 
 @dataclass
@@ -57,7 +55,8 @@ class MemoryStep:
     that a forward pass that fails leaves no trace.
 
     Args:
-        memory (ClipMemory): The memory.
+        put (callable): ``ClipMemory.put``, which replaces what is kept of a stream.
+        warn_once (callable): ``ClipMemory.warn_once``.
         streams (list[Stream]): One per row of the batch.
         times (list[int | float]): When each row's clip is.
         pasts (list[list[KeptClip]]): What the memory has of each row's stream.
@@ -65,12 +64,14 @@ class MemoryStep:
 
     def __init__(
         self,
-        memory: 'ClipMemory',
+        put: Callable[[Stream, list[KeptClip]], None],
+        warn_once: Callable[[str, str], None],
         streams: list[Stream],
         times: list,
         pasts: list[list[KeptClip]],
     ) -> None:
-        self.memory = memory
+        self._put = put
+        self._warn_once = warn_once
         self.streams = streams
         self.times = times
         self._pasts = pasts
@@ -94,7 +95,7 @@ class MemoryStep:
         """
         for row in range(len(self)):
             if not self._fits(row, specs):
-                self.memory.warn_once(
+                self._warn_once(
                     'size',
                     f'The frames of {self.streams[row].video!r} changed their size at '
                     f'{self.times[row]}: its memory starts afresh. (Said once.)',
@@ -212,4 +213,4 @@ class MemoryStep:
         horizon = max((max(spec.ages) for spec in self._specs.values()), default=0)
         for stream, past, new in zip(self.streams, self._pasts, self._new):
             clips = [*past, new]
-            self.memory.put(stream, clips[-horizon:] if horizon else [])
+            self._put(stream, clips[-horizon:] if horizon else [])
