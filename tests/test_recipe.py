@@ -356,6 +356,9 @@ def test_compression_is_trained_and_not_where_published_code_does_not(tmp_path):
 
 def is_normal(values, deviation):
     """Whether values are like draws of a normal around 0, within 5 standard errors."""
+    # One draw in 2**24 of mmengine's truncated normal is its lower end, 100 deviations
+    # away: torch's uniform numbers in float32 hold -1, of which it takes the erfinv.
+    values = values[values > -2]
     error = deviation / values.numel() ** 0.5
     return abs(values.mean()) < 5 * error and abs(values.std() - deviation) < 5 * error
 
@@ -371,7 +374,7 @@ def test_what_kinetics_does_not_bring_starts_as_published(tmp_path):
 
     cfg = config('memvit_ava')
     cfg.update(work_dir=str(tmp_path), load_from=str(weights), log_level='ERROR')
-    torch.manual_seed(1)
+    cfg.randomness = dict(seed=1)
     runner = Runner.from_cfg(cfg)
     # What Runner.train begins with.
     runner._init_model_weights()
