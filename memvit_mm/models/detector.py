@@ -143,7 +143,9 @@ class MemoryFastRCNN(MemoryOwner, FastRCNN):
         self, clips: Tensor, past: LayerMemories, group: Sequence[int]
     ) -> tuple[Any, LayerWrites]:
         """Features of clips [B, C, T, H, W], through the neck, and what was written."""
-        x, written = self.run_backbone(clips, past)
+        actors = self._actor_specs()
+        own = {name: kept for name, kept in past.items() if name not in actors}
+        x, written = self.run_backbone(clips, own)
         return (self.neck(x) if self.with_neck else x), written
 
     def _scorer(self, samples: SampleList, boxes: Sequence[Tensor]) -> Run:

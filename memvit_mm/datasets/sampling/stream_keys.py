@@ -1,4 +1,4 @@
-"""What SequentialClipSampler asks of a dataset, and what its indices are good for."""
+"""StreamKeysMixin: a dataset's videos and times, and the stream of each sample."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
@@ -13,7 +13,9 @@ from memvit_mm.structures import ClipIndex, stream_of
 class StreamKeysMixin:
     """Mixin of ``BaseDataset``: every sample's video and time, read once.
 
-    Samples have ``video_id`` and ``timestamp`` as ``load_data_list`` made them.
+    ``SequentialClipSampler`` asks for them, and the model for each sample's stream,
+    which :meth:`get_data_info` writes into it. Samples have ``video_id`` and
+    ``timestamp`` as ``load_data_list`` made them.
 
     Whatever a pipeline draws (from ``random``, ``numpy.random`` or torch's CPU
     generator) for an index of the sampler depends on its seed, its epoch and the

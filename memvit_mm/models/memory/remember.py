@@ -87,13 +87,12 @@ class MemoryOwner:
 
         Args:
             clips (Tensor): [B, C, T, H, W].
-            past (dict[str, PastClips]): What the layers may attend to; {} without
+            past (dict[str, PastClips]): What its layers may attend to; {} without
                 memory.
         """
         if not past or not self.backbone_remembers:
             return self.backbone(clips), {}
-        names = self.backbone.memory_specs(clips.shape[-3:])
-        return self.backbone(clips, memory={name: past[name] for name in names})
+        return self.backbone(clips, memory=past)
 
     @property
     def backbone_remembers(self) -> bool:
