@@ -140,8 +140,8 @@ def _read_level(given: dict[str, Any]) -> MemoryLevel:
         or len(set(ages)) < len(ages)
     ):
         raise ValueError(
-            f'ages={ages!r} must be different numbers of clips back, 1 or more, such as '
-            '(2, 4) or range(5, 33)'
+            f'ages={ages!r} must be different numbers of clips back, 1 or more, such '
+            'as (2, 4) or range(5, 33)'
         )
     level = MemoryLevel(kind, tuple(sorted(ages)))
     for name in ('stride', 'kernel'):
