@@ -113,7 +113,7 @@ def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
     What moves the features of clip k is then k clips back: earlier clips than the
     changed one could only pass on what they never saw. Weights are random and of the
     size that trained ones have, in double precision, so that what has come through
-    every layer is not lost in rounding. Frames have at most 64 pixels a side, since
+    every layer is not lost in rounding. Frames have at most 32 pixels a side, since
     the reach does not depend on their size.
 
     Args:
@@ -126,7 +126,7 @@ def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
     lively_weights(model)
     model.double()
     channels, frames, *sides = clip_shape(cfg['model']['backbone'])
-    shape = (channels, frames, *(min(side, 64) for side in sides))
+    shape = (channels, frames, *(min(side, 32) for side in sides))
     # A little further than the layers can reach.
     count = farthest(model, shape[1:]) + 3
     plain, changed = (_play(model, shape, count, change) for change in (False, True))
