@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmaction.registry import MODELS
@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from .recall_streams import COLOURS, FRAMES, LONGEST, SIZE, Clips, RecallStreams
+from .recall_streams import COLOURS, FRAMES, LONGEST, PEOPLE, SIZE, Clips, RecallStreams
 
 FINE = dict(type='pool', ages=(2, 4), stride=(4, 2, 2))
 COARSE = dict(type='pool', ages=(1, 3, *range(5, LONGEST + 1)), tokens=2)
@@ -30,7 +30,7 @@ PLAIN, CROWDED = 16, 48
 FIRST_DELAYS, GROWTH = 6, (0.4, 0.7)
 # Whom to ask the memory for is found at this rate, not at twice as high a one.
 LEARNING_RATE = 1e-3
-PRETRAINING_STEPS = 60
+PRETRAINING_STEPS = 100
 
 
 @dataclass
@@ -40,14 +40,16 @@ class Recall:
     plain: list[float]
     """After 1, 2, … clips, all of whose people showed no colour."""
     distractors: list[float]
-    """After 1, 2, … clips, half of whose people showed a colour."""
+    """After 1, 2, … clips, of streams in which up to 7 others showed a colour, too."""
     questions: int
     """The fewest questions behind one of these figures."""
     seconds: float
     """Processor time of training and measuring."""
 
 
-def build_recognizer(schedule: dict[str, Any]) -> nn.Module:
+def build_recognizer(
+    schedule: dict[str, Any], num_classes: int = len(COLOURS)
+) -> nn.Module:
     """A small :class:`MemoryRecognizer3D` for clips of :class:`RecallStreams`.
 
     4 layers of 48 channels, of which layers 0 and 2 have memory.
@@ -57,9 +59,7 @@ def build_recognizer(schedule: dict[str, Any]) -> nn.Module:
             ``SCHEDULES``.
     """
     init_default_scope('mmaction')
-    arch = dict(
-        embed_dims=CHANNELS, num_layers=4, num_heads=2, downscale_indices=[]
-    )
+    arch = dict(embed_dims=CHANNELS, num_layers=4, num_heads=2, downscale_indices=[])
     backbone = dict(
         type='MeMViT',
         arch=arch,
@@ -78,7 +78,7 @@ def build_recognizer(schedule: dict[str, Any]) -> nn.Module:
     )
     head = dict(
         type='MViTHead',
-        num_classes=len(COLOURS),
+        num_classes=num_classes,
         in_channels=CHANNELS,
         dropout_ratio=0.0,
     )
@@ -107,6 +107,8 @@ class Trainer:
         # Where to look in the memory is what takes longest to learn.
         where = [p for name, p in model.named_parameters() if 'rel_pos' in name]
         other = [p for name, p in model.named_parameters() if 'rel_pos' not in name]
+        self.recall = 0.0
+        """Share of the latest questions that were answered rightly."""
         self.optimizer = torch.optim.AdamW(
             [
                 dict(params=other, lr=LEARNING_RATE),
@@ -136,11 +138,22 @@ class Trainer:
                 self.model(*_pick(clips, rows), mode='tensor')
         rows = labelled.nonzero().flatten().tolist()
         if rows:
-            losses = self.model(*_pick(clips, rows), mode='loss')
-            self.optimizer.zero_grad()
-            losses['loss_cls'].backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
+            inputs, samples = _pick(clips, rows)
+            scores = self.model(inputs, samples, mode='tensor', stage='head')
+            self.learn(nn.functional.cross_entropy(scores, clips.colours[rows]))
+            asked = clips.delays[rows] > 0
+            if asked.any():
+                hits = (scores.argmax(dim=1) == clips.colours[rows])[asked].float()
+                self.recall += 0.1 * (hits.mean().item() - self.recall)
+        else:
+            self.scheduler.step()
+
+    def learn(self, loss: Tensor) -> None:
+        """One step down."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
         self.scheduler.step()
 
 
@@ -162,10 +175,15 @@ def train(
     """
     trainer = Trainer(model, steps)
     streams = RecallStreams(PLAIN, CROWDED, seed)
+    longest = float(FIRST_DELAYS)
     for step in range(steps):
         begin, end = GROWTH
+        # Once nearly all questions are answered, or else by and by.
+        if trainer.recall > 0.95:
+            longest = min(longest * 1.02, LONGEST)
         grown = min(max((step / steps - begin) / (end - begin), 0), 1)
-        streams.longest = round(FIRST_DELAYS * (LONGEST / FIRST_DELAYS) ** grown)
+        late = FIRST_DELAYS * (LONGEST / FIRST_DELAYS) ** grown
+        streams.longest = round(max(longest, late))
         clips = streams.next_clips()
         asked = clips.delays > 0
         trainer.step(clips, clips.colours >= 0 if labelled_cues else asked)
@@ -173,22 +191,24 @@ def train(
     return model
 
 
-def pretrain(model: nn.Module, seed: int) -> nn.Module:
-    """Train on single clips with a colour and its label; no memory is needed.
+def pretrain(schedule: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """Weights of a backbone that was trained on single clips, without memory.
 
-    The clips are of other streams than those of :func:`train`.
+    Their labels say who it is, with which colour: 32 classes. They are of other streams
+    than those of :func:`train`.
     """
+    model = build_recognizer(schedule, num_classes=PEOPLE * len(COLOURS))
     trainer = Trainer(model, PRETRAINING_STEPS)
-    streams = RecallStreams(0, PLAIN + CROWDED, seed + 1_000_000)
+    streams = RecallStreams(0, 0, seed + 1_000_000)
     for _ in range(PRETRAINING_STEPS):
-        # Each step's clips begin new streams, half of whose first clips are cues.
-        clips = streams.next_clips()
-        trainer.step(clips, (clips.colours >= 0) & (clips.delays == 0))
-        model.reset_memory()
-    return model
+        inputs, people, colours = streams.draw_cues(PLAIN + CROWDED)
+        scores = model(inputs, stage='head')
+        label = people * len(COLOURS) + colours
+        trainer.learn(nn.functional.cross_entropy(scores, label))
+    return model.backbone.state_dict()
 
 
-def test(model: nn.Module, seed: int, steps: int, crowded: bool) -> tuple:
+def ask(model: nn.Module, seed: int, steps: int, crowded: bool) -> tuple:
     """Ask on streams that the model has not seen.
 
     Returns:
@@ -234,12 +254,12 @@ def measure_recall(
     torch.manual_seed(seed)
     model = build_recognizer(SCHEDULES[schedule])
     if pretrained:
-        pretrain(model, seed)
+        model.backbone.load_state_dict(pretrain(SCHEDULES[schedule], seed))
     train(model, steps, seed, labelled_cues)
     found, fewest = [], []
     for crowded in (False, True):
         count = test_steps // 3 if crowded else test_steps
-        right, asked = test(model, seed, count, crowded)
+        right, asked = ask(model, seed, count, crowded)
         found.append((right / asked.clamp(min=1)).tolist())
         fewest.append(int(asked.min()))
     return Recall(*found, min(fewest), time.process_time() - begin)

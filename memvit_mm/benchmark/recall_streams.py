@@ -74,10 +74,9 @@ def draw_people() -> Tensor:
 class RecallStreams:
     """Streams side by side, clip by clip; where one ends, the next begins.
 
-    A plain stream has one cue and ends with its question. In a stream with distractors
-    there is a cue wherever nothing is asked, so that about half of the clips show a
-    colour, and ten or more other colours may lie between a cue and its question. A
-    person has one cue in 32 clips.
+    A plain stream begins with its one cue and ends with its question. In a stream with
+    distractors two to eight people show a colour each; then they are asked, in any
+    order.
 
     Args:
         plain (int): Rows of plain streams.
@@ -129,42 +128,55 @@ class RecallStreams:
         columns = torch.tensor(shown).unbind(1)
         return Clips(self._draw(*columns[:2])[:, None], samples, *columns[2:])
 
+    def draw_cues(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Single clips, each of anybody with any colour.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Clips [B, 1, 3, T, H, W], who it is [B], and
+            the colour [B].
+        """
+        person = torch.randint(PEOPLE, (count,), generator=self._noise)
+        colour = torch.randint(len(COLOURS), (count,), generator=self._noise)
+        return self._draw(person, colour)[:, None], person, colour
+
     def _stream(self, crowded: bool) -> Iterator[tuple[str, int, _Shown]]:
         """One stream: its name, times, and what is shown."""
         name = f'{self._name}{self._begun}'
         self._begun += 1
-        length, plan = self._plan_crowded() if crowded else self._plan_plain()
+        length, plan = self._plan(crowded)
         for time in range(length):
             nobody = _Shown(int(self._random.integers(PEOPLE)), NOTHING)
             yield name, time, plan.get(time, nobody)
 
-    def _plan_plain(self) -> tuple[int, dict[int, _Shown]]:
-        begin, delay = int(self._random.integers(3)), next(self._delays)
-        person = int(self._random.integers(PEOPLE))
-        return begin + delay + 1, self._ask(person, begin, delay)
-
-    def _plan_crowded(self) -> tuple[int, dict[int, _Shown]]:
-        length = int(self._random.integers(self.longest + 1, 3 * self.longest + 1))
+    def _plan(self, crowded: bool) -> tuple[int, dict[int, _Shown]]:
+        """How long a stream is, and what is shown at which time."""
+        length = 1 + next(self._delays)
+        most = min(PEOPLE, length // 2) if crowded else 1
+        count = int(self._random.integers(min(2, most), most + 1))
+        # All cues first, at any times, then all questions: the first and the last clip
+        # are among them.
+        half = int(self._random.integers(count, length - count + 1))
+        cues = [0, *self._some(1, half, count - 1)]
+        questions = [*self._some(half, length - 1, count - 1), length - 1]
+        people = self._random.permutation(PEOPLE)[:count].tolist()
+        # When somebody is asked tells nothing about when the cue was. Only that half of
+        # the time the first one is the last to be asked, for the sake of long delays.
+        asked = self._random.permutation(people).tolist()
+        if self._random.random() < 0.5:
+            asked.remove(people[0])
+            asked.append(people[0])
         plan: dict[int, _Shown] = {}
-        rested = dict.fromkeys(self._random.permutation(PEOPLE).tolist(), 0)
-        for time in range(length):
-            free = [person for person, since in rested.items() if since <= time]
-            ends = [time + d for d in range(1, self.longest + 1)]
-            ends = [end for end in ends if end < length and end not in plan]
-            if time not in plan and free and ends:
-                delay = int(self._random.choice(ends)) - time
-                plan.update(self._ask(free[0], time, delay))
-                # To the end of the queue.
-                del rested[free[0]]
-                rested[free[0]] = time + LONGEST + 1
+        for cue, person in zip(cues, people):
+            colour = int(self._random.integers(len(COLOURS)))
+            question = questions[asked.index(person)]
+            plan[cue] = _Shown(person, colour, colour)
+            plan[question] = _Shown(person, QUESTION, colour, question - cue)
         return length, plan
 
-    def _ask(self, person: int, time: int, delay: int) -> dict[int, _Shown]:
-        colour = int(self._random.integers(len(COLOURS)))
-        return {
-            time: _Shown(person, colour, colour),
-            time + delay: _Shown(person, QUESTION, colour, delay),
-        }
+    def _some(self, begin: int, end: int, count: int) -> list[int]:
+        """Some of the times from ``begin`` to before ``end``, in order."""
+        times = begin + self._random.permutation(end - begin)[:count]
+        return sorted(times.tolist())
 
     def _draw_delays(self) -> Iterator[int]:
         """Each delay once, in any order, and again."""
@@ -172,13 +184,9 @@ class RecallStreams:
             yield from (1 + self._random.permutation(self.longest)).tolist()
 
     def _draw(self, person: Tensor, sign: Tensor) -> Tensor:
-        """[B] and [B] -> [B, 3, T, H, W]: in each frame in the upper or lower half."""
+        """[B] and [B] -> [B, 3, T, H, W]."""
+        # Twice, one above the other. (B, 3, 8, 16) -> (B, 3, 1, 16, 16)
+        picture = self._people[person, sign].repeat(1, 1, 2, 1)[:, :, None]
         size = (len(person), 3, FRAMES, SIZE, SIZE)
         # On a grey ground, with a little noise.
-        clips = torch.randn(size, generator=self._noise) * 0.03 - 0.5
-        lower = torch.rand(len(person), FRAMES, generator=self._noise) < 0.5
-        lower = lower[:, None, :, None, None]
-        picture = self._people[person, sign][:, :, None]
-        clips[..., :CELL, :] += picture * ~lower
-        clips[..., CELL:, :] += picture * lower
-        return clips
+        return picture - 0.5 + 0.03 * torch.randn(size, generator=self._noise)
