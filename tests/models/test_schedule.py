@@ -94,6 +94,22 @@ def test_a_clip_is_kept_in_the_forms_that_will_be_read_and_no_longer(name):
         assert needed & made <= set(kept)
 
 
+@ALL
+def test_what_is_kept_is_bounded_and_told_before(name):
+    model, memory = backbone(SCHEDULES[name]), ClipMemory()
+    specs = model.memory_specs((FRAMES, 32, 32)).values()
+    with torch.no_grad():
+        play(model, memory, clips_of(max(s.ages[-1] for s in specs) + 3))
+    told = sum(2 * 4 * spec.channels * spec.kept_tokens for spec in specs)
+    assert memory.num_bytes == told
+
+
+def test_print_says_the_schedule():
+    text = str(backbone(SCHEDULES['between_the_fine']))
+    assert 'memory level 0: pool, clips 2, 4 back, 5 keys a clip in each of 2' in text
+    assert 'memory level 1: pool, clips 1, 3, 5, 6 back, 2 keys a clip' in text
+
+
 def test_what_is_kept_by_hand():
     model = backbone(SCHEDULES['between_the_fine'])
     memory = ClipMemory()

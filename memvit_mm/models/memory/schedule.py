@@ -163,6 +163,23 @@ def _read_level(given: dict[str, Any]) -> MemoryLevel:
     return level
 
 
+def clips_text(ages: Sequence[int]) -> str:
+    """Shorten a list of clips.
+
+    Examples:
+        >>> clips_text((1, 3, 5, 6, 7, 8)), clips_text((2, 4))
+        ('1, 3, 5 to 8', '2, 4')
+    """
+    runs: list[list[int]] = []
+    for age in ages:
+        if runs and age == runs[-1][-1] + 1:
+            runs[-1].append(age)
+        else:
+            runs.append([age])
+    parts = ((f'{r[0]} to {r[-1]}',) if len(r) > 2 else map(str, r) for r in runs)
+    return ', '.join(text for part in parts for text in part)
+
+
 def source_of(schedule: Sequence[MemoryLevel], number: int) -> int:
     """What a level compresses: 0 for the clip as it was written, i for what level i - 1
     made of it.
