@@ -304,15 +304,14 @@ class MeMViT(MViT):
         return sorted(result)
 
     def _check_memory_layers(self, layers: Optional[Sequence[int]]) -> tuple[int, ...]:
-        if layers is None:
-            layers = range(0, self.num_layers, 2)
+        layers = tuple(range(0, self.num_layers, 2) if layers is None else layers)
         for layer in layers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(
                     f'memory_layers has {layer}, but there are {self.num_layers} '
                     f'layers: use 0 to {self.num_layers - 1}.'
                 )
-        return tuple(layers)
+        return layers
 
     def init_weights(self, pretrained: Optional[str] = None) -> None:
         """Initialize as ``MViT`` does; the class token as in the paper's code."""
