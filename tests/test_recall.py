@@ -139,12 +139,10 @@ def test_what_is_read_directly_is_learned_in_seconds(monkeypatch):
 
 def test_the_tool_prints_tables_and_writes_its_files(tmp_path, capsys, monkeypatch):
     out, file = tmp_path / 'recall.png', tmp_path / 'recall.json'
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        ['measure_recall.py', '--schedules', 'none', '--seeds', '3', '--steps', '2']
-        + ['--processes', '1', '--out', str(out), '--json', str(file)],
-    )
+    argv = ['measure_recall.py', '--processes', '1']
+    monkeypatch.setattr(sys, 'argv', [*argv, '--out', str(out), '--json', str(file)])
+    job = dict(schedule='none', seed=3, steps=2, test_steps=66)
+    monkeypatch.setattr(tool, 'jobs_of', lambda args: dict(none=[job]))
     tool.main()
     printed = capsys.readouterr().out
     assert 'none, seed 3: lowest recall' in printed

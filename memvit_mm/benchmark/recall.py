@@ -95,9 +95,9 @@ def build_recognizer(
     )
     model.init_weights()
     for block in model.backbone.blocks:
-        # Whom the memory is asked for is found by likeness, so that is the start: a
-        # query and a key of the same content point the same way. From a start without
-        # it, nobody was told from another within 800 steps.
+        # Whom to ask the memory for is found by likeness: a query and a key of the
+        # same content point the same way. Trained backbones can tell; from a start
+        # without it, people are told apart later.
         block.attn.k.load_state_dict(block.attn.q.state_dict())
     return model
 
@@ -255,8 +255,7 @@ def measure_recall(
         steps (int): Of the training.
         labelled_cues (bool): As in :func:`train`.
         pretrained (bool): Start with :func:`pretrain`.
-        test_steps (int): Clips of each of 64 plain streams; of those with distractors,
-            which ask more often, a third.
+        test_steps (int): Clips of each of 64 streams that are asked, of each kind.
     """
     begin = time.process_time()
     torch.manual_seed(seed)
@@ -266,8 +265,7 @@ def measure_recall(
     train(model, steps, seed, labelled_cues)
     found, fewest = [], []
     for crowded in (False, True):
-        count = test_steps // 3 if crowded else test_steps
-        right, asked = ask(model, seed, count, crowded)
+        right, asked = ask(model, seed, test_steps, crowded)
         found.append((right / asked.clamp(min=1)).tolist())
         fewest.append(int(asked.min()))
     return Recall(*found, min(fewest), time.process_time() - begin)
