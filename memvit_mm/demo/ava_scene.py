@@ -6,6 +6,9 @@ later **lift** that box over their head and **give** it, in either order. What i
 the box was to be seen when it was taken and at no other time: the pixels of
 ``lift_red`` and ``lift_blue`` are the same. Who cannot remember cannot tell.
 
+With :class:`DelayedDemoSettings` a story has one gesture, either of the two, and it
+comes up to half a minute after the object was taken.
+
 A scene is planned first (plain numbers, no pixels) and drawn from the plan one frame
 at a time; a frame depends on the plan and its index alone. Randomness that draws
 pixels or boxes never sees which object was taken.
@@ -43,8 +46,8 @@ MARGIN = 2
 DELAYS = (2, 4)
 # An event is seen this many seconds before and after its keyframe.
 EVENT_REACH = 0.4
-# Seconds from one taking to the next; one is drawn each time.
-CYCLES = (7, 8, 9)
+# Seconds from a story to the person's next one; one is drawn each time.
+PAUSES = (3, 4, 5)
 
 _OBJECT_BGR = {
     'red': (40, 30, 225),
@@ -113,7 +116,7 @@ class DemoSettings(Settings):
     limits = {
         'num_train': (1, 1000),
         'num_val': (1, 1000),
-        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
+        'seconds': (2 * MARGIN + PAUSES[-1] + 2 * max(DELAYS), 899),
         'fps': (MIN_FPS, 60),
         'size': (48, 1024),
         'people': (1, 4),
@@ -123,6 +126,20 @@ class DemoSettings(Settings):
     def scenes(self, split: str) -> list['Scene']:
         """The plans of a split's videos."""
         return plan_scenes(self, split)
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        """Seconds from taking to a gesture, each that occurs."""
+        return DELAYS
+
+    def story(self, video: int) -> tuple[tuple[int, ...], int]:
+        """What each story of a video is, by the number of the video in its split.
+
+        Returns:
+            tuple: Seconds from taking to each gesture, and from taking to the earliest
+            time at which the pause before the next story may begin.
+        """
+        return DELAYS, max(DELAYS)
 
     @property
     def meta(self) -> dict:
@@ -138,9 +155,64 @@ class DemoSettings(Settings):
             'timestamp_end': TIMESTAMP_START + self.seconds,
             'first_keyframe': TIMESTAMP_START + MARGIN,
             'last_keyframe': TIMESTAMP_START + self.seconds - MARGIN,
-            'seconds_from_take_to_lift_and_give': list(DELAYS),
+            'seconds_from_take_to_lift_and_give': list(self.delays),
             'seconds_shown_around_keyframe': EVENT_REACH,
         }
+
+
+@dataclass(frozen=True)
+class DelayedDemoSettings(DemoSettings):
+    """The same scenes, in which what was taken is asked for much later.
+
+    A story is: take an object, hide it, and ``d`` seconds later lift the box or give
+    it, one of the two. ``d`` is the same all along a video; the videos take turns with
+    2, 4, 8, ... and ``delay`` seconds, so that results can be told by delay. When a box
+    is shown, the person's earlier stories began more than ``delay + 2`` seconds before:
+    within a reach of that many seconds they took one object only.
+
+    Args:
+        num_train (int): Training videos. Defaults to 40.
+        num_val (int): Validation videos, at least one for each ``d``. Defaults to 20.
+        seconds (int): Length of each video. Defaults to 120.
+        people (int): People in each video, 1 to 4. Defaults to 4.
+        delay (int): The longest ``d``, 4 to 60. Defaults to 30.
+        Others: as in :class:`DemoSettings`.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> DelayedDemoSettings(delay=30).delays
+        (2, 4, 8, 16, 30)
+    """
+
+    num_train: int = 40
+    num_val: int = 20
+    seconds: int = 120
+    people: int = 4
+    delay: int = 30
+
+    @property
+    def limits(self) -> dict[str, tuple[int, int]]:
+        # Whoever starts latest gets to the end of one story.
+        least = 2 * MARGIN + PAUSES[-1] + 2 * self.delay
+        return {
+            'delay': (4, 60),
+            **DemoSettings.limits,
+            'num_val': (len(self.delays), 1000),
+            'seconds': (least, 899),
+        }
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        doubled = [2]
+        while 2 * doubled[-1] < self.delay:
+            doubled.append(2 * doubled[-1])
+        return (*doubled, self.delay)
+
+    def story(self, video: int) -> tuple[tuple[int, ...], int]:
+        delay = self.delays[video % len(self.delays)]
+        return (delay,), max(delay, self.delay - delay)
 
 
 @dataclass(frozen=True)
@@ -238,8 +310,8 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     starts = []
     for index in range(count):
         rng = np.random.default_rng([*base, index, 0])
-        people = range(settings.people)
-        starts.append([_plan_starts(rng, settings.seconds) for _ in people])
+        people, story = range(settings.people), settings.story(index)
+        starts.append([_plan_starts(rng, settings.seconds, *story) for _ in people])
     total = sum(len(times) for people in starts for times in people)
     items = [OBJECTS[i % len(OBJECTS)] for i in range(total)]
     np.random.default_rng([*base, count, 1]).shuffle(items)
@@ -248,22 +320,25 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     for index in range(count):
         name = f'demo_{split[:2]}_{index:03d}'
         video = (name, (*base, index), settings.seconds, settings.fps, settings.size)
-        people = _plan_people(Plan(*video), starts[index], deck)
+        delays, _ = settings.story(index)
+        people = _plan_people(Plan(*video), starts[index], deck, delays)
         scenes.append(Scene(*video, people))
     return scenes
 
 
-def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
+def _plan_starts(
+    rng: np.random.Generator, seconds: int, delays: Sequence[int], length: int
+) -> list[int]:
     """Timestamps at which one person takes something."""
-    last = TIMESTAMP_START + seconds - MARGIN - max(DELAYS)
-    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, CYCLES[-1]))]
-    while times[-1] + CYCLES[-1] <= last:
-        times.append(times[-1] + int(rng.choice(CYCLES)))
+    last = TIMESTAMP_START + seconds - MARGIN - max(delays)
+    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, length + PAUSES[-1]))]
+    while times[-1] + length + PAUSES[-1] <= last:
+        times.append(times[-1] + length + int(rng.choice(PAUSES)))
     return [time for time in times if time <= last]
 
 
 def _plan_people(
-    video: Plan, starts: list[list[int]], deck: Iterator[str]
+    video: Plan, starts: list[list[int]], deck: Iterator[str], delays: Sequence[int]
 ) -> tuple[Person, ...]:
     rng, size, num_people = video.random(2), video.size, len(starts)
     shirts = rng.permutation(len(_SHIRTS))
@@ -276,10 +351,10 @@ def _plan_people(
         x, phase, walking = _plan_walk(rng, home, 0.15 * room, unit, video)
         events = []
         for time in times:
-            item, (first, second) = next(deck), rng.permutation(['lift', 'give'])
+            item, kinds = next(deck), rng.permutation(['lift', 'give'])
             events.append(Event(time, 'take', item))
-            events.append(Event(time + DELAYS[0], str(first), item))
-            events.append(Event(time + DELAYS[1], str(second), item))
+            for delay, kind in zip(delays, kinds):
+                events.append(Event(time + delay, str(kind), item))
         people.append(
             Person(
                 x=x,
