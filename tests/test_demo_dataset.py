@@ -357,11 +357,13 @@ def test_splits_and_seeds_differ():
 
 
 def stories(scene):
-    """Each person's (cue, gesture) pairs, in order of time."""
+    """Each person's stories: three seconds of a cue, three of a gesture."""
     for person in scene.people:
         events = person.events
-        assert len(events) % 2 == 0
-        yield list(zip(events[::2], events[1::2]))
+        assert events and len(events) % 6 == 0
+        yield [
+            (events[i : i + 3], events[i + 3 : i + 6]) for i in range(0, len(events), 6)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -379,28 +381,32 @@ def test_a_delayed_gesture_has_one_cue_within_reach(seed):
         counts, delays = Counter(), Counter()
         for number, scene in enumerate(settings.scenes(split)):
             delay = settings.delays[number % 5]
-            for pairs in stories(scene):
-                assert pairs
-                for cue, gesture in pairs:
-                    assert cue.kind == 'take' and gesture.kind in ('lift', 'give')
-                    assert cue.item == gesture.item
-                    assert gesture.timestamp == cue.timestamp + delay
-                    assert {cue.timestamp, gesture.timestamp} <= set(scene.keyframes)
-                    counts.update([cue.label, gesture.kind])
+            for told in stories(scene):
+                for cue, gesture in told:
+                    assert {event.kind for event in cue} == {'take'}
+                    (kind,) = {event.kind for event in gesture}
+                    assert kind in ('lift', 'give')
+                    (item,) = {event.item for event in (*cue, *gesture)}
+                    times = [event.timestamp for event in (*cue, *gesture)]
+                    first, begin = times[0], times[2] + delay
+                    assert times == [*range(first, first + 3), *range(begin, begin + 3)]
+                    assert set(times) <= set(scene.keyframes)
+                    counts.update([item, kind])
                     delays[delay] += 1
-                for (earlier, last), (cue, gesture) in zip(pairs, pairs[1:]):
-                    assert gesture.timestamp - earlier.timestamp > settings.delay + 2
-                    assert cue.timestamp - last.timestamp >= 3
-        of_objects = [counts[f'take_{item}'] for item in OBJECTS]
+                for (cue, gesture), (next_cue, next_gesture) in zip(told, told[1:]):
+                    begin = next_gesture[0].timestamp
+                    assert begin - cue[-1].timestamp > settings.delay + 2
+                    assert next_cue[0].timestamp - gesture[-1].timestamp >= 3
+        of_objects = [counts[item] for item in OBJECTS]
         assert max(of_objects) - min(of_objects) <= 1
         assert 0.4 < counts['lift'] / (counts['lift'] + counts['give']) < 0.6
-        assert min(delays.values()) >= (70 if split == 'train' else 35)
+        assert min(delays.values()) >= (60 if split == 'train' else 30)
         assert set(delays) == set(settings.delays)
 
 
 def test_delayed_annotations_are_divided_by_delay(tmp_path):
     settings = DelayedDemoSettings(
-        num_train=1, num_val=4, seconds=29, size=64, people=1, delay=10
+        num_train=1, num_val=4, seconds=37, size=64, people=1, delay=10
     )
     assert make_demo_dataset(tmp_path / 'set', settings, workers=1)
     parts = [rows_of(tmp_path / 'set', f'val_{delay}s') for delay in (2, 4, 8, 10)]
@@ -494,7 +500,7 @@ def test_a_truncated_video_is_noticed(tmp_path, monkeypatch):
     [
         (dict(delay=3), 'delay is 3; the demo data takes 4 to 60.'),
         (dict(delay=61), 'delay is 61; the demo data takes 4 to 60.'),
-        (dict(seconds=68), 'seconds is 68; the demo data takes 69 to 899.'),
+        (dict(seconds=76), 'seconds is 76; the demo data takes 77 to 899.'),
         (dict(num_val=4), 'num_val is 4; the demo data takes 5 to 1000.'),
         (dict(people=5), 'people is 5; the demo data takes 1 to 4.'),
     ],
@@ -568,7 +574,7 @@ def test_tool_makes_shows_and_keeps(tool, tmp_path, capsys):
 
 def test_tool_makes_delayed_data(tool, tmp_path):
     out = tmp_path / 'demo'
-    tool(out, *SMALL, '--delay', 4, '--num-val', 2)
+    tool(out, *SMALL, '--delay', 4, '--num-val', 2, '--seconds', 25)
     assert read_meta(out)['settings']['delay'] == 4
     assert (out / 'annotations' / 'val_4s.csv').stat().st_size > 0
 
@@ -583,7 +589,7 @@ def test_tool_says_what_is_wrong_in_one_sentence(tool, tmp_path, monkeypatch):
         ),
         (
             (tmp_path / 'new', '--delay', 30, '--seconds', 60),
-            'seconds is 60; the demo data takes 69 to 899.',
+            'seconds is 60; the demo data takes 77 to 899.',
         ),
         (
             (tmp_path / 'new', '--delay', 8, '--format', 'epic'),

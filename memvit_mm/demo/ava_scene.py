@@ -7,7 +7,7 @@ the box was to be seen when it was taken and at no other time: the pixels of
 ``lift_red`` and ``lift_blue`` are the same. Who cannot remember cannot tell.
 
 With :class:`DelayedDemoSettings` a story has one gesture, either of the two, and it
-comes up to half a minute after the object was taken.
+comes up to half a minute after the object was last seen.
 
 A scene is planned first (plain numbers, no pixels) and drawn from the plan one frame
 at a time; a frame depends on the plan and its index alone. Randomness that draws
@@ -44,6 +44,8 @@ MARGIN = 2
 # Seconds from taking to lifting and giving. Two clips and four clips of a memory with
 # gap 2, length 2 and a clip each second: what it attends to directly.
 DELAYS = (2, 4)
+# Seconds for which an object is taken and a box is shown in delayed scenes.
+LASTS = 3
 # An event is seen this many seconds before and after its keyframe.
 EVENT_REACH = 0.4
 # Seconds from a story to the person's next one; one is drawn each time.
@@ -129,17 +131,12 @@ class DemoSettings(Settings):
 
     @property
     def delays(self) -> tuple[int, ...]:
-        """Seconds from taking to a gesture, each that occurs."""
+        """Seconds from the end of taking to the start of a gesture: all that occur."""
         return DELAYS
 
-    def story(self, video: int) -> tuple[tuple[int, ...], int]:
-        """What each story of a video is, by the number of the video in its split.
-
-        Returns:
-            tuple: Seconds from taking to each gesture, and from taking to the earliest
-            time at which the pause before the next story may begin.
-        """
-        return DELAYS, max(DELAYS)
+    def story(self, video: int) -> 'Story':
+        """What each person of a video repeats; ``video`` is its number in the split."""
+        return Story(taking=(0,), gestures=DELAYS, mixed=True, length=max(DELAYS))
 
     @property
     def meta(self) -> dict:
@@ -164,11 +161,13 @@ class DemoSettings(Settings):
 class DelayedDemoSettings(DemoSettings):
     """The same scenes, in which what was taken is asked for much later.
 
-    A story is: take an object, hide it, and ``d`` seconds later lift the box or give
-    it, one of the two. ``d`` is the same all along a video; the videos take turns with
-    2, 4, 8, ... and ``delay`` seconds, so that results can be told by delay. When a box
-    is shown, the person's earlier stories began more than ``delay + 2`` seconds before:
-    within a reach of that many seconds they took one object only.
+    A story is: take an object for three seconds, hide it, and ``d`` seconds later lift
+    the box or give it, one of the two, for three seconds. ``d`` is the same all along a
+    video; the videos take turns with 2, 4, 8, ... and ``delay`` seconds, so that
+    results can be told by delay. The three seconds of a gesture are three questions;
+    the first comes ``d`` seconds after the object was last seen, the last ``d + 2``.
+    When a gesture begins, the person's earlier stories are longer ago than ``delay +
+    2`` seconds: within that reach they took one object only.
 
     Args:
         num_train (int): Training videos. Defaults to 40.
@@ -195,7 +194,7 @@ class DelayedDemoSettings(DemoSettings):
     @property
     def limits(self) -> dict[str, tuple[int, int]]:
         # Whoever starts latest gets to the end of one story.
-        least = 2 * MARGIN + PAUSES[-1] + 2 * self.delay
+        least = 2 * MARGIN + PAUSES[-1] + 2 * (self.delay + 2 * LASTS - 2)
         return {
             'delay': (4, 60),
             **DemoSettings.limits,
@@ -210,9 +209,29 @@ class DelayedDemoSettings(DemoSettings):
             doubled.append(2 * doubled[-1])
         return (*doubled, self.delay)
 
-    def story(self, video: int) -> tuple[tuple[int, ...], int]:
+    def story(self, video: int) -> 'Story':
         delay = self.delays[video % len(self.delays)]
-        return (delay,), max(delay, self.delay - delay)
+        gestures = range(LASTS - 1 + delay, 2 * LASTS - 1 + delay)
+        length = max(gestures[-1], self.delay - delay)
+        return Story(range(LASTS), gestures, mixed=False, length=length)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a person does again and again; times are in seconds from its start.
+
+    Attributes:
+        taking (Sequence[int]): When the object is seen.
+        gestures (Sequence[int]): When the box is.
+        mixed (bool): Whether the gestures are 'lift' and 'give' in turn, beginning with
+            either; else all are the same.
+        length (int): The pause before the next story begins then.
+    """
+
+    taking: Sequence[int]
+    gestures: Sequence[int]
+    mixed: bool
+    length: int
 
 
 @dataclass(frozen=True)
@@ -311,7 +330,7 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     for index in range(count):
         rng = np.random.default_rng([*base, index, 0])
         people, story = range(settings.people), settings.story(index)
-        starts.append([_plan_starts(rng, settings.seconds, *story) for _ in people])
+        starts.append([_plan_starts(rng, settings.seconds, story) for _ in people])
     total = sum(len(times) for people in starts for times in people)
     items = [OBJECTS[i % len(OBJECTS)] for i in range(total)]
     np.random.default_rng([*base, count, 1]).shuffle(items)
@@ -320,25 +339,23 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     for index in range(count):
         name = f'demo_{split[:2]}_{index:03d}'
         video = (name, (*base, index), settings.seconds, settings.fps, settings.size)
-        delays, _ = settings.story(index)
-        people = _plan_people(Plan(*video), starts[index], deck, delays)
+        people = _plan_people(Plan(*video), starts[index], deck, settings.story(index))
         scenes.append(Scene(*video, people))
     return scenes
 
 
-def _plan_starts(
-    rng: np.random.Generator, seconds: int, delays: Sequence[int], length: int
-) -> list[int]:
+def _plan_starts(rng: np.random.Generator, seconds: int, story: Story) -> list[int]:
     """Timestamps at which one person takes something."""
-    last = TIMESTAMP_START + seconds - MARGIN - max(delays)
-    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, length + PAUSES[-1]))]
-    while times[-1] + length + PAUSES[-1] <= last:
-        times.append(times[-1] + length + int(rng.choice(PAUSES)))
+    last = TIMESTAMP_START + seconds - MARGIN - story.gestures[-1]
+    longest = story.length + PAUSES[-1]
+    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, longest))]
+    while times[-1] + longest <= last:
+        times.append(times[-1] + story.length + int(rng.choice(PAUSES)))
     return [time for time in times if time <= last]
 
 
 def _plan_people(
-    video: Plan, starts: list[list[int]], deck: Iterator[str], delays: Sequence[int]
+    video: Plan, starts: list[list[int]], deck: Iterator[str], story: Story
 ) -> tuple[Person, ...]:
     rng, size, num_people = video.random(2), video.size, len(starts)
     shirts = rng.permutation(len(_SHIRTS))
@@ -352,9 +369,11 @@ def _plan_people(
         events = []
         for time in times:
             item, kinds = next(deck), rng.permutation(['lift', 'give'])
-            events.append(Event(time, 'take', item))
-            for delay, kind in zip(delays, kinds):
-                events.append(Event(time + delay, str(kind), item))
+            for second in story.taking:
+                events.append(Event(time + second, 'take', item))
+            for number, second in enumerate(story.gestures):
+                kind = kinds[number % 2 if story.mixed else 0]
+                events.append(Event(time + second, str(kind), item))
         people.append(
             Person(
                 x=x,

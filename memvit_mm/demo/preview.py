@@ -101,7 +101,11 @@ def _draw_story(
     path = out / 'videos' / f'{scene.video_id}.mp4'
     seconds = range(cue.timestamp, cue.timestamp + max(DELAYS) + 1)
     if delayed:
-        shown = hero.events[hero.events.index(cue) + 1].timestamp
+        shown = next(
+            event.timestamp
+            for event in hero.events[hero.events.index(cue) :]
+            if event.kind != 'take'
+        )
         seconds = (cue.timestamp, (cue.timestamp + shown) // 2, shown)
     columns = []
     for timestamp in seconds:
