@@ -159,7 +159,7 @@ def test_a_full_memory_is_full():
     backbone = build_backbone(BACKBONE)
     memory = full_memory(backbone, torch.zeros(2, 3, 8, 32, 32))
     assert all(past.valid.all() for past in memory.values())
-    assert all(past.recent.key.std() > 0.5 for past in memory.values())
+    assert all(past.recent.key.std() > 0.5 for (past,) in memory.values())
 
 
 def test_streams_cost_the_same_along_their_length():

@@ -297,7 +297,7 @@ def test_resized_tables_are_what_the_model_would_use(change):
     for model in (source, other):
         with torch.no_grad():
             past = model.backbone.empty_memory(clip)
-            for kept in past.values():
+            for (kept,) in past.values():
                 generator = torch.Generator().manual_seed(3)
                 for value in (kept.recent.key, kept.recent.value):
                     value.normal_(generator=generator)

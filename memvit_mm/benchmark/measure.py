@@ -230,7 +230,7 @@ def build_backbone(cfg: Mapping[str, Any], seed: int = 0) -> nn.Module:
 def full_memory(backbone: nn.Module, x: Tensor) -> LayerMemories:
     """A memory of noise in which every slot is filled, for clips [B, C, T, H, W]."""
     memory = backbone.empty_memory(x)
-    for past in memory.values():
+    for past in (level for levels in memory.values() for level in levels):
         past.valid.fill_(True)
         for pair in (past.recent, past.older):
             for tensor in {id(t): t for t in pair}.values():

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from .kernels import Size, linear, run_linear
 from .kernels.choice import is_plain
-from .memory.compression import MemoryWriter, depthwise_conv, pool_tokens, pooled_size
-from .memory.layers import KeyValue, MemorySpec, PastClips, Written, hidden_slots
+from .memory.compression import (
+    MemoryKeys,
+    MemoryWriter,
+    add_ages,
+    depthwise_conv,
+    pool_tokens,
+    pooled_size,
+)
+from .memory.layers import KeyValue, MemorySpec, PastClips, Written
+from .memory.schedule import Schedule
 from .relative_position import (
     HIDDEN,
     axis_table,
@@ -59,11 +67,8 @@ class MemoryAttention(MemoryWriter, BaseModule):
         with_cls_token (bool): The first token is a class token.
         pool_first (bool): See above.
         causal (bool): No output depends on later frames of its clip.
-        ages (sequence[int]): The earlier clips that are read, in clips before the
-            present one, newest first; () for a layer without memory, which then has no
-            memory parameters.
-        compress_kernel (tuple[int, int, int]): Kernel of the compression.
-        compress_stride (tuple[int, int, int]): Stride of the compression.
+        levels (tuple[MemoryLevel]): The schedule of the memory; () for a layer without
+            memory, which then has no memory parameters.
         init_cfg (dict, optional): As everywhere in mmengine.
     """
 
@@ -85,9 +90,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         with_cls_token: bool = True,
         pool_first: bool = True,
         causal: bool = False,
-        ages: Sequence[int] = (),
-        compress_kernel: Sequence[int] = (7, 3, 3),
-        compress_stride: Sequence[int] = (4, 2, 2),
+        levels: Schedule = (),
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -97,7 +100,6 @@ class MemoryAttention(MemoryWriter, BaseModule):
         self.residual_pooling = residual_pooling
         self.rel_pos_embed = rel_pos_embed
         self.rel_pos_zero_init = rel_pos_zero_init
-        self.with_cls_token = with_cls_token
         self.pool_first = pool_first
         self.causal = causal
 
@@ -119,7 +121,9 @@ class MemoryAttention(MemoryWriter, BaseModule):
             conv = depthwise_conv(pool_dims, pool_kernel, stride)
             setattr(self, f'pool_{name}', conv)
             setattr(self, f'norm_{name}', norm(pool_dims))
-        self.build_compression(ages, kept_dims, compress_kernel, compress_stride, norm)
+        self.build_memory(levels, kept_dims, norm, with_cls_token)
+        # Clips of the first level have relative positions, if it leaves them a grid.
+        self.has_memory_grid = bool(levels) and levels[0].stride is not None
 
         self._check_size(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
@@ -132,15 +136,15 @@ class MemoryAttention(MemoryWriter, BaseModule):
         """No layer may be left without a token."""
         sizes = dict(queries=pooled_size(input_size, self.pool_q))
         sizes['keys'] = pooled_size(input_size, self.pool_k)
-        if self.ages:
-            sizes['memory'] = self.compressed_size(sizes['keys'])
+        if self.has_memory_grid:
+            sizes['memory'] = self.level_grid(0, sizes['keys'])
         for name, size in sizes.items():
             if min(size) < 1:
                 raise ValueError(
                     f'tokens of T, H, W = {tuple(input_size)} leave {size} for the '
                     f'{name}: use a smaller stride or kernel in patch_cfg, '
-                    'pool_kernel, adaptive_kv_stride, compress_kernel or '
-                    'compress_stride, or larger clips.'
+                    'pool_kernel, adaptive_kv_stride, compress_kernel, '
+                    'compress_stride or memory_levels, or larger clips.'
                 )
 
     def _build_relative_positions(
@@ -163,15 +167,17 @@ class MemoryAttention(MemoryWriter, BaseModule):
         self.rel_pos_h = table(2 * lengths[1] - 1)
         self.rel_pos_w = table(2 * lengths[2] - 1)
         self.rel_pos_t = table(2 * lengths[0] - 1)
-        if self.ages:
-            m_size = self.compressed_size(k_size)
+        self.build_ages(range(self.has_memory_grid, len(self.levels)), head_dims)
+        if self.has_memory_grid:
+            m_size = self.level_grid(0, k_size)
             self.rel_pos_mem_h = table(2 * max(q_size[1], m_size[1]) - 1)
             self.rel_pos_mem_w = table(2 * max(q_size[2], m_size[2]) - 1)
             # As long as published, or longer where the settings reach further.
-            steps = len(self.ages) * m_size[0]
+            clips = len(self.levels[0].ages)
+            steps = clips * m_size[0]
             self.rel_pos_mem_t = table(
                 max(
-                    (len(self.ages) + 1) * q_size[0] - 1,
+                    (clips + 1) * q_size[0] - 1,
                     q_size[0] + self._memory_stride() * (steps - 1),
                 )
             )
@@ -191,7 +197,10 @@ class MemoryAttention(MemoryWriter, BaseModule):
 
     def memory_spec(self, in_size: Size) -> MemorySpec:
         """What this layer keeps of a clip whose tokens form a grid T, H, W."""
-        return self.spec_of(pooled_size(in_size, self.pool_k))
+        size = pooled_size(in_size, self.pool_k)
+        tokens = size[0] * size[1] * size[2] + self.with_cls_token
+        levels = self.level_specs(size, tokens)
+        return MemorySpec(self.memory_dims, tokens, levels, size)
 
     def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
         conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
@@ -200,14 +209,14 @@ class MemoryAttention(MemoryWriter, BaseModule):
         )
 
     def forward(
-        self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
+        self, x: Tensor, in_size: Size, past: Optional[Sequence[PastClips]] = None
     ) -> tuple[Tensor, Size, Optional[Written]]:
         """Attend to the clip and, if given, to earlier clips.
 
         Args:
             x (Tensor): Normed tokens, [B, cls + T*H*W, in_dims].
             in_size (tuple[int, int, int]): T, H, W.
-            past (PastClips, optional): Memory of this layer.
+            past (sequence[PastClips], optional): Memory of this layer, by level.
 
         Returns:
             tuple: Tokens [B, cls + T'*H'*W', out_dims], (T', H', W'), and what is to
@@ -225,18 +234,19 @@ class MemoryAttention(MemoryWriter, BaseModule):
             q = run_linear(self.q, q)
         q = self._split(q)
 
-        written, m_size = None, None
+        memory, written = None, None
         keys, values = k, v
         if past is not None:
-            m_size = self.compressed_size(k_size)
-            newest = self.compress(past.recent, k_size)
-            written = Written(current=KeyValue(k, v), compressed=newest)
-            keys = torch.cat([past.older.key.to(k), newest.key.to(k), k], dim=1)
-            values = torch.cat([past.older.value.to(v), newest.value.to(v), v], dim=1)
+            memory = self.read_memory(past, k_size)
+            written = Written(KeyValue(k, v), memory.compressed)
+            keys = torch.cat([*(clip.key.to(k) for clip in memory.clips), k], dim=1)
+            values = torch.cat([*(clip.value.to(v) for clip in memory.clips), v], dim=1)
         if self.pool_first:
             keys, values = run_linear(self.k, keys), run_linear(self.v, values)
+        if memory is not None:
+            keys = add_ages(keys, memory.ages, self.num_heads)
 
-        q_extra, k_extra = self._bias(q, q_size, k_size, m_size, past)
+        q_extra, k_extra = self._bias(q, q_size, k_size, memory)
         out = folded_attention(
             q, self._split(keys), self._split(values), q_extra, k_extra
         )
@@ -273,14 +283,16 @@ class MemoryAttention(MemoryWriter, BaseModule):
         q: Tensor,
         q_size: Size,
         k_size: Size,
-        m_size: Optional[Size],
-        past: Optional[PastClips],
+        memory: Optional[MemoryKeys],
     ) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """Extra channels of queries and keys: positions, empty slots, causality."""
         positions = self.rel_pos_embed or self.causal
-        if not positions and past is None:
+        if not positions and memory is None:
             return None, None
         cls = int(self.with_cls_token)
+        m_size = None
+        if memory is not None and self.has_memory_grid:
+            m_size = self.level_grid(0, k_size)
         q_columns, k_columns = [], []
         if positions:
             tables, num_current = self._tables(q, q_size, k_size, m_size)
@@ -291,18 +303,21 @@ class MemoryAttention(MemoryWriter, BaseModule):
             channels = query_channels(q[:, :, cls:], q_size, tables, num_current, terms)
             # The class token has no position: zeros, as a query and as a key.
             q_columns.append(F.pad(channels, (0, 0, cls, 0)))
-            k_columns.append(self._key_positions(k_size, m_size, q))
+            codes = self._key_positions(k_size, m_size, q)
+            if memory is not None:
+                # The other levels' keys have no code, and come first.
+                num_keys = memory.hidden.shape[1] + k_size[0] * k_size[1] * k_size[2]
+                codes = F.pad(codes, (0, 0, num_keys + cls - codes.shape[2], 0))
+            k_columns.append(codes)
         # One more channel hides whole keys: empty slots, and in a causal model the
         # current clip's class token, which has seen all of the clip.
-        if past is not None or (self.causal and cls):
+        if memory is not None or (self.causal and cls):
             q_columns.append(q.new_ones(*q.shape[:3], 1))
             hidden = q.new_zeros(q.shape[0], k_size[0] * k_size[1] * k_size[2] + cls)
             if self.causal and cls:
                 hidden[:, 0] = HIDDEN
-            if past is not None:
-                tokens = m_size[0] * m_size[1] * m_size[2] + cls
-                slots = hidden_slots(past.valid, tokens).to(hidden)
-                hidden = torch.cat([slots, hidden], dim=1)
+            if memory is not None:
+                hidden = torch.cat([memory.hidden.to(hidden), hidden], dim=1)
             # (B, K) -> (B, 1, K, 1)
             hidden = hidden[:, None, :, None]
             k_columns = [
@@ -320,7 +335,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
             zeros = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, k_size)]
             if m_size is None:
                 return zeros, k_size
-            m_grid = (m_size[0] * len(self.ages), *m_size[1:])
+            m_grid = (m_size[0] * len(self.levels[0].ages), *m_size[1:])
             memory = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, m_grid)]
             return concat_tables([zeros, memory]), k_size
         current = (
@@ -335,7 +350,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
             memory_time_table(
                 self.rel_pos_mem_t,
                 q_size[0],
-                m_size[0] * len(self.ages),
+                m_size[0] * len(self.levels[0].ages),
                 self._memory_stride(),
                 self.built_len,
             ),
@@ -350,18 +365,20 @@ class MemoryAttention(MemoryWriter, BaseModule):
         return concat_tables([current, memory]), k_size
 
     def _key_positions(self, k_size: Size, m_size: Optional[Size], q: Tensor) -> Tensor:
-        """Codes of all keys, [1, 1, K, E], in the order [oldest … newest, current]."""
+        """Codes of the keys with positions, [1, 1, K, E], in the order [oldest … newest
+        of the first level, current]."""
         cls = int(self.with_cls_token)
         current = key_codes(k_size, q.device, q.dtype)
         current = F.pad(current, (0, 0, cls, 0))
         if m_size is None:
             return current[None, None]
         steps, height, width = m_size
-        m_grid = (steps * len(self.ages), height, width)
+        clips = len(self.levels[0].ages)
+        m_grid = (steps * clips, height, width)
         memory = key_codes(m_grid, q.device, q.dtype)
         # One class token in front of each clip:
         # (slots*T*H*W, E) -> (slots, cls + T*H*W, E) -> (slots*(cls + T*H*W), E)
-        memory = memory.unflatten(0, (len(self.ages), -1))
+        memory = memory.unflatten(0, (clips, -1))
         memory = F.pad(memory, (0, 0, cls, 0)).flatten(0, 1)
         # Channels are [current's, memory's].
         memory = F.pad(memory, (current.shape[-1], 0))

@@ -14,6 +14,7 @@ from torch import Tensor
 from .attention import MemoryAttention
 from .kernels import LeanMLP, Size, max_pool, run_linear
 from .memory.layers import PastClips, Written
+from .memory.schedule import Schedule
 
 
 class BlockPlan(NamedTuple):
@@ -36,8 +37,8 @@ class BlockPlan(NamedTuple):
     convolutions round up."""
     drop_path: float
     """Stochastic depth."""
-    ages: tuple[int, ...]
-    """The earlier clips that are read; () without memory."""
+    levels: Schedule
+    """The schedule of the memory; () without memory."""
 
 
 def plan_blocks(
@@ -50,7 +51,7 @@ def plan_blocks(
     dim_mul_in_attention: bool = True,
     drop_path_rate: float = 0.0,
     memory_layers: Sequence[int] = (),
-    ages: Sequence[int] = (),
+    levels: Schedule = (),
 ) -> list[BlockPlan]:
     """Plan the blocks of a multiscale vision transformer (MViTv2, table 2).
 
@@ -58,7 +59,7 @@ def plan_blocks(
         arch (dict): As ``arch`` of :class:`MeMViT`, as a dict.
         input_size (tuple[int, int, int]): T, H, W of the patch embedding.
         memory_layers (sequence[int]): Layers with memory.
-        ages (sequence[int]): The earlier clips that these read.
+        levels (tuple[MemoryLevel]): The schedule of these layers.
         pool_kernel, dim_mul, head_mul, adaptive_kv_stride, dim_mul_in_attention,
         drop_path_rate: As :class:`MeMViT`.
 
@@ -67,11 +68,11 @@ def plan_blocks(
 
     Examples:
         >>> arch = dict(embed_dims=96, num_layers=3, num_heads=1, downscale_indices=[1])
-        >>> for plan in plan_blocks(arch, (8, 16, 16), memory_layers=[0], ages=(2, 4)):
-        ...     print(plan.in_dims, plan.out_dims, plan.input_size, plan.ages)
-        96 96 (8, 16, 16) (2, 4)
-        96 192 (8, 16, 16) ()
-        192 192 (8, 8, 8) ()
+        >>> for plan in plan_blocks(arch, (8, 16, 16)):
+        ...     print(plan.in_dims, plan.out_dims, plan.input_size, plan.stride_q)
+        96 96 (8, 16, 16) (1, 1, 1)
+        96 192 (8, 16, 16) (1, 2, 2)
+        192 192 (8, 8, 8) (1, 1, 1)
     """
     downscale = arch['downscale_indices']
     widen = arch.get('dim_mul_indices', downscale)
@@ -89,7 +90,7 @@ def plan_blocks(
             heads *= head_mul
         widens = (layer if dim_mul_in_attention else layer + 1) in widen
         out_dims = dims * dim_mul if widens else dims
-        read = tuple(ages) if layer in memory_layers else ()
+        read = levels if layer in memory_layers else ()
         plans.append(
             BlockPlan(
                 dims,
@@ -170,7 +171,7 @@ class MemoryBlock(BaseModule):
             self.pool_skip = nn.MaxPool3d(kernel, stride_q, [k // 2 for k in kernel])
 
     def forward(
-        self, x: Tensor, in_size: Size, past: Optional[PastClips] = None
+        self, x: Tensor, in_size: Size, past: Optional[Sequence[PastClips]] = None
     ) -> tuple[Tensor, Size, Optional[Written]]:
         """Tokens [B, cls + T*H*W, in_dims] -> [B, cls + T'*H'*W', out_dims].
 

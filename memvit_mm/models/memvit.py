@@ -20,7 +20,7 @@ from .blocks import MemoryBlock, plan_blocks
 from .kernels import Size
 from .memory.compression import pooled_size
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec, empty_memory
-from .memory.schedule import ages_of, check_length_and_gap
+from .memory.schedule import Schedule, published_levels, read_levels
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
 
@@ -80,6 +80,10 @@ class MeMViT(MViT):
         memory_length (int): Earlier clips that a memory layer attends.
         memory_gap (int): Steps between them: the clips ``memory_gap``,
             2 * ``memory_gap``, … steps back.
+        memory_levels (sequence[dict], optional): Another schedule than this published
+            one, and in place of ``memory_length``, ``memory_gap``, ``compress_kernel``
+            and ``compress_stride``: levels from fine to coarse, each a dict with the
+            fields of :class:`.MemoryLevel`.
         memory_layers (sequence[int], optional): Layers with memory. None: every even
             layer; () for none.
         compress_kernel (tuple[int, int, int]): Kernel of the memory compression.
@@ -147,6 +151,7 @@ class MeMViT(MViT):
         pool_first: bool = True,
         memory_length: int = 2,
         memory_gap: int = 2,
+        memory_levels: Optional[Sequence[dict]] = None,
         memory_layers: Optional[Sequence[int]] = None,
         compress_kernel: Sequence[int] = (7, 3, 3),
         compress_stride: Sequence[int] = (4, 2, 2),
@@ -189,9 +194,14 @@ class MeMViT(MViT):
         self.output_cls_token = output_cls_token
         self.with_cp = with_cp
         self.causal = causal
-        self.memory_layers = self._check_memory(
-            memory_length, memory_gap, memory_layers, compress_kernel, compress_stride
-        )
+        self.memory_layers = self._check_memory_layers(memory_layers)
+        self.levels: Schedule = ()
+        if self.memory_layers and memory_levels is not None:
+            self.levels = read_levels(memory_levels)
+        elif self.memory_layers:
+            self.levels = published_levels(
+                memory_length, memory_gap, compress_stride, compress_kernel
+            )
 
         self.patch_embed = PatchEmbed3D(
             **{
@@ -224,7 +234,7 @@ class MeMViT(MViT):
                 dim_mul_in_attention,
                 drop_path_rate,
                 self.memory_layers,
-                ages_of(memory_length, memory_gap),
+                self.levels,
             )
         ):
             if pool_first:
@@ -243,8 +253,6 @@ class MeMViT(MViT):
                     residual_pooling=residual_pooling,
                     pool_first=pool_first,
                     causal=causal,
-                    compress_kernel=compress_kernel,
-                    compress_stride=compress_stride,
                 )
             except ValueError as error:
                 raise ValueError(f'Layer {layer}: {error}') from None
@@ -294,31 +302,16 @@ class MeMViT(MViT):
                 )
         return sorted(result)
 
-    def _check_memory(
-        self,
-        length: int,
-        gap: int,
-        layers: Optional[Sequence[int]],
-        kernel: Sequence[int],
-        stride: Sequence[int],
-    ) -> tuple[int, ...]:
+    def _check_memory_layers(self, layers: Optional[Sequence[int]]) -> tuple[int, ...]:
         if layers is None:
             layers = range(0, self.num_layers, 2)
-        layers = tuple(layers)
         for layer in layers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(
                     f'memory_layers has {layer}, but there are {self.num_layers} '
                     f'layers: use 0 to {self.num_layers - 1}.'
                 )
-        if layers:
-            check_length_and_gap(length, gap)
-        if min(*kernel, *stride) < 1 or any(k % 2 == 0 for k in kernel):
-            raise ValueError(
-                f'compress_kernel={tuple(kernel)} must be odd and compress_stride='
-                f'{tuple(stride)} at least 1 on each axis.'
-            )
-        return layers
+        return tuple(layers)
 
     def init_weights(self, pretrained: Optional[str] = None) -> None:
         """Initialize as ``MViT`` does; the class token as in the paper's code."""
@@ -362,8 +355,8 @@ class MeMViT(MViT):
 
         Args:
             x (Tensor): Clips, [B, C, T, H, W].
-            memory (dict[str, PastClips], optional): What each memory layer may attend
-                to; see :meth:`empty_memory`.
+            memory (dict[str, tuple[PastClips, ...]], optional): What each memory layer
+                may attend to; see :meth:`empty_memory`.
 
         Returns:
             Without memory, as MMAction2's ``MViT``: a tuple with, for each of

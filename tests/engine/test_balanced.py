@@ -32,7 +32,10 @@ class Watch(Hook):
                 outputs['loss'].item(),
                 {
                     stream: [
-                        (clip.time, clip.layers['layer0'].key.double().sum().item())
+                        (
+                            clip.time,
+                            clip.layers['layer0'].tensors[0].double().sum().item(),
+                        )
                         for clip in clips
                     ]
                     for stream, clips in memory._clips.items()
@@ -41,7 +44,7 @@ class Watch(Hook):
         )
         for clips in memory._clips.values():
             assert not any(
-                k.key.requires_grad for c in clips for k in c.layers.values()
+                k.tensors[0].requires_grad for c in clips for k in c.layers.values()
             )
 
 

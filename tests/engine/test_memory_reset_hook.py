@@ -30,7 +30,8 @@ class Spy(Hook):
     def look(runner):
         return {
             stream: [
-                (clip.time, clip.layers['layer0'].key.sum().item()) for clip in clips
+                (clip.time, clip.layers['layer0'].tensors[0].sum().item())
+                for clip in clips
             ]
             for stream, clips in runner.model.memory._clips.items()
         }

@@ -2,6 +2,7 @@
 
 from memvit_mm.models import MeMViT
 from memvit_mm.models.blocks import plan_blocks
+from memvit_mm.models.memory.schedule import published_levels
 
 SMALL = """
  0   96->96   1 heads  8x56x56  q 1x1x1  kv 1x8x8  reads 2,4
@@ -20,7 +21,7 @@ def table(plans) -> str:
     return '\n'.join(
         f'{layer:2d}  {plan.in_dims:3d}->{plan.out_dims:<4d} {plan.num_heads} heads  '
         f'{by(plan.input_size)}  q {by(plan.stride_q)}  kv {by(plan.stride_kv)}  '
-        f'reads {",".join(map(str, plan.ages)) or "-"}'
+        f'reads {",".join(str(a) for n in plan.levels for a in n.ages) or "-"}'
         for layer, plan in enumerate(plans)
     )
 
@@ -31,7 +32,7 @@ def test_memvit_16():
         (8, 56, 56),
         drop_path_rate=0.3,
         memory_layers=range(0, 16, 2),
-        ages=(2, 4),
+        levels=published_levels(2, 2),
     )
     assert table(plans[:6]) == SMALL.strip('\n')
     assert plans[-1].input_size == (8, 7, 7) and plans[-1].out_dims == 768

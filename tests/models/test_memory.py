@@ -8,27 +8,33 @@ import pytest
 import torch
 
 from memvit_mm.models import ClipMemory, Stream
-from memvit_mm.models.memory.layers import KeyValue, MemorySpec, Written
-from memvit_mm.models.memory.schedule import ages_of
+from memvit_mm.models.memory.layers import KeyValue, LevelSpec, MemorySpec, Written
+from memvit_mm.models.memory.schedule import published_levels
 
 CHANNELS = 2
-SPECS = {'layer0': MemorySpec(CHANNELS, 4, 1, ages=(2, 4))}
+
+
+def spec_of(tokens, compressed_tokens, ages):
+    level = LevelSpec(ages, source=0, form=1, tokens=compressed_tokens)
+    return MemorySpec(CHANNELS, tokens, (level,))
+
+
+SPECS = {'layer0': spec_of(4, 1, ages=(2, 4))}
 LIKE = torch.zeros(1)
 
 
 def play(memory, clips, compress=True):
     """One step: clips are (stream, time, value). Returns what was read."""
     step = memory.step([Stream(s) for s, _, _ in clips], [t for _, t, _ in clips])
-    past = step.read(SPECS, like=LIKE)['layer0']
+    (past,) = step.read(SPECS, like=LIKE)['layer0']
     values = torch.tensor([float(v) for _, _, v in clips])
     current = values[:, None, None].expand(-1, 4, CHANNELS)
     written = Written(KeyValue(current, current + 0.5))
     if compress:
         # The mean over the tokens stands for the compression.
         recent = past.recent
-        written.compressed = KeyValue(
-            recent.key.mean(1, keepdim=True), recent.value.mean(1, keepdim=True)
-        )
+        means = (x.mean(1, keepdim=True) for x in recent)
+        written.compressed = (KeyValue(*means),)
     step.write({'layer0': written})
     step.commit()
     return past
@@ -58,7 +64,8 @@ def test_the_clips_gap_and_twice_gap_back_are_read():
 @pytest.mark.parametrize('gap', [1, 2, 3])
 @pytest.mark.parametrize('length', [1, 2, 3])
 def test_the_published_schedule(length, gap):
-    assert ages_of(length, gap) == tuple(gap * i for i in range(1, length + 1))
+    (level,) = published_levels(length, gap)
+    assert level.ages == tuple(gap * i for i in range(1, length + 1))
 
 
 def test_empty_slots_are_hidden_and_zero():
@@ -84,8 +91,8 @@ def test_a_clip_is_compressed_when_it_is_first_read_and_then_kept_so():
         play(memory, [('a', t, t)])
     (clips,) = memory._clips.values()
     kept = [clip.layers['layer0'] for clip in clips]
-    assert [k.compressed for k in kept] == [True, True, False, False]
-    assert [len(k.key) for k in kept] == [1, 1, 4, 4]
+    sizes = [{form: len(pair.key) for form, pair in k.forms.items()} for k in kept]
+    assert sizes == [{1: 1}, {1: 1}, {0: 4}, {0: 4}]
 
 
 def test_time_that_does_not_go_on_starts_afresh_with_one_warning():
@@ -281,8 +288,8 @@ def test_frames_of_another_size_start_afresh():
         play(memory, [('a', t, t)])
     step = memory.step([Stream('a')], [3])
     with pytest.warns(UserWarning, match='changed their size'):
-        past = step.read({'layer0': MemorySpec(CHANNELS, 9, 2, ages=(2, 4))}, like=LIKE)
-    assert not past['layer0'].valid.any()
+        past = step.read({'layer0': spec_of(9, 2, ages=(2, 4))}, like=LIKE)
+    assert not past['layer0'][0].valid.any()
 
 
 def test_kept_rows_own_their_storage_and_carry_no_gradient():
@@ -293,8 +300,8 @@ def test_kept_rows_own_their_storage_and_carry_no_gradient():
     step.write({'layer0': Written(KeyValue(big * 2, big * 3))})
     step.commit()
     kept = memory._clips[Stream('a')][-1].layers['layer0']
-    assert not kept.key.requires_grad
-    assert kept.key.untyped_storage().nbytes() == 4 * CHANNELS * 4
+    assert not kept.forms[0].key.requires_grad
+    assert kept.forms[0].key.untyped_storage().nbytes() == 4 * CHANNELS * 4
 
 
 def test_bfloat16_round_trip():
@@ -305,8 +312,8 @@ def test_bfloat16_round_trip():
     step.write({'layer0': Written(KeyValue(values, values))})
     step.commit()
     step = memory.step([Stream('a')], [2])
-    spec = {'layer0': MemorySpec(CHANNELS, 4, 1, ages=(1,))}
-    recent = step.read(spec, like=values)['layer0'].recent.key
+    spec = {'layer0': spec_of(4, 1, ages=(1,))}
+    recent = step.read(spec, like=values)['layer0'][0].recent.key
     assert recent.dtype == torch.bfloat16 and torch.equal(recent, values)
 
 

@@ -303,7 +303,7 @@ def test_memvit_16_and_24_are_built_from_their_names():
         # 8 (16) x 7 x 7 keys and the class token; compressed 2 (4) x 4 x 4.
         steps = frames // 2
         assert specs['layer0'].tokens == steps * 49 + 1
-        assert specs['layer0'].compressed_tokens == steps // 4 * 16 + 1
+        assert specs['layer0'].levels[0].tokens == steps // 4 * 16 + 1
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -97,7 +97,7 @@ def test_two_clips_of_a_stream_in_a_training_batch(kind, model):
         losses, gradients = zip(*steps)
         mean = {n: sum(g[n] for g in gradients) / len(steps) for n in gradients[0]}
         kept = {
-            (stream.video, one.time, name): (layer.key, layer.value)
+            (stream.video, one.time, name): layer.tensors
             for stream, clips in model.memory._clips.items()
             for one in clips
             for name, layer in one.layers.items()
@@ -268,7 +268,7 @@ def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
             loss.backward()
         grads = {n: p.grad for n, p in model.named_parameters()}
         kept = [
-            kept.key
+            kept.tensors[0]
             for clips in model.memory._clips.values()
             for one in clips
             for kept in one.layers.values()

@@ -26,7 +26,7 @@ def clips(model, batch: int) -> tuple:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(batch, 3, FRAMES, 32, 32, generator=generator).double()
     memory = model.empty_memory(x)
-    for past in memory.values():
+    for (past,) in memory.values():
         past.valid[1:] = True
         for tensor in (*past.recent, *past.older):
             tensor.normal_(generator=generator)

@@ -194,7 +194,7 @@ def _attention_inputs(attn: MemoryAttention, x: Tensor, size: tuple) -> tuple:
     k_size = pooled_size(size, attn.pool_k)
     keys, extra = _count(k_size), sum(k_size) - 2
     if attn.ages:
-        m_size = pooled_size(k_size, attn.compress_k)
+        m_size = attn.level_grid(0, k_size)
         keys += len(attn.ages) * _count(m_size)
         extra += len(attn.ages) * m_size[0] + m_size[1] + m_size[2] - 1
     shape, channels = (x.shape[0], attn.num_heads), attn.out_dims // attn.num_heads

@@ -1,5 +1,6 @@
 """ActorMemoryHead: attention among the people of a clip and of earlier clips."""
 
+from collections.abc import Sequence
 from typing import Optional, Union
 
 import torch
@@ -13,6 +14,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
+from memvit_mm.models.memory.compression import MemoryWriter, add_ages
 from memvit_mm.models.memory.layers import (
     KeyValue,
     LayerMemories,
@@ -20,14 +22,18 @@ from memvit_mm.models.memory.layers import (
     MemorySpec,
     PastClips,
     Written,
-    hidden_slots,
 )
-from memvit_mm.models.memory.schedule import ages_of
+from memvit_mm.models.memory.schedule import (
+    MemoryLevel,
+    Schedule,
+    published_levels,
+    read_levels,
+)
 from memvit_mm.models.relative_position import folded_attention
 
 
-class ActorMemoryBlock(BaseModule):
-    """A transformer block over the people of a clip, with memory, not compressed.
+class ActorMemoryBlock(MemoryWriter, BaseModule):
+    """A transformer block over the people of a clip, with memory.
 
     As the backbone's blocks, without pooling, positions and class token; the residual
     of the queries is added on all positions.
@@ -41,6 +47,8 @@ class ActorMemoryBlock(BaseModule):
         qkv_drop (float): Dropout on queries, keys and values.
         drop (float): Dropout after the output projection and in the MLP.
         norm_cfg (dict): Normalization layers.
+        levels (tuple[MemoryLevel]): The schedule of the memory; () without memory.
+        with_ages (bool): Add a learned vector for the age of a clip to its keys.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class ActorMemoryBlock(BaseModule):
         qkv_drop: float,
         drop: float,
         norm_cfg: dict,
+        levels: Schedule,
+        with_ages: bool,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -67,32 +77,40 @@ class ActorMemoryBlock(BaseModule):
         self.norm2 = build_norm_layer(norm_cfg, dims)[1]
         self.mlp = MLP(dims, int(dims * mlp_ratio), dims)
 
+        def norm(channels: int) -> nn.Module:
+            return build_norm_layer(norm_cfg, channels)[1]
+
+        self.build_memory(levels, dims, norm, shared=True)
+        self.build_ages(range(len(levels) if with_ages else 0), dims // num_heads)
+
     def forward(
-        self, x: Tensor, num_keys: int, past: Optional[PastClips]
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, num_keys: int, past: Optional[Sequence[PastClips]]
+    ) -> tuple[Tensor, Optional[Written]]:
         """Attend from all positions to the first ``num_keys`` and to memory.
 
         Args:
             x (Tensor): [B, L, C].
             num_keys (int): How many of the L positions others can see.
-            past (PastClips, optional): Earlier clips, [B, num_keys, C] each.
+            past (sequence[PastClips], optional): Earlier clips, by level.
 
         Returns:
-            tuple: [B, L, C], and what is to be remembered, [B, num_keys, C].
+            tuple: [B, L, C], and what is to be remembered (None if ``past`` is).
         """
         normed = self.norm1(x)
         current = keys = normed[:, :num_keys]
-        q_extra = k_extra = None
+        q_extra = k_extra = ages = written = None
         if past is not None:
-            keys = torch.cat([past.older.key, past.recent.key, current], dim=1)
-            hidden = hidden_slots(past.valid, num_keys)
+            memory = self.read_memory(past)
+            ages = memory.ages
+            written = Written(KeyValue(current, current), memory.compressed)
+            keys = torch.cat([*(clip.key for clip in memory.clips), current], dim=1)
             # (B, K) -> (B, 1, K, 1)
-            k_extra = F.pad(hidden, (0, num_keys))[:, None, :, None]
+            k_extra = F.pad(memory.hidden, (0, num_keys))[:, None, :, None]
             q_extra = x.new_ones(x.shape[0], self.num_heads, x.shape[1], 1)
         q = self._heads('q', normed)
         attended = folded_attention(
             q,
-            self._heads('k', keys),
+            self._heads('k', keys, ages),
             self._heads('v', keys),
             q_extra,
             k_extra,
@@ -102,11 +120,11 @@ class ActorMemoryBlock(BaseModule):
         attended = self.attn['proj']((attended + q).transpose(1, 2).flatten(2))
         x = x + self.drop_path(self.drop(attended))
         hidden = self.drop(self.mlp.act(self.mlp.fc1(self.norm2(x))))
-        return x + self.drop_path(self.drop(self.mlp.fc2(hidden))), current
+        return x + self.drop_path(self.drop(self.mlp.fc2(hidden))), written
 
-    def _heads(self, name: str, x: Tensor) -> Tensor:
+    def _heads(self, name: str, x: Tensor, ages: Optional[Tensor] = None) -> Tensor:
         """(B, L, C) -> (B, heads, L, C)."""
-        x = self.qkv_drop(self.attn[name](x))
+        x = self.qkv_drop(add_ages(self.attn[name](x), ages, self.num_heads))
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -135,6 +153,11 @@ class ActorMemoryHead(BaseModule):
         max_actors (int): Positions per clip. Defaults to 100.
         memory_length (int): Earlier clips attended; 0 for none. Defaults to 2.
         memory_gap (int): Steps between them. Defaults to 2.
+        memory_levels (sequence[dict], optional): Another schedule, in place of these
+            two: levels, each a dict with the fields of :class:`.MemoryLevel`. With
+            ``type='keep'`` the clip's first ``tokens`` people are attended to as they
+            are, with 'pool' that many weighted means of them. Each level learns a
+            vector per age, which is zero at the start.
         drop_path_rate (float): Stochastic depth of the last block, growing linearly
             from 0 at the first: one block alone has none.
         attn_drop_rate (float): Dropout on attention weights.
@@ -173,6 +196,7 @@ class ActorMemoryHead(BaseModule):
             dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.02),
             dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
         ],
+        memory_levels: Optional[Sequence[dict]] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if in_channels % num_heads:
@@ -186,7 +210,17 @@ class ActorMemoryHead(BaseModule):
                 'least 0 (0: no memory).'
             )
         self.max_actors = max_actors
-        self.ages = ages_of(memory_length, memory_gap)
+        levels: Schedule = ()
+        if memory_levels is not None:
+            levels = read_levels(memory_levels)
+        elif memory_length:
+            (published,) = published_levels(memory_length, memory_gap)
+            levels = (MemoryLevel('keep', published.ages),)
+        if any(level.stride for level in levels):
+            raise ValueError(
+                'memory_levels of ActorMemoryHead: people form no grid, so a level '
+                "takes tokens, not stride: dict(type='keep', ages=..., tokens=16)."
+            )
         self.in_channels = in_channels
         rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
         self.blocks = ModuleList(
@@ -199,16 +233,23 @@ class ActorMemoryHead(BaseModule):
                 qkv_drop_rate,
                 drop_rate,
                 norm_cfg,
+                levels,
+                with_ages=memory_levels is not None,
             )
             for rate in rates
         )
 
     def memory_specs(self) -> dict[str, MemorySpec]:
         """What each block keeps of a clip, by name: 'actors0', …"""
-        if not self.ages:
-            return {}
-        spec = MemorySpec(self.in_channels, self.max_actors, self.max_actors, self.ages)
-        return {f'actors{i}': spec for i in range(len(self.blocks))}
+        return {
+            f'actors{i}': MemorySpec(
+                self.in_channels,
+                self.max_actors,
+                block.level_specs(None, self.max_actors),
+            )
+            for i, block in enumerate(self.blocks)
+            if block.levels
+        }
 
     def forward(
         self,
@@ -227,8 +268,8 @@ class ActorMemoryHead(BaseModule):
             rois (Tensor): [people, 5], the first column is the row of the batch.
             feat (Tensor, optional): Unused; other shared heads get it.
             img_metas (list[dict], optional): One per row of the batch.
-            memory (dict[str, PastClips], optional): What each block may attend to of
-                earlier clips, one row per row of the batch.
+            memory (dict[str, tuple[PastClips, ...]], optional): What each block may
+                attend to of earlier clips, one row per row of the batch.
 
         Returns:
             Without memory, [people, C, 1, 1, 1]; with memory, a tuple of that and the
@@ -249,9 +290,9 @@ class ActorMemoryHead(BaseModule):
         for i, block in enumerate(self.blocks):
             name = f'actors{i}'
             past = memory.get(name) if memory else None
-            sequence, current = block(sequence, self.max_actors, past)
-            if past is not None:
-                written[name] = Written(KeyValue(current, current))
+            sequence, new = block(sequence, self.max_actors, past)
+            if new is not None:
+                written[name] = new
         # (B, L, C) -> (people, C, 1, 1, 1)
         people = sequence[rows, place][:, :, None, None, None]
         return people if memory is None else (people, written)

@@ -140,8 +140,8 @@ class MemoryAVARoIHead(AVARoIHead):
             x (Tensor | tuple[Tensor]): Features, [B, C, T, H, W].
             rois (Tensor): [people, 5], the first column is the row of the batch.
             batch_img_metas (list[dict]): One per row.
-            memory (dict[str, PastClips], optional): What the actor head may attend to
-                of earlier clips.
+            memory (dict[str, tuple[PastClips, ...]], optional): What the actor head may
+                attend to of earlier clips.
 
         Returns:
             dict: ``cls_score`` [people, classes], ``bbox_feats``, and ``written``, what

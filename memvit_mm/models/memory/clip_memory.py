@@ -38,11 +38,13 @@ class ClipMemory:
     Examples:
         >>> import torch
         >>> from memvit_mm.models.memory.layers import KeyValue, MemorySpec, Written
+        >>> from memvit_mm.models.memory.layers import LevelSpec
         >>> memory = ClipMemory()
-        >>> specs = {'layer0': MemorySpec(4, 3, 3, ages=(1,))}
+        >>> level = LevelSpec(ages=(1,), source=0, form=0, tokens=3)
+        >>> specs = {'layer0': MemorySpec(channels=4, tokens=3, levels=(level,))}
         >>> for time in (0, 1):
         ...     step = memory.step([Stream('a'), Stream('b')], [time, time])
-        ...     past = step.read(specs, like=torch.zeros(1))['layer0']
+        ...     past = step.read(specs, like=torch.zeros(1))['layer0'][0]
         ...     print(past.valid.squeeze(1).tolist())
         ...     clip = torch.rand(2, 3, 4)  # [B, tokens, C]
         ...     step.write({'layer0': Written(KeyValue(clip, clip))})
@@ -92,15 +94,11 @@ class ClipMemory:
     @property
     def num_bytes(self) -> int:
         """Bytes that the remembered tensors take, those set aside included."""
-        storages = {}
-        for streams in [self._clips, *(clips for clips, _ in self._aside)]:
-            for clips in streams.values():
-                for clip in clips:
-                    for kept in clip.layers.values():
-                        for tensor in (kept.key, kept.value):
-                            storage = tensor.untyped_storage()
-                            storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
+        tables = [self._clips, *(clips for clips, _ in self._aside)]
+        clips = (clip for table in tables for kept in table.values() for clip in kept)
+        layers = (layer for clip in clips for layer in clip.layers.values())
+        storages = (x.untyped_storage() for layer in layers for x in layer.tensors)
+        return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
     def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> MemoryStep:
         """Begin one clip for each of some streams; nothing changes before its commit.

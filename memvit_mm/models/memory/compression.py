@@ -1,14 +1,18 @@
 """The writer's half of memory: what a layer keeps of a clip, and its compression."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from memvit_mm.models.kernels import Size, depthwise_pool
+from memvit_mm.models.relative_position import HIDDEN
 
-from .layers import KeyValue, MemorySpec
+from .layers import KeyValue, LevelSpec, PastClips, hidden_slots
+from .schedule import Schedule, source_of
 
 
 def depthwise_conv(
@@ -61,72 +65,243 @@ def pool_tokens(
     return norm(patches.unflatten(-1, (num_heads, -1))).flatten(2), out_size
 
 
+def pooling_weights(keys: Tensor, query: Tensor, with_cls_token: bool) -> Tensor:
+    """The weights with which a clip's tokens are reduced to a few.
+
+    The tokens, which lie in the order of time, are divided into as many parts as there
+    are queries; the class token belongs to each part. The weights of a part are the
+    softmax of its keys' products with the query: a query of zeros gives the mean.
+
+    Args:
+        keys (Tensor): [B, cls + S, C].
+        query (Tensor): [tokens, C].
+        with_cls_token (bool): Whether the first key is a class token's.
+
+    Returns:
+        Tensor: [B, tokens, cls + S].
+    """
+    tokens, channels = query.shape
+    count = keys.shape[1] - with_cls_token
+    part = torch.arange(count, device=keys.device) * tokens // count
+    outside = part != torch.arange(tokens, device=keys.device)[:, None]
+    outside = F.pad(outside, (int(with_cls_token), 0))
+    scores = query.to(keys) @ keys.transpose(1, 2) * channels**-0.5
+    return scores.masked_fill(outside, HIDDEN).softmax(dim=-1)
+
+
+class MemoryKeys(NamedTuple):
+    """What a layer attends to besides the clip itself: earlier clips, oldest first
+    within a level, coarser levels before finer ones."""
+
+    clips: list[KeyValue]
+    """[B, tokens, C] each; together K tokens."""
+    hidden: Tensor
+    """Added to the scores: [B, K], 0, or ``HIDDEN`` for empty slots."""
+    ages: Optional[Tensor]
+    """Age vectors of the first keys, [K', channels of a head], if levels have any."""
+    compressed: tuple[Optional[KeyValue], ...]
+    """See :class:`Written`."""
+
+
 class MemoryWriter:
-    """Mixin of attention layers: what they keep of a clip, and its compression.
+    """Mixin of layers that attend to memory: what they keep of a clip, and how.
 
-    A clip's keys and values are kept as they are when the clip is seen. They are
-    compressed by a depthwise convolution and a norm when they are read for the first
-    time: the gradient of that step trains the compression, and the memory keeps the
-    result detached, so that no gradient reaches the past clip. (The published code
-    compresses a clip one step after it was seen; with a gap of 2 or more its
-    compression is then never trained.)
+    A clip's keys and values are kept as they are when the clip is seen. A level of the
+    schedule compresses them when it reads the clip for the first time: the gradient of
+    that step trains the compression, and the memory keeps the result detached, so that
+    no gradient reaches the past clip. (The published code compresses a clip one step
+    after it was seen; with a gap of 2 or more its compression is then never trained.)
 
-    Source: MeMViT (arXiv 2201.08383), sec. 4.1 and 4.2.
+    Source: MeMViT (arXiv 2201.08383), sec. 4.1 and 4.2, for 'pool' with a stride. The
+    levels beyond it are ours.
     """
 
-    ages: tuple[int, ...] = ()
-    memory_dims: int
-    with_cls_token: bool
-
-    def build_compression(
+    def build_memory(
         self,
-        ages: Sequence[int],
+        levels: Schedule,
         dims: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
         build_norm: Callable[[int], nn.Module],
+        with_cls_token: bool = False,
+        shared: bool = False,
     ) -> None:
-        """Add the compression's layers, if the schedule reads any clip.
+        """Make what compresses: ``compress_k``, … of the first level, ``compress1_k``,
+        … of the second, and so on.
 
         Args:
-            ages (sequence[int]): The clips that are read, newest first.
+            levels (tuple[MemoryLevel]): The schedule; () without memory.
             dims (int): Channels of the keys and values that are kept.
-            kernel (sequence[int]): Kernel of the compression.
-            stride (sequence[int]): Its stride.
             build_norm (callable): Makes a norm for a number of channels.
+            with_cls_token (bool): Whether a clip's first token is a class token.
+            shared (bool): Whether keys and values are one thing.
         """
-        self.ages = tuple(ages)
+        self.levels = levels
+        self.ages = tuple(sorted(age for level in levels for age in level.ages))
         self.memory_dims = dims
-        if self.ages:
-            for name in 'kv':
-                conv = depthwise_conv(dims, kernel, stride)
-                setattr(self, f'compress_{name}', conv)
-                setattr(self, f'norm_compress_{name}', build_norm(dims))
+        self.with_cls_token = with_cls_token
+        self._parts = 'k' if shared else 'kv'
+        for number, level in enumerate(levels):
+            if level.type == 'keep':
+                continue
+            name = compression_name(number)
+            if level.tokens:
+                query = nn.Parameter(torch.zeros(level.tokens, dims))
+                self.register_parameter(f'{name}_query', query)
+            for part in self._parts:
+                if level.stride:
+                    conv = depthwise_conv(dims, level.kernel, level.stride)
+                    setattr(self, f'{name}_{part}', conv)
+                setattr(self, f'norm_{name}_{part}', build_norm(dims))
 
-    def compressed_size(self, size: Size) -> Size:
-        """The grid of a compressed clip whose keys formed a grid T, H, W."""
-        return pooled_size(size, self.compress_k)
+    def build_ages(self, numbers: Iterable[int], dims: int) -> None:
+        """Make ``rel_pos_age0``, …: a vector per age of a level, added to its keys.
 
-    def spec_of(self, size: Size) -> MemorySpec:
-        """What is kept of a clip whose keys form a grid T, H, W."""
-        counts = [
-            t * h * w + self.with_cls_token
-            for t, h, w in (size, self.compressed_size(size))
-        ]
-        return MemorySpec(self.memory_dims, *counts, self.ages, tuple(size))
+        It is a relative position in time (MViTv2, eq. 4), the same for all keys of a
+        clip, and costs no extra channel.
 
-    def compress(self, clip: KeyValue, size: Size) -> KeyValue:
-        """Compress a clip, [B, cls + T*H*W, C] -> [B, cls + T'*H'*W', C]."""
-        return KeyValue(
-            *(
+        Args:
+            numbers (iterable[int]): The levels that have one.
+            dims (int): Channels of a head.
+        """
+        for number in numbers:
+            table = nn.Parameter(torch.zeros(len(self.levels[number].ages), dims))
+            self.register_parameter(f'rel_pos_age{number}', table)
+
+    def level_grid(self, number: int, size: Optional[Size]) -> Optional[Size]:
+        """The grid that a level makes of a clip whose keys formed a grid T, H, W; None
+        where its tokens have no places."""
+        if self.levels[number].stride is None:
+            return None
+        conv = getattr(self, f'{compression_name(number)}_k')
+        return pooled_size(self._source_grid(number, size), conv)
+
+    def _source_grid(self, number: int, size: Optional[Size]) -> Optional[Size]:
+        source = source_of(self.levels, number)
+        return self.level_grid(source - 1, size) if source else size
+
+    def level_specs(self, size: Optional[Size], tokens: int) -> tuple[LevelSpec, ...]:
+        """What each level keeps of a clip.
+
+        Args:
+            size (tuple[int, int, int], optional): The grid T, H, W of the clip's keys,
+                if they have places.
+            tokens (int): The keys, class token included.
+        """
+        specs: list[LevelSpec] = []
+        for number, level in enumerate(self.levels):
+            source = source_of(self.levels, number)
+            before = specs[source - 1].form if source else 0
+            count = specs[source - 1].tokens if source else tokens
+            form = number + 1
+            if level.stride:
+                steps, height, width = self.level_grid(number, size)
+                count = steps * height * width + self.with_cls_token
+            elif level.type == 'pool' or (level.tokens and level.tokens < count):
+                count = level.tokens
+            else:
+                form = before
+            specs.append(LevelSpec(level.ages, before, form, count))
+        return tuple(specs)
+
+    def _has_cls_token(self, form: int) -> bool:
+        """Whether a class token leads the keys of a form."""
+        if form == 0:
+            return self.with_cls_token
+        level = self.levels[form - 1]
+        if level.type == 'keep':
+            return self._has_cls_token(source_of(self.levels, form - 1))
+        return self.with_cls_token and level.stride is not None
+
+    def compress(self, number: int, clip: KeyValue, size: Optional[Size]) -> KeyValue:
+        """Compress a clip as a level does.
+
+        Args:
+            number (int): The level.
+            clip (KeyValue): [B, tokens, C] each, in the level's source form.
+            size (tuple[int, int, int], optional): The grid of the clip as it was
+                written.
+
+        Returns:
+            KeyValue: [B, tokens', C] each; ``clip`` itself if nothing is compressed.
+        """
+        level, name = self.levels[number], compression_name(number)
+        parts = clip[: len(self._parts)]
+        if level.type == 'keep':
+            if not level.tokens or level.tokens >= clip.key.shape[1]:
+                return clip
+            pooled = [x[:, : level.tokens] for x in parts]
+        elif level.tokens:
+            has_cls = self._has_cls_token(source_of(self.levels, number))
+            query = getattr(self, f'{name}_query')
+            weights = pooling_weights(clip.key, query, has_cls)
+            norms = [getattr(self, f'norm_{name}_{part}') for part in self._parts]
+            pooled = [norm(weights @ x.to(weights)) for norm, x in zip(norms, parts)]
+        else:
+            size = self._source_grid(number, size)
+            pooled = [
                 pool_tokens(
                     x,
                     size,
-                    getattr(self, f'compress_{name}'),
-                    getattr(self, f'norm_compress_{name}'),
+                    getattr(self, f'{name}_{part}'),
+                    getattr(self, f'norm_{name}_{part}'),
                     1,
                     self.with_cls_token,
                 )[0]
-                for name, x in zip('kv', clip)
-            )
+                for part, x in zip(self._parts, parts)
+            ]
+        return KeyValue(pooled[0], pooled[-1])
+
+    def read_memory(
+        self, past: Sequence[PastClips], size: Optional[Size] = None
+    ) -> MemoryKeys:
+        """Compress the newest clip of each level, and line up what may be attended to.
+
+        Args:
+            past (sequence[PastClips]): By level.
+            size (tuple[int, int, int], optional): The grid of a clip as it is written.
+        """
+        clips, hidden, ages, compressed = [], [], [], []
+        for number, level in enumerate(past):
+            newest = self.compress(number, level.recent, size)
+            compressed.append(None if newest is level.recent else newest)
+            tokens = newest.key.shape[1]
+            clips = [level.older, newest, *clips]
+            hidden = [hidden_slots(level.valid, tokens), *hidden]
+            table = getattr(self, f'rel_pos_age{number}', None)
+            if table is not None:
+                ages = [table.flip(0).repeat_interleave(tokens, dim=0), *ages]
+        return MemoryKeys(
+            clips,
+            torch.cat(hidden, dim=1),
+            torch.cat(ages) if ages else None,
+            tuple(compressed),
         )
+
+
+def add_ages(keys: Tensor, ages: Optional[Tensor], num_heads: int) -> Tensor:
+    """Add age vectors to projected keys.
+
+    As the bias of all relative positions, that of ages is not scaled with the product
+    of queries and keys (MViTv2, eq. 4), so here it is scaled the other way.
+
+    Args:
+        keys (Tensor): [B, K, heads * C].
+        ages (Tensor, optional): Of the first keys, [K', C].
+        num_heads (int): Heads, which share them.
+
+    Returns:
+        Tensor: [B, K, heads * C].
+    """
+    if ages is None:
+        return keys
+    terms = ages.repeat(1, num_heads) * ages.shape[1] ** 0.5
+    return keys + F.pad(terms, (0, 0, 0, keys.shape[1] - len(ages))).to(keys)
+
+
+def compression_name(number: int) -> str:
+    """Prefix of the weights of a level's compression; the first's is the published one.
+
+    Examples:
+        >>> compression_name(0), compression_name(1)
+        ('compress', 'compress1')
+    """
+    return f'compress{number or ""}'

@@ -17,20 +17,37 @@ class KeyValue(NamedTuple):
 
 
 class PastClips(NamedTuple):
-    """What one layer may attend to of earlier clips, one row per row of the batch.
+    """What one layer may attend to of earlier clips at one level of its schedule.
 
-    There is one slot for each age of the layer's schedule. Empty slots are hidden, so
-    shapes never depend on how full the memory is.
+    There is one slot for each age of the level; rows are those of the batch. Empty
+    slots are hidden, so shapes never depend on how full the memory is.
     """
 
     recent: KeyValue
-    """The newest clip of the schedule, not yet compressed: [B, tokens, C]."""
+    """The newest clip of the level, as it was kept until now; the layer compresses it:
+    [B, tokens, C]."""
     older: KeyValue
-    """All older clips, compressed (where the layer compresses), joined oldest first:
-    [B, (slots - 1) * compressed_tokens, C]."""
+    """All older clips of the level, compressed, joined oldest first:
+    [B, (slots - 1) * compressed tokens, C]."""
     valid: Tensor
     """Which slots hold a clip, oldest first, so that the last one is ``recent``: bool,
     [B, slots]."""
+
+
+class LevelSpec(NamedTuple):
+    """What one layer keeps of a clip at one level of its schedule.
+
+    A clip is kept in *forms*: form 0 as it was written, form i as level i - 1 made it.
+    """
+
+    ages: tuple[int, ...]
+    """The clips that are read, in clips before the present one, newest first."""
+    source: int
+    """The form that is compressed where the level first reads a clip."""
+    form: int
+    """The form of the clips after that; the source itself, if nothing is compressed."""
+    tokens: int
+    """Keys of one clip in that form, class token included."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +58,29 @@ class MemorySpec:
     """Width of the keys and values."""
     tokens: int
     """Keys of one clip, class token included, as they are written."""
-    compressed_tokens: int
-    """Keys of one clip after compression; equal to ``tokens`` without it."""
-    ages: tuple[int, ...]
-    """The clips that are read, in clips before the present one, newest first; see
-    :mod:`.schedule`."""
+    levels: tuple[LevelSpec, ...]
+    """See :mod:`.schedule`."""
     grid: tuple[int, ...] = ()
     """T, H, W of the keys as they are written; () where keys have no position."""
+
+    @property
+    def ages(self) -> tuple[int, ...]:
+        """All clips that are read, newest first."""
+        return tuple(sorted(age for level in self.levels for age in level.ages))
+
+    @property
+    def forms(self) -> set[int]:
+        """The forms in which a clip is kept at some time."""
+        return {0, *(level.form for level in self.levels)}
+
+    def tokens_of(self, form: int) -> int:
+        """Keys of one clip in a form."""
+        return next((n.tokens for n in self.levels if n.form == form), self.tokens)
+
+    def last_age(self, form: int) -> int:
+        """The age at which a form is read for the last time."""
+        ages = [n.ages[0] for n in self.levels if n.source == form]
+        return max([*ages, *(n.ages[-1] for n in self.levels if n.form == form)])
 
 
 @dataclass
@@ -56,11 +89,13 @@ class Written:
 
     current: KeyValue
     """This clip, not compressed: [B, tokens, C]."""
-    compressed: Optional[KeyValue] = None
-    """The newest clip of the schedule, compressed at this step: [B, tokens', C]."""
+    compressed: tuple[Optional[KeyValue], ...] = ()
+    """By level: its newest clip, compressed at this step, [B, tokens', C]; None where
+    the level compresses nothing."""
 
 
-LayerMemories = dict[str, PastClips]
+LayerMemories = dict[str, tuple[PastClips, ...]]
+"""By layer and level, finest first."""
 LayerWrites = dict[str, Written]
 
 
@@ -75,7 +110,7 @@ def empty_memory(
         like (Tensor): Gives device and dtype.
 
     Returns:
-        dict[str, PastClips]: Zeros, every slot marked as not valid.
+        dict[str, tuple[PastClips, ...]]: Zeros, every slot marked as not valid.
     """
 
     def zeros(tokens: int, channels: int) -> KeyValue:
@@ -84,10 +119,15 @@ def empty_memory(
         return KeyValue(like.new_zeros(size), like.new_zeros(size))
 
     return {
-        name: PastClips(
-            zeros(spec.tokens, spec.channels),
-            zeros((len(spec.ages) - 1) * spec.compressed_tokens, spec.channels),
-            torch.zeros(batch, len(spec.ages), dtype=torch.bool, device=like.device),
+        name: tuple(
+            PastClips(
+                zeros(spec.tokens_of(level.source), spec.channels),
+                zeros((len(level.ages) - 1) * level.tokens, spec.channels),
+                torch.zeros(
+                    batch, len(level.ages), dtype=torch.bool, device=like.device
+                ),
+            )
+            for level in spec.levels
         )
         for name, spec in specs.items()
     }

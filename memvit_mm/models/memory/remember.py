@@ -87,8 +87,8 @@ class MemoryOwner:
 
         Args:
             clips (Tensor): [B, C, T, H, W].
-            past (dict[str, PastClips]): What its layers may attend to; {} without
-                memory.
+            past (dict[str, tuple[PastClips, ...]]): What its layers may attend to; {}
+                without memory.
         """
         if not past or not self.backbone_remembers:
             return self.backbone(clips), {}

@@ -1,6 +1,6 @@
 """MemoryStep: one clip of each stream of a batch reads the memory and is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -10,33 +10,60 @@ from torch import Tensor
 from memvit_mm.models.kernels import is_transforming
 from memvit_mm.structures import Stream
 
-from .layers import KeyValue, LayerMemories, LayerWrites, MemorySpec, PastClips
+from .layers import (
+    KeyValue,
+    LayerMemories,
+    LayerWrites,
+    LevelSpec,
+    MemorySpec,
+    PastClips,
+)
 
 
 @dataclass
 class KeptLayer:
     """What is kept of one clip at one layer, without gradient."""
 
-    key: Tensor
-    """[tokens, C]."""
-    value: Tensor
-    """[tokens, C]; the same tensor as ``key`` where a layer keeps one thing."""
-    compressed: bool = False
+    forms: dict[int, KeyValue]
+    """By the number of the form (:class:`LevelSpec`): keys and values, [tokens, C]
+    each, the same tensor where a layer keeps one thing."""
     grid: tuple[int, ...] = ()
-    """T, H, W of the keys before compression; () where they have no place."""
+    """T, H, W of the keys as they were written; () where they have no place."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of all forms."""
+        return [tensor for pair in self.forms.values() for tensor in pair]
+
+    def without(self, forms: Collection[int]) -> 'KeptLayer':
+        """The same, some forms forgotten."""
+        left = {f: pair for f, pair in self.forms.items() if f not in forms}
+        return KeptLayer(left, self.grid)
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values and tensors; ``value`` is None where it is the key."""
-        value = None if self.value is self.key else self.value
         return dict(
-            key=self.key, value=value, compressed=self.compressed, grid=self.grid
+            grid=self.grid,
+            forms={
+                form: dict(key=key, value=None if value is key else value)
+                for form, (key, value) in self.forms.items()
+            },
         )
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> 'KeptLayer':
         """From what :meth:`state_dict` gave."""
-        value = state['key'] if state['value'] is None else state['value']
-        return cls(state['key'], value, state['compressed'], tuple(state['grid']))
+        # Before there were levels, a clip was kept in one form, compressed or not.
+        forms = state.get('forms')
+        if forms is None:
+            forms = {int(state['compressed']): state}
+        pairs = {
+            form: KeyValue(
+                pair['key'], pair['key'] if pair['value'] is None else pair['value']
+            )
+            for form, pair in forms.items()
+        }
+        return cls(pairs, tuple(state['grid']))
 
 
 @dataclass
@@ -91,7 +118,8 @@ class MemoryStep:
             like (Tensor): Gives device and dtype.
 
         Returns:
-            dict[str, PastClips]: By layer, one row per stream of this step.
+            dict[str, tuple[PastClips, ...]]: By layer and level, one row per stream of
+            this step.
         """
         for row in range(len(self)):
             if not self._fits(row, specs):
@@ -102,71 +130,81 @@ class MemoryStep:
                 )
                 self._pasts[row] = []
         self._specs = specs
-        return {name: self._past(name, spec, like) for name, spec in specs.items()}
+        return {
+            name: tuple(self._past(name, spec, level, like) for level in spec.levels)
+            for name, spec in specs.items()
+        }
 
     def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
         for clip in self._pasts[row]:
             for name, kept in clip.layers.items():
-                if name in specs:
-                    spec = specs[name]
-                    size = spec.compressed_tokens if kept.compressed else spec.tokens
-                    if kept.key.shape != (size, spec.channels):
-                        return False
-                    if kept.grid != spec.grid:
-                        return False
+                if name not in specs:
+                    continue
+                spec = specs[name]
+                sizes = ((spec.tokens_of(form), spec.channels) for form in kept.forms)
+                shapes = (pair.key.shape for pair in kept.forms.values())
+                if kept.grid != spec.grid or any(
+                    shape != size for shape, size in zip(shapes, sizes)
+                ):
+                    return False
         return True
 
-    def _slot(self, row: int, name: str, age: int) -> Optional[KeptLayer]:
-        """What a row's layer kept of the clip ``age`` clips before this one."""
+    def _kept(self, row: int, name: str, age: int, form: int) -> Optional[KeyValue]:
+        """A form of what a row's layer kept of the clip ``age`` clips back."""
         past = self._pasts[row]
-        return past[-age].layers.get(name) if age <= len(past) else None
+        layer = past[-age].layers.get(name) if age <= len(past) else None
+        return layer.forms.get(form) if layer else None
 
-    def _past(self, name: str, spec: MemorySpec, like: Tensor) -> PastClips:
-        slots = [
-            [self._slot(row, name, age) for row in range(len(self))]
-            for age in reversed(spec.ages)
+    def _past(
+        self, name: str, spec: MemorySpec, level: LevelSpec, like: Tensor
+    ) -> PastClips:
+        first, *others = level.ages
+        rows = range(len(self))
+        recent = [[self._kept(row, name, first, level.source)] for row in rows]
+        older = [
+            [self._kept(row, name, age, level.form) for age in reversed(others)]
+            for row in rows
         ]
-        *older, recent = [
-            self._stack(slot, tokens, spec.channels, like)
-            for slot, tokens in zip(
-                slots, [spec.compressed_tokens] * (len(spec.ages) - 1) + [spec.tokens]
-            )
-        ]
-        if len(older) == 1:
-            (joined,) = older
-        elif older:
-            # slots x [B, tokens, C] -> [B, slots*tokens, C]
-            joined = KeyValue(*(torch.cat(part, dim=1) for part in zip(*older)))
-        else:
-            joined = self._stack([None] * len(self), 0, spec.channels, like)
-        return PastClips(recent, joined, self._filled(slots, like.device))
+        filled = tuple(
+            tuple(kept is not None for kept in (*before, *newest))
+            for before, newest in zip(older, recent)
+        )
+        return PastClips(
+            self._joined(recent, spec.tokens_of(level.source), spec.channels, like),
+            self._joined(older, level.tokens, spec.channels, like),
+            self._filled(filled, like.device),
+        )
 
-    def _filled(self, slots: list[list], device: torch.device) -> Tensor:
-        """Which slots hold a clip: bool, [B, length]; one tensor for alike layers."""
-        filled = tuple(tuple(kept is not None for kept in row) for row in zip(*slots))
+    def _filled(self, filled: tuple, device: torch.device) -> Tensor:
+        """Which slots hold a clip: bool, [B, slots]; one tensor for alike layers."""
         if (filled, device) not in self._valid:
             # Copying it to a GPU waits for the GPU: once, not once a layer.
             self._valid[filled, device] = torch.tensor(filled, device=device)
         return self._valid[filled, device]
 
-    def _stack(
-        self, slot: list[Optional[KeptLayer]], tokens: int, channels: int, like: Tensor
+    def _joined(
+        self,
+        slots: list[list[Optional[KeyValue]]],
+        tokens: int,
+        channels: int,
+        like: Tensor,
     ) -> KeyValue:
-        """Rows of one slot: [B, tokens, C], zeros where there is nothing."""
-        if not any(slot):
+        """The slots of each row: [B, slots * tokens, C], zeros where one is empty."""
+        clips = [kept for row in slots for kept in row]
+        if not any(clips):
             # Two tensors, as when they are filled: torch.compile tells that apart.
-            size = (len(slot), tokens, channels)
+            size = (len(slots), len(slots[0]) * tokens, channels)
             return KeyValue(like.new_zeros(size), like.new_zeros(size))
-        zeros = None if all(slot) else like.new_zeros(tokens, channels)
-
-        def rows(part: str) -> Tensor:
-            return torch.stack(
-                [zeros if k is None else getattr(k, part).to(like) for k in slot]
-            )
-
-        key = rows('key')
-        shared = all(kept is None or kept.key is kept.value for kept in slot)
-        return KeyValue(key, key if shared else rows('value'))
+        zeros = None if all(clips) else like.new_zeros(tokens, channels)
+        shared = all(kept is None or kept.key is kept.value for kept in clips)
+        parts = [
+            # (B * slots, tokens, C) -> (B, slots * tokens, C)
+            torch.cat(
+                [zeros if k is None else k[part].to(like) for k in clips]
+            ).unflatten(0, (len(slots), -1))
+            for part in ((0,) if shared else (0, 1))
+        ]
+        return KeyValue(parts[0], parts[-1])
 
     def write(self, written: LayerWrites) -> None:
         """Take what the layers hand over. The one place where gradient ends.
@@ -185,32 +223,49 @@ class MemoryStep:
                 'the model without data samples.'
             )
         for name, new in written.items():
-            grid = self._specs[name].grid
-            for row, kept in enumerate(self._rows(new.current, False, grid)):
-                self._new[row].layers[name] = kept
-            if new.compressed is not None:
-                age = self._specs[name].ages[0]
-                for row, kept in enumerate(self._rows(new.compressed, True, grid)):
-                    if self._slot(row, name, age) is not None:
-                        self._compressed.append((row, age, name, kept))
+            spec = self._specs[name]
+            for row, kept in enumerate(self._rows(new.current)):
+                self._new[row].layers[name] = KeptLayer({0: kept}, spec.grid)
+            for level, pair in zip(spec.levels, new.compressed):
+                if pair is None:
+                    continue
+                for row, kept in enumerate(self._rows(pair)):
+                    if self._kept(row, name, level.ages[0], level.source) is not None:
+                        self._compressed.append((row, name, level, kept))
 
-    def _rows(
-        self, pair: KeyValue, compressed: bool, grid: tuple[int, ...]
-    ) -> list[KeptLayer]:
+    def _rows(self, pair: KeyValue) -> list[KeyValue]:
         # Each row owns its storage: a view would keep the whole batch alive.
         keys = [key.clone() for key in pair.key.detach()]
         if pair.value is pair.key:
-            return [KeptLayer(key, key, compressed, grid) for key in keys]
-        values = [value.clone() for value in pair.value.detach()]
-        return [KeptLayer(k, v, compressed, grid) for k, v in zip(keys, values)]
+            return [KeyValue(key, key) for key in keys]
+        return list(map(KeyValue, keys, [v.clone() for v in pair.value.detach()]))
 
     def commit(self) -> None:
         """Make this step part of the memory."""
-        for row, age, name, kept in self._compressed:
-            past = self._pasts[row]
-            clip = past[-age]
-            past[-age] = KeptClip(clip.time, {**clip.layers, name: kept})
-        horizon = max((max(spec.ages) for spec in self._specs.values()), default=0)
+        for row, name, level, kept in self._compressed:
+            past, age = self._pasts[row], level.ages[0]
+            layer = past[-age].layers[name]
+            layer = KeptLayer({**layer.forms, level.form: kept}, layer.grid)
+            past[-age] = KeptClip(past[-age].time, {**past[-age].layers, name: layer})
+        horizon = max((spec.ages[-1] for spec in self._specs.values()), default=0)
         for stream, past, new in zip(self.streams, self._pasts, self._new):
-            clips = [*past, new]
-            self._put(stream, clips[-horizon:] if horizon else [])
+            clips = [*past, new][-horizon:] if horizon else []
+            self._put(stream, self._needed(clips))
+
+    def _needed(self, clips: list[KeptClip]) -> list[KeptClip]:
+        """The clips without the forms that have been read for the last time."""
+        last = {
+            name: {form: spec.last_age(form) for form in spec.forms}
+            for name, spec in self._specs.items()
+        }
+        needed = []
+        for age, clip in zip(range(len(clips), 0, -1), clips):
+            layers = {}
+            for name, layer in clip.layers.items():
+                ages = last.get(name, {})
+                gone = [form for form in layer.forms if ages.get(form, age) < age]
+                layer = layer.without(gone) if gone else layer
+                if layer.forms:
+                    layers[name] = layer
+            needed.append(KeptClip(clip.time, layers))
+        return needed
