@@ -214,6 +214,16 @@ def test_products_are_told_from_the_rest():
         (dict(), [0, 2, 4, 6, 8]),
         (dict(memory_gap=3, memory_length=1), [0, 3, 6]),
         (dict(memory_layers=(2,)), [0, 2, 4]),
+        (
+            dict(
+                memory_layers=(0,),
+                memory_levels=[
+                    dict(type='pool', ages=(2,), stride=(2, 2, 2)),
+                    dict(type='pool', ages=(1, 5, 6, 7), tokens=2),
+                ],
+            ),
+            [0, 1, 2, 5, 6, 7],
+        ),
     ],
 )
 def test_how_far_back_features_reach(settings, reach):
@@ -258,6 +268,12 @@ def test_the_actor_head_reaches_further_and_spans_are_in_seconds():
     assert field.actors == [0, 2, 4, 6, 8, 10, 12]
     assert field.clip_seconds == pytest.approx(0.8) and field.stride_seconds == 1.0
     assert field.span(field.actors) == pytest.approx(12.8)
+    assert [level[:2] for level in field.levels] == [
+        ('features', (2, 4)),
+        ('people', (2, 4)),
+    ]
+    assert 'people            2, 4                  6' in str(field)
+    assert str(field).endswith('2.0 to 4.0')
     assert '12.8 s, 16.0 x the 0.8 s of the clip itself' in str(field)
 
 

@@ -28,6 +28,7 @@ from memvit_mm.models.checkpoints.key_map import (
     recognize,
     with_reserved_class,
 )
+from memvit_mm.models.memory.layers import KeyValue
 from memvit_mm.paths import get_config_path, get_tool_path
 
 ARCH = dict(embed_dims=8, num_layers=4, num_heads=1, downscale_indices=[1, 3])
@@ -321,6 +322,77 @@ def test_more_or_fewer_memories():
     assert shorter[name].equal(two[name][: len(shorter[name])])
     assert report.changed[name] == '11 -> 7 distances back, the farthest left out'
     assert set(report.changed) == {name, name.replace('.0.', '.2.')}
+
+
+LONG = [
+    dict(type='pool', ages=(2, 4), stride=(4, 2, 2)),
+    dict(type='pool', ages=(1, 3, *range(5, 9)), tokens=2),
+]
+
+
+def test_a_long_schedule_starts_from_the_published_one():
+    source = build(classifier_cfg())
+    cfg = classifier_cfg(memory_levels=LONG)
+    state, report = convert_state(source.state_dict(), state_of(cfg))
+    other = build(cfg)
+    other.load_state_dict(state)
+    told = str(report)
+    assert 'zero: the mean over a clip' in told and "the first level's" in told
+    assert 'the farthest distance of the first level, for each age' in told
+    attn = other.backbone.blocks[0].attn
+    assert attn.rel_pos_age1.equal(attn.rel_pos_mem_t[-1:].expand(6, -1))
+
+    # The fine level is as it was: with none of the further clips, the same features.
+    clip = torch.randn(1, 3, 8, 32, 32)
+    past = source.backbone.empty_memory(clip)
+    generator = torch.Generator().manual_seed(3)
+    for (level,) in past.values():
+        for value in (*level.recent, *level.older):
+            value.normal_(generator=generator)
+        level.valid.fill_(True)
+    longer = other.backbone.empty_memory(clip)
+    longer = {name: (past[name][0], levels[1]) for name, levels in longer.items()}
+    with torch.no_grad():
+        (before,), _ = source.backbone(clip, memory=past)
+        (after,), written = other.backbone(clip, memory=longer)
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
+
+    # The coarse one is an average, by halves of the clip, the class token in both.
+    key = torch.randn(1, 1 + 4 * 2 * 2, attn.memory_dims)
+    halves = [key[:, [0, *range(n, n + 8)]].mean(dim=1) for n in (1, 9)]
+    made = attn.compress(1, KeyValue(key, key), (4, 2, 2))
+    expected = attn.norm_compress_k(torch.stack(halves, dim=1))
+    torch.testing.assert_close(made.key, expected, atol=1e-5, rtol=1e-5)
+
+    back, report = convert_state(state, source.state_dict())
+    assert all(back[name].equal(value) for name, value in source.state_dict().items())
+    assert set(report.left_out.values()) == {'the model has no such level of memory'}
+
+
+def test_schedules_of_other_lengths():
+    cfgs = [
+        classifier_cfg(memory_levels=[*LONG[:1], dict(LONG[1], ages=range(5, last))])
+        for last in (8, 12)
+    ]
+    short, long = map(state_of, cfgs)
+    name = 'backbone.blocks.0.attn.rel_pos_age1'
+    longer, report = convert_state(short, long)
+    assert longer[name][:3].equal(short[name])
+    assert longer[name][3:].equal(short[name][-1:].expand(4, -1))
+    assert report.changed[name] == '3 -> 7 ages, cut or the oldest repeated'
+    assert convert_state(long, short)[0][name].equal(long[name][:3])
+
+
+def test_actors_levels_start_as_if_all_clips_were_alike():
+    source = state_of(detector_cfg())
+    cfg = detector_cfg()
+    cfg['roi_head']['shared_head']['memory_levels'] = [
+        dict(type='keep', ages=range(1, 5), tokens=4)
+    ]
+    state, report = convert_state(source, state_of(cfg))
+    name = 'roi_head.shared_head.blocks.0.rel_pos_age0'
+    assert 'no such level' in report.initial[name] and name not in state
+    assert state.keys() == source.keys()
 
 
 # --------------------------------------------------------------------------- bad input

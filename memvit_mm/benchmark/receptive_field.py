@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
 
 import torch
 from mmaction.registry import MODELS
@@ -14,6 +14,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from memvit_mm.datasets.clip_recipe import read_recipe
+from memvit_mm.models.memory import MemorySpec
+from memvit_mm.models.memory.schedule import clips_text
 
 from .complexity import clip_shape
 
@@ -21,14 +23,27 @@ from .complexity import clip_shape
 FPS = 30.0
 
 
+class LevelReach(NamedTuple):
+    """What is read directly at one level of a schedule."""
+
+    part: str
+    """'features' or 'people'."""
+    ages: tuple[int, ...]
+    """Clips back, newest first."""
+    tokens: tuple[int, int]
+    """Keys of one clip and layer, the fewest and the most of all layers."""
+
+
 @dataclass
 class ReceptiveField:
-    """How many clips back a change still reaches."""
+    """How many clips back a change still reaches, and which are read directly."""
 
     features: list[int]
     """Clips back that move the backbone's features; 0 is the clip itself."""
     actors: Optional[list[int]]
     """The same for the scores of people; None without a detector."""
+    levels: list[LevelReach] = field(default_factory=list)
+    """What is read directly, level by level."""
     clip_seconds: Optional[float] = None
     """What one clip spans; None if the config does not say."""
     stride_seconds: Optional[float] = None
@@ -45,6 +60,7 @@ class ReceptiveField:
         return dict(
             features=self.features,
             actors=self.actors,
+            levels=[level._asdict() for level in self.levels],
             clip_seconds=self.clip_seconds,
             stride_seconds=self.stride_seconds,
             features_span_seconds=self.span(self.features),
@@ -64,6 +80,22 @@ class ReceptiveField:
                     f'{self.clip_seconds:.1f} s of the clip itself'
                 )
             lines.append(line)
+        lines.append(
+            f'{"read directly by":<18}{"clips back":<22}{"keys a clip and layer":<24}'
+            'seconds back'
+        )
+        for level in self.levels:
+            seconds = ''
+            if self.stride_seconds is not None:
+                near, far = level.ages[0], level.ages[-1]
+                seconds = f'{near * self.stride_seconds:.1f}'
+                if far > near:
+                    seconds += f' to {far * self.stride_seconds:.1f}'
+            few, many = level.tokens
+            tokens = str(few) if few == many else f'{few} to {many}'
+            lines.append(
+                f'{level.part:<18}{clips_text(level.ages):<22}{tokens:<24}{seconds}'
+            )
         return '\n'.join(lines)
 
 
@@ -81,7 +113,7 @@ def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
     What moves the features of clip k is then k clips back: earlier clips than the
     changed one could only pass on what they never saw. Weights are random and of the
     size that trained ones have, in double precision, so that what has come through
-    every layer is not lost in rounding. Frames have at most 64 pixels a side, since
+    every layer is not lost in rounding. Frames have at most 32 pixels a side, since
     the reach does not depend on their size.
 
     Args:
@@ -94,7 +126,7 @@ def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
     lively_weights(model)
     model.double()
     channels, frames, *sides = clip_shape(cfg['model']['backbone'])
-    shape = (channels, frames, *(min(side, 64) for side in sides))
+    shape = (channels, frames, *(min(side, 32) for side in sides))
     # A little further than the layers can reach.
     count = farthest(model, shape[1:]) + 3
     plain, changed = (_play(model, shape, count, change) for change in (False, True))
@@ -102,7 +134,37 @@ def receptive_field(cfg: Mapping[str, Any]) -> ReceptiveField:
         [k for k, pair in enumerate(zip(*runs)) if not torch.equal(*pair)]
         for runs in zip(zip(*plain), zip(*changed))
     )
-    return ReceptiveField(features, actors[0] if actors else None, *_seconds(cfg))
+    return ReceptiveField(
+        features,
+        actors[0] if actors else None,
+        direct_reach(model, clip_shape(cfg['model']['backbone'])[1:]),
+        *_seconds(cfg),
+    )
+
+
+def direct_reach(model: nn.Module, size: Sequence[int]) -> list[LevelReach]:
+    """Which clips a model reads directly.
+
+    Args:
+        model (MemoryRecognizer3D | MemoryFastRCNN): The model.
+        size (sequence[int]): T, H, W of its clips.
+    """
+    levels = []
+    for part, specs in _specs(model, size).items():
+        for alike in zip(*(spec.levels for spec in specs)):
+            tokens = [level.tokens for level in alike]
+            reach = LevelReach(part, alike[0].ages, (min(tokens), max(tokens)))
+            levels.append(reach)
+    return levels
+
+
+def _specs(model: nn.Module, size: Sequence[int]) -> dict[str, list[MemorySpec]]:
+    """What the layers keep, of the backbone and of the attention among people."""
+    specs = dict(features=list(model.backbone.memory_specs(size).values()))
+    head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
+    if hasattr(head, 'memory_specs'):
+        specs['people'] = list(head.memory_specs().values())
+    return specs
 
 
 def _play(
@@ -147,11 +209,7 @@ def farthest(model: nn.Module, size: Sequence[int]) -> int:
         model (MemoryRecognizer3D | MemoryFastRCNN): The model.
         size (sequence[int]): T, H, W of its clips.
     """
-    specs = list(model.backbone.memory_specs(size).values())
-    head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
-    if hasattr(head, 'memory_specs'):
-        specs += head.memory_specs().values()
-    return sum(max(spec.ages) for spec in specs)
+    return sum(spec.ages[-1] for part in _specs(model, size).values() for spec in part)
 
 
 def lively_weights(model: nn.Module) -> None:

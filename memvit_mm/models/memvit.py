@@ -20,7 +20,7 @@ from .blocks import MemoryBlock, plan_blocks
 from .kernels import Size
 from .memory.compression import pooled_size
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec, empty_memory
-from .memory.schedule import Schedule, published_levels, read_levels
+from .memory.schedule import Schedule, clips_text, published_levels, read_levels
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
 
@@ -194,6 +194,7 @@ class MeMViT(MViT):
         self.output_cls_token = output_cls_token
         self.with_cp = with_cp
         self.causal = causal
+        self.clip_size = (temporal_size, spatial_size, spatial_size)
         self.memory_layers = self._check_memory_layers(memory_layers)
         self.levels: Schedule = ()
         if self.memory_layers and memory_levels is not None:
@@ -206,7 +207,7 @@ class MeMViT(MViT):
         self.patch_embed = PatchEmbed3D(
             **{
                 'in_channels': in_channels,
-                'input_size': (temporal_size, spatial_size, spatial_size),
+                'input_size': self.clip_size,
                 'embed_dims': self.embed_dims,
                 'conv_type': 'Conv3d',
                 **patch_cfg,
@@ -303,15 +304,14 @@ class MeMViT(MViT):
         return sorted(result)
 
     def _check_memory_layers(self, layers: Optional[Sequence[int]]) -> tuple[int, ...]:
-        if layers is None:
-            layers = range(0, self.num_layers, 2)
+        layers = tuple(range(0, self.num_layers, 2) if layers is None else layers)
         for layer in layers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(
                     f'memory_layers has {layer}, but there are {self.num_layers} '
                     f'layers: use 0 to {self.num_layers - 1}.'
                 )
-        return tuple(layers)
+        return layers
 
     def init_weights(self, pretrained: Optional[str] = None) -> None:
         """Initialize as ``MViT`` does; the class token as in the paper's code."""
@@ -343,6 +343,19 @@ class MeMViT(MViT):
                 specs[f'layer{i}'] = block.attn.memory_spec(size)
             size = pooled_size(size, block.attn.pool_q)
         return specs
+
+    def extra_repr(self) -> str:
+        """The schedule of the memory, for ``print``."""
+        specs = self.memory_specs(self.clip_size).values()
+        lines = []
+        for number, level in enumerate(self.levels):
+            tokens = sorted({spec.levels[number].tokens for spec in specs})
+            lines.append(
+                f'memory level {number}: {level.type}, clips {clips_text(level.ages)} '
+                f'back, {" to ".join(map(str, tokens[:: len(tokens) - 1 or 1]))} keys '
+                f'a clip in each of {len(specs)} layers'
+            )
+        return '\n'.join(lines)
 
     def empty_memory(self, x: Tensor) -> LayerMemories:
         """The memory of clips [B, C, T, H, W] that begin their streams."""

@@ -28,6 +28,18 @@ def backbone_cfg(**kwargs) -> dict:
     }
 
 
+def long_detector() -> torch.nn.Module:
+    """A detector that reads each of the last clips, most of them coarsely."""
+    levels = [
+        dict(type='pool', ages=(2,), stride=(4, 2, 2)),
+        dict(type='pool', ages=(1, 3, 4), tokens=2),
+    ]
+    return detector(
+        backbone_cfg(output_cls_token=False, memory_levels=levels),
+        dict(memory_levels=[dict(type='keep', ages=(1, 2, 3, 4), tokens=4)]),
+    )
+
+
 def build(cfg: dict) -> torch.nn.Module:
     init_default_scope('mmaction')
     torch.manual_seed(0)

@@ -49,9 +49,22 @@ def play(model, backbone, clips: int):
         step.commit()
 
 
-@pytest.mark.parametrize('training, pool_first', [(False, True), (True, False)])
-def test_one_graph_however_full_the_memory_is(training, pool_first):
-    model = build(pool_first=pool_first).train(training)
+LONG = [
+    dict(type='pool', ages=(2,), stride=(4, 2, 2)),
+    dict(type='pool', ages=(1, 3, 4), tokens=2),
+]
+
+
+@pytest.mark.parametrize(
+    'training, settings',
+    [
+        (False, dict()),
+        (True, dict(pool_first=False)),
+        (True, dict(memory_levels=LONG)),
+    ],
+)
+def test_one_graph_however_full_the_memory_is(training, settings):
+    model = build(**settings).train(training)
     counter = testing.CompileCounter()
     # fullgraph: a graph break is an error.
     compiled = torch.compile(model, backend=counter, fullgraph=True)

@@ -16,6 +16,7 @@ from small_models import (
     build,
     clip,
     detector,
+    long_detector,
     recognizer,
     sample,
     scores,
@@ -23,11 +24,13 @@ from small_models import (
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
 BOTH = pytest.mark.parametrize('kind', list(KINDS))
+# The third reads every clip of the past, most of them coarsely.
+ALL = pytest.mark.parametrize('kind', [*KINDS, 'long'])
 
 
 @pytest.fixture
 def model(kind):
-    return KINDS[kind]()
+    return {**KINDS, 'long': long_detector}[kind]()
 
 
 def alone(model, video: str, times) -> list:
@@ -52,7 +55,7 @@ def test_memory_matters_and_the_first_clip_has_none(kind, model):
         assert (with_memory[t] - fresh[t]).abs().max() > 1e-3
 
 
-@BOTH
+@ALL
 def test_interleaved_streams_are_each_as_alone(kind, model):
     expected = {v: alone(model, v, range(6)) for v in 'abcd'}
     for schedule in (
@@ -82,7 +85,7 @@ def training_step(model, *clips: tuple) -> tuple:
     return total.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
-@BOTH
+@ALL
 @pytest.mark.filterwarnings('error')
 def test_two_clips_of_a_stream_in_a_training_batch(kind, model):
     """The loss of the batch is the mean of those of its clips, one after the other."""
@@ -108,7 +111,7 @@ def test_two_clips_of_a_stream_in_a_training_batch(kind, model):
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
-@BOTH
+@ALL
 def test_a_new_video_in_a_batch_of_four(kind, model):
     expected = {v: alone(model, v, range(8)) for v in 'abcde'}
     for t in range(4):
@@ -120,7 +123,7 @@ def test_a_new_video_in_a_batch_of_four(kind, model):
             close(result, expected[video][time])
 
 
-@BOTH
+@ALL
 def test_a_jump_back_starts_afresh_with_one_warning(kind, model):
     fresh = alone(model, 'a', range(2, 6))
     for t in range(5):
@@ -133,7 +136,7 @@ def test_a_jump_back_starts_afresh_with_one_warning(kind, model):
         close(a, b)
 
 
-@BOTH
+@ALL
 def test_in_order_nothing_is_said(kind, model):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -149,7 +152,7 @@ def test_a_sample_without_its_stream_is_refused(kind, model, key):
     meta.pop(key)
     samples[1] = ActionDataSample(metainfo=meta)
     samples[1].proposals = samples[0].proposals
-    if kind == 'detector':
+    if kind != 'recognizer':
         inputs = inputs.squeeze(1)
     with pytest.raises(ValueError, match=f"Sample 1 .* no '{key}' .* meta_keys"):
         model(inputs, samples, mode='predict')
@@ -160,10 +163,10 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
     other = KINDS[kind]()
     for t in range(5):
         inputs, samples = batch(('a', t))
-        if kind == 'detector':
+        if kind != 'recognizer':
             inputs = inputs.squeeze(1)
         with torch.no_grad():
-            if kind == 'detector':
+            if kind != 'recognizer':
                 logits = model(inputs, samples, mode='tensor')[1]
                 result = logits.sigmoid()
             else:
@@ -171,7 +174,7 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
                 result = logits
         assert len(model.memory) == 1
         expected = scores(other, ('a', t))[0]
-        if kind == 'detector':
+        if kind != 'recognizer':
             close(result, expected)
         else:
             close(result.softmax(-1)[0], expected)
@@ -182,7 +185,7 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
     assert len(model.memory) == 0
 
 
-@BOTH
+@ALL
 def test_reset_of_one_video(kind, model):
     expected = {v: alone(model, v, range(6)) for v in 'ab'}
     fresh = alone(model, 'a', [4, 5])
@@ -222,7 +225,7 @@ def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
     for t in range(2 * gap + 1):
         model.zero_grad()
         inputs, samples = batch(('a', t), ('b', t))
-        if kind == 'detector':
+        if kind != 'recognizer':
             inputs = inputs.squeeze(1)
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
@@ -234,13 +237,13 @@ def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
     assert not zero
 
 
-@BOTH
+@ALL
 def test_no_gradient_reaches_past_clips(kind, model):
     model.train()
     past = []
     for t in range(5):
         inputs, samples = batch(('a', t))
-        if kind == 'detector':
+        if kind != 'recognizer':
             inputs = inputs.squeeze(1)
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
@@ -261,7 +264,7 @@ def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
         torch.manual_seed(5)
         for t in range(5):
             inputs, samples = batch(('a', t), ('b', t))
-            if kind == 'detector':
+            if kind != 'recognizer':
                 inputs = inputs.squeeze(1)
             losses = model(inputs, samples, mode='loss')
             loss = sum(v for k, v in losses.items() if 'loss' in k)
@@ -277,7 +280,7 @@ def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
     torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
 
 
-@BOTH
+@ALL
 def test_bfloat16_autocast_with_memory(kind, model):
     expected = torch.stack(alone(model, 'a', range(5)))
     fresh = torch.stack([alone(model, 'a', [t])[0] for t in range(5)])
@@ -287,7 +290,7 @@ def test_bfloat16_autocast_with_memory(kind, model):
     assert (results - expected)[2:].norm() < 0.5 * (fresh - expected)[2:].norm()
 
 
-@BOTH
+@ALL
 def test_portrait_landscape_and_larger_frames(kind, model):
     for size in ((48, 32), (32, 48), (64, 80), (37, 45)):
         model.reset_memory()
@@ -299,7 +302,7 @@ def test_portrait_landscape_and_larger_frames(kind, model):
             with torch.no_grad():
                 (result,) = model(inputs, samples, mode='predict')
         values = (
-            result.pred_instances.scores if kind == 'detector' else result.pred_score
+            result.pred_instances.scores if kind != 'recognizer' else result.pred_score
         )
         assert values.isfinite().all()
 
@@ -333,7 +336,7 @@ def test_any_mmaction2_backbone_gets_no_memory(kind, backbone):
     for t in range(3):
         assert scores(model, ('a', t))[0].isfinite().all()
     kept = {name for c in model.memory._clips.values() for x in c for name in x.layers}
-    assert kept == ({'actors0'} if kind == 'detector' else set())
+    assert kept == ({'actors0'} if kind != 'recognizer' else set())
 
 
 def slow_only() -> dict:

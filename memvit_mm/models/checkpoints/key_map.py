@@ -13,8 +13,13 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 MEMORY = (
-    r'attn\.(?:compress_[kv]\.weight|norm_compress_[kv]\.(?:weight|bias)'
-    r'|rel_pos_mem_[thw])'
+    r'attn\.(?:compress_(?:query|[kv]\.weight)|norm_compress_[kv]\.(?:weight|bias)'
+    r'|rel_pos_(?:mem_[thw]|age0))'
+)
+# Of the levels of a memory's schedule after the first.
+FURTHER = (
+    r'(backbone\.blocks\.\d+\.attn\.)(?:(compress\d+_(?:query|[kv]\.weight))'
+    r'|norm_compress\d+_([kv]\.(?:weight|bias))|(rel_pos_age)[1-9]\d*)'
 )
 BLOCK = (
     r'(?:norm[12]|proj|mlp\.fc[12]|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
@@ -55,6 +60,14 @@ CLASSIFIER = r'((?:cls_head|roi_head\.bbox_head)\.\w+)\..+'
 # checkpoint's are left out, and why the model's stay at their initial values. What has
 # the same groups belongs together: half of it is an error.
 OPTIONAL = {
+    FURTHER: (
+        'the model has no such level of memory',
+        'the checkpoint has no such level of memory; training teaches it',
+    ),
+    r'roi_head\.shared_head\.(blocks\.\d+\.(?:norm_)?(?:compress|rel_pos_age).+)': (
+        'the ActorMemoryHead has no such level of memory',
+        'the checkpoint has no such level of memory; training teaches it',
+    ),
     rf'backbone\.blocks\.(\d+)\.{MEMORY}': (
         'the model has no memory in this layer (the published model carries memory '
         'parameters in every layer and uses them in even ones only)',
@@ -218,11 +231,16 @@ def convert_state(
             if 'rel_pos_' not in name or value.shape[1:] != wanted[1:]:
                 shapes.append(f'{name} {list(value.shape)} for {list(wanted)}')
                 continue
-            value, how = _resized(target, value, wanted[0], state[_time(name)], model)
+            value, how = _resized(
+                target, value, wanted[0], state.get(_time(name)), model
+            )
             report.changed[target] = how
         converted[target] = value
         report.used[target] = name
 
+    for name, (value, how) in _further_levels(converted, model or {}).items():
+        converted[name] = value
+        report.changed[name] = how
     for name in model or ():
         if name not in converted:
             reason = _initial(name, converted)
@@ -263,6 +281,33 @@ def _our_names(
             if match:
                 names[name] = match.expand(ours).format(**parts)
     return names
+
+
+def _further_levels(
+    converted: Mapping[str, Tensor], model: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, str]]:
+    """Start values for levels of memory that a checkpoint has not, from its first.
+
+    They start as an average of a clip, with the first level's norm, at the farthest
+    distance that the checkpoint knows.
+    """
+    values = {}
+    for name, own in model.items():
+        match = re.fullmatch(FURTHER, name)
+        if name in converted or not match:
+            continue
+        layer, pooling, norm, _ = match.groups()
+        source = f'{layer}norm_compress_{norm}' if norm else f'{layer}rel_pos_mem_t'
+        if source not in converted:
+            continue
+        if norm:
+            values[name] = converted[source], "the first level's"
+        elif not pooling:
+            far = converted[source][-1:].expand_as(own)
+            values[name] = far, 'the farthest distance of the first level, for each age'
+        elif pooling.endswith('query'):
+            values[name] = torch.zeros_like(own), 'zero: the mean over a clip'
+    return values
 
 
 def _optional(name: str) -> Optional[re.Match]:
@@ -310,7 +355,11 @@ def _time(name: str) -> str:
 
 
 def _resized(
-    name: str, table: Tensor, length: int, time: Tensor, model: Mapping[str, Tensor]
+    name: str,
+    table: Tensor,
+    length: int,
+    time: Optional[Tensor],
+    model: Mapping[str, Tensor],
 ) -> tuple[Tensor, str]:
     """A table of relative positions for another size, and how it was made.
 
@@ -319,6 +368,11 @@ def _resized(
     the number of memories, too: it is scaled with the length of a clip, then cut, or
     continued with its last entry.
     """
+    if 'rel_pos_age' in name:
+        # By age, newest first.
+        repeated = table[-1:].expand(max(length - len(table), 0), -1)
+        how = f'{len(table)} -> {length} ages, cut or the oldest repeated'
+        return torch.cat([table[:length], repeated]), how
     if not name.endswith('rel_pos_mem_t'):
         how = f'interpolated, {len(table)} -> {length} distances'
         return _interpolated(table, length), how

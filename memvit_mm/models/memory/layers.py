@@ -82,6 +82,16 @@ class MemorySpec:
         ages = [n.ages[0] for n in self.levels if n.source == form]
         return max([*ages, *(n.ages[-1] for n in self.levels if n.form == form)])
 
+    @property
+    def kept_tokens(self) -> int:
+        """Keys that are kept of a stream between two clips, once every slot is full."""
+        made = {level.form: level.ages[0] for level in self.levels}
+        made.update((level.source, 0) for level in self.levels if level.source == 0)
+        return sum(
+            self.tokens_of(form) * (self.last_age(form) - age)
+            for form, age in made.items()
+        )
+
 
 @dataclass
 class Written:

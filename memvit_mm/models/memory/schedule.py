@@ -1,6 +1,6 @@
 """Schedules of memory: which earlier clips a layer reads, compressed how."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple, Optional
 
 # What each type of level takes besides its ages.
@@ -132,13 +132,18 @@ def _read_level(given: dict[str, Any]) -> MemoryLevel:
             f'type={kind!r} does not take {sorted(unknown)}, only ages and '
             f'{sorted(OPTIONS[kind])}'
         )
-    ages = sorted(given.get('ages', ()))
-    if not ages or ages[0] < 1 or len(set(ages)) < len(ages):
+    ages = given.get('ages', ())
+    if (
+        not isinstance(ages, (Sequence, Set))
+        or not ages
+        or not all(isinstance(age, int) and age > 0 for age in ages)
+        or len(set(ages)) < len(ages)
+    ):
         raise ValueError(
-            f'ages={given.get("ages")} must be different numbers of clips back, 1 or '
-            'more, such as (2, 4) or range(5, 33)'
+            f'ages={ages!r} must be different numbers of clips back, 1 or more, such '
+            'as (2, 4) or range(5, 33)'
         )
-    level = MemoryLevel(kind, tuple(ages))
+    level = MemoryLevel(kind, tuple(sorted(ages)))
     for name in ('stride', 'kernel'):
         if given.get(name) is not None:
             value = tuple(given[name])
@@ -156,6 +161,23 @@ def _read_level(given: dict[str, Any]) -> MemoryLevel:
             "type='pool' needs either stride, such as (4, 2, 2), or tokens, such as 2"
         )
     return level
+
+
+def clips_text(ages: Sequence[int]) -> str:
+    """Shorten a list of clips.
+
+    Examples:
+        >>> clips_text((1, 3, 5, 6, 7, 8)), clips_text((2, 4))
+        ('1, 3, 5 to 8', '2, 4')
+    """
+    runs: list[list[int]] = []
+    for age in ages:
+        if runs and age == runs[-1][-1] + 1:
+            runs[-1].append(age)
+        else:
+            runs.append([age])
+    parts = ((f'{r[0]} to {r[-1]}',) if len(r) > 2 else map(str, r) for r in runs)
+    return ', '.join(text for part in parts for text in part)
 
 
 def source_of(schedule: Sequence[MemoryLevel], number: int) -> int:
