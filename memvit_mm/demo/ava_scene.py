@@ -173,7 +173,6 @@ class DelayedDemoSettings(DemoSettings):
         num_train (int): Training videos. Defaults to 40.
         num_val (int): Validation videos, at least one for each ``d``. Defaults to 20.
         seconds (int): Length of each video. Defaults to 120.
-        people (int): People in each video, 1 to 4. Defaults to 4.
         delay (int): The longest ``d``, 4 to 60. Defaults to 30.
         Others: as in :class:`DemoSettings`.
 
@@ -188,7 +187,6 @@ class DelayedDemoSettings(DemoSettings):
     num_train: int = 40
     num_val: int = 20
     seconds: int = 120
-    people: int = 4
     delay: int = 30
 
     @property
