@@ -1,4 +1,4 @@
-"""`memvit_epic_cls.py` with a memory that reads every clip of about the last 32 seconds.
+"""`memvit_epic_cls.py` with a memory that reads each clip of the last 32 seconds or so.
 
     tools/dist_train.sh configs/memvit_epic_cls_long.py 8
 

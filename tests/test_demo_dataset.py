@@ -400,7 +400,7 @@ def test_a_delayed_gesture_has_one_cue_within_reach(seed):
         of_objects = [counts[item] for item in OBJECTS]
         assert max(of_objects) - min(of_objects) <= 1
         assert 0.4 < counts['lift'] / (counts['lift'] + counts['give']) < 0.6
-        assert min(delays.values()) >= (60 if split == 'train' else 30)
+        assert min(delays.values()) >= (45 if split == 'train' else 20)
         assert set(delays) == set(settings.delays)
 
 
