@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 
 from memvit_mm.demo import ava_scene as demo_scene
-from memvit_mm.demo.ava import DemoSettings, make_demo_dataset, make_proposals
+from memvit_mm.demo.ava import (
+    DelayedDemoSettings,
+    DemoSettings,
+    annotation_rows,
+    make_demo_dataset,
+    make_proposals,
+)
 from memvit_mm.demo.ava_scene import (
     CLASS_IDS,
     DELAYS,
@@ -347,6 +353,86 @@ def test_splits_and_seeds_differ():
     assert len(plans) == len(pictures) == 3
 
 
+# ------------------------------------------------------------------ long delays
+
+
+def stories(scene):
+    """Each person's stories: three seconds of a cue, three of a gesture."""
+    for person in scene.people:
+        events = person.events
+        assert events and len(events) % 6 == 0
+        yield [
+            (events[i : i + 3], events[i + 3 : i + 6]) for i in range(0, len(events), 6)
+        ]
+
+
+@pytest.mark.parametrize(
+    'delay, delays',
+    [(4, (2, 4)), (5, (2, 4, 5)), (30, (2, 4, 8, 16, 30)), (32, (2, 4, 8, 16, 32))],
+)
+def test_the_delays_double_up_to_the_longest(delay, delays):
+    assert DelayedDemoSettings(delay=delay).delays == delays
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_a_delayed_gesture_has_one_cue_within_reach(seed):
+    settings = DelayedDemoSettings(seed=seed)
+    for split in ('train', 'val'):
+        counts, delays = Counter(), Counter()
+        for number, scene in enumerate(settings.scenes(split)):
+            delay = settings.delays[number % 5]
+            for told in stories(scene):
+                for cue, gesture in told:
+                    assert {event.kind for event in cue} == {'take'}
+                    (kind,) = {event.kind for event in gesture}
+                    assert kind in ('lift', 'give')
+                    (item,) = {event.item for event in (*cue, *gesture)}
+                    times = [event.timestamp for event in (*cue, *gesture)]
+                    first, begin = times[0], times[2] + delay
+                    assert times == [*range(first, first + 3), *range(begin, begin + 3)]
+                    assert set(times) <= set(scene.keyframes)
+                    counts.update([item, kind])
+                    delays[delay] += 1
+                for (cue, gesture), (next_cue, next_gesture) in zip(told, told[1:]):
+                    begin = next_gesture[0].timestamp
+                    assert begin - cue[-1].timestamp > settings.delay + 2
+                    assert next_cue[0].timestamp - gesture[-1].timestamp >= 3
+        of_objects = [counts[item] for item in OBJECTS]
+        assert max(of_objects) - min(of_objects) <= 1
+        assert 0.4 < counts['lift'] / (counts['lift'] + counts['give']) < 0.6
+        assert min(delays.values()) >= (45 if split == 'train' else 20)
+        assert set(delays) == set(settings.delays)
+
+
+def test_delayed_annotations_are_divided_by_delay(tmp_path):
+    settings = DelayedDemoSettings(
+        num_train=1, num_val=4, seconds=37, size=64, people=1, delay=10
+    )
+    assert make_demo_dataset(tmp_path / 'set', settings, workers=1)
+    parts = [rows_of(tmp_path / 'set', f'val_{delay}s') for delay in (2, 4, 8, 10)]
+    scenes = settings.scenes('val')
+    for rows, scene in zip(parts, scenes):
+        wanted = [list(map(str, row)) for row in annotation_rows(scene)]
+        assert rows == wanted
+        assert any(int(row[6]) >= CLASS_IDS['lift_red'] for row in rows)
+    assert sum(parts, []) == rows_of(tmp_path / 'set', 'val')
+    assert read_meta(tmp_path / 'set')['seconds_from_take_to_lift_and_give'] == [
+        *(2, 4, 8, 10)
+    ]
+    draw_preview(tmp_path / 'set', tmp_path / 'sheet.png')
+    assert cv2.imread(str(tmp_path / 'sheet.png')).shape[1] == 3 * 64 * 4
+
+
+def test_the_set_without_delay_is_what_it_was(tiny):
+    """The docs' numbers and the data on users' disks are of these very rows."""
+    rows = [row for scene in TINY.scenes('train') for row in annotation_rows(scene)]
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == '165766ea402630ed'
+    assert list(read_meta(tiny)['settings']) == [
+        *('num_train', 'num_val', 'seconds', 'fps', 'size', 'people', 'seed')
+    ]
+    assert not list((tiny / 'annotations').glob('val_*'))
+
+
 # ------------------------------------------------------------- folders and faults
 
 
@@ -412,6 +498,22 @@ def test_a_truncated_video_is_noticed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'setting, sentence',
     [
+        (dict(delay=3), 'delay is 3; the demo data takes 4 to 60.'),
+        (dict(delay=61), 'delay is 61; the demo data takes 4 to 60.'),
+        (dict(seconds=76), 'seconds is 76; the demo data takes 77 to 899.'),
+        (dict(num_val=4), 'num_val is 4; the demo data takes 5 to 1000.'),
+        (dict(people=5), 'people is 5; the demo data takes 1 to 4.'),
+    ],
+)
+def test_delayed_settings_out_of_range(setting, sentence):
+    with pytest.raises(ValueError) as error:
+        DelayedDemoSettings(**setting)
+    assert sentence == str(error.value)
+
+
+@pytest.mark.parametrize(
+    'setting, sentence',
+    [
         (dict(fps=8), 'fps is 8; the demo data takes 12 to 60.'),
         (dict(seconds=10), 'seconds is 10; the demo data takes 17 to 899.'),
         (dict(size=65), 'size is 65; mp4 needs an even number of pixels: take 66.'),
@@ -470,10 +572,29 @@ def test_tool_makes_shows_and_keeps(tool, tmp_path, capsys):
     assert f'{out}: kept, it is there already' in capsys.readouterr().out
 
 
+def test_tool_makes_delayed_data(tool, tmp_path):
+    out = tmp_path / 'demo'
+    tool(out, *SMALL, '--delay', 4, '--num-val', 2, '--seconds', 25)
+    assert read_meta(out)['settings']['delay'] == 4
+    assert (out / 'annotations' / 'val_4s.csv').stat().st_size > 0
+
+
 def test_tool_says_what_is_wrong_in_one_sentence(tool, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     for args, sentence in [
         ((tmp_path / 'new', '--fps', 5), 'fps is 5; the demo data takes 12 to 60.'),
+        (
+            (tmp_path / 'new', '--delay', 90),
+            'delay is 90; the demo data takes 4 to 60.',
+        ),
+        (
+            (tmp_path / 'new', '--delay', 30, '--seconds', 60),
+            'seconds is 60; the demo data takes 77 to 899.',
+        ),
+        (
+            (tmp_path / 'new', '--delay', 8, '--format', 'epic'),
+            '--delay is for --format ava: leave it out.',
+        ),
         ((tmp_path / 'file' / 'new', *SMALL), 'is a file, not a folder'),
         ((tmp_path, *SMALL), 'is no demo data set of memvit_mm'),
     ]:

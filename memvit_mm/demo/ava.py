@@ -9,6 +9,8 @@ data set that any AVA reader takes::
       annotations/action_list.pbtxt         names and ids, from 1
       annotations/proposals_train.pkl, proposals_val.pkl   {'video,0902': [n, 5]}
       annotations/excluded_val.csv          video,time
+      annotations/val_2s.csv, val_4s.csv ...  rows of val.csv by delay, if there are
+                                            videos of different ones
       meta.json                             settings; which classes need memory
 
 Timestamps start at 900, so that a video's frame is ``(timestamp - 900) * fps``.
@@ -25,6 +27,7 @@ import numpy as np
 
 from .ava_scene import (
     CLASS_IDS,
+    DelayedDemoSettings,
     DemoSettings,
     Scene,
     draw_frame,
@@ -145,19 +148,29 @@ def _write_annotations(folder: Path, settings: DemoSettings) -> None:
     folder.mkdir()
     for split in SPLITS:
         scenes, proposals = settings.scenes(split), {}
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator='\n')
+        _write_rows(folder / f'{split}.csv', scenes)
         for scene in scenes:
-            writer.writerows(annotation_rows(scene))
             proposals.update(make_proposals(scene))
-        (folder / f'{split}.csv').write_text(table.getvalue(), encoding='utf-8')
         data = pickle.dumps(proposals, protocol=4)
         (folder / f'proposals_{split}.pkl').write_bytes(data)
         if split == 'val':
             # The last keyframe of every fourth video: no stream gets a hole by it.
             lines = [f'{s.video_id},{s.keyframes[-1]:04d}\n' for s in scenes[::4]]
             (folder / 'excluded_val.csv').write_text(''.join(lines), encoding='utf-8')
+        if split == 'val' and isinstance(settings, DelayedDemoSettings):
+            for number, delay in enumerate(settings.delays):
+                # Videos take turns.
+                of_delay = scenes[number :: len(settings.delays)]
+                _write_rows(folder / f'val_{delay}s.csv', of_delay)
     (folder / 'action_list.pbtxt').write_text(action_list(), encoding='utf-8')
+
+
+def _write_rows(path: Path, scenes: Iterable[Scene]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    for scene in scenes:
+        writer.writerows(annotation_rows(scene))
+    path.write_text(table.getvalue(), encoding='utf-8')
 
 
 def action_list() -> str:

@@ -6,6 +6,9 @@ later **lift** that box over their head and **give** it, in either order. What i
 the box was to be seen when it was taken and at no other time: the pixels of
 ``lift_red`` and ``lift_blue`` are the same. Who cannot remember cannot tell.
 
+With :class:`DelayedDemoSettings` a story has one gesture, either of the two, and it
+comes up to half a minute after the object was last seen.
+
 A scene is planned first (plain numbers, no pixels) and drawn from the plan one frame
 at a time; a frame depends on the plan and its index alone. Randomness that draws
 pixels or boxes never sees which object was taken.
@@ -41,10 +44,12 @@ MARGIN = 2
 # Seconds from taking to lifting and giving. Two clips and four clips of a memory with
 # gap 2, length 2 and a clip each second: what it attends to directly.
 DELAYS = (2, 4)
+# Seconds for which an object is taken and a box is shown in delayed scenes.
+LASTS = 3
 # An event is seen this many seconds before and after its keyframe.
 EVENT_REACH = 0.4
-# Seconds from one taking to the next; one is drawn each time.
-CYCLES = (7, 8, 9)
+# Seconds from a story to the person's next one; one is drawn each time.
+PAUSES = (3, 4, 5)
 
 _OBJECT_BGR = {
     'red': (40, 30, 225),
@@ -113,7 +118,7 @@ class DemoSettings(Settings):
     limits = {
         'num_train': (1, 1000),
         'num_val': (1, 1000),
-        'seconds': (2 * MARGIN + CYCLES[-1] + max(DELAYS), 899),
+        'seconds': (2 * MARGIN + PAUSES[-1] + 2 * max(DELAYS), 899),
         'fps': (MIN_FPS, 60),
         'size': (48, 1024),
         'people': (1, 4),
@@ -123,6 +128,15 @@ class DemoSettings(Settings):
     def scenes(self, split: str) -> list['Scene']:
         """The plans of a split's videos."""
         return plan_scenes(self, split)
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        """Seconds from the end of taking to the start of a gesture: all that occur."""
+        return DELAYS
+
+    def story(self, video: int) -> 'Story':
+        """What each person of a video repeats; ``video`` is its number in the split."""
+        return Story(taking=(0,), gestures=DELAYS, mixed=True, length=max(DELAYS))
 
     @property
     def meta(self) -> dict:
@@ -138,9 +152,84 @@ class DemoSettings(Settings):
             'timestamp_end': TIMESTAMP_START + self.seconds,
             'first_keyframe': TIMESTAMP_START + MARGIN,
             'last_keyframe': TIMESTAMP_START + self.seconds - MARGIN,
-            'seconds_from_take_to_lift_and_give': list(DELAYS),
+            'seconds_from_take_to_lift_and_give': list(self.delays),
             'seconds_shown_around_keyframe': EVENT_REACH,
         }
+
+
+@dataclass(frozen=True)
+class DelayedDemoSettings(DemoSettings):
+    """The same scenes, in which what was taken is asked for much later.
+
+    A story is: take an object for three seconds, hide it, and ``d`` seconds later lift
+    the box or give it, one of the two, for three seconds. ``d`` is the same all along a
+    video; the videos take turns with 2, 4, 8, ... and ``delay`` seconds, so that
+    results can be told by delay. The three seconds of a gesture are three questions;
+    the first comes ``d`` seconds after the object was last seen, the last ``d + 2``.
+    When a gesture begins, the person's earlier stories are longer ago than ``delay +
+    2`` seconds: within that reach they took one object only.
+
+    Args:
+        num_train (int): Training videos. Defaults to 40.
+        num_val (int): Validation videos, at least one for each ``d``. Defaults to 20.
+        seconds (int): Length of each video. Defaults to 120.
+        delay (int): The longest ``d``, 4 to 60. Defaults to 30.
+        Others: as in :class:`DemoSettings`.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> DelayedDemoSettings(delay=30).delays
+        (2, 4, 8, 16, 30)
+    """
+
+    num_train: int = 40
+    num_val: int = 20
+    seconds: int = 120
+    delay: int = 30
+
+    @property
+    def limits(self) -> dict[str, tuple[int, int]]:
+        # Whoever starts latest gets to the end of one story.
+        least = 2 * MARGIN + PAUSES[-1] + 2 * (self.delay + 2 * LASTS - 2)
+        return {
+            'delay': (4, 60),
+            **DemoSettings.limits,
+            'num_val': (len(self.delays), 1000),
+            'seconds': (least, 899),
+        }
+
+    @property
+    def delays(self) -> tuple[int, ...]:
+        doubled = [2]
+        while 2 * doubled[-1] < self.delay:
+            doubled.append(2 * doubled[-1])
+        return (*doubled, self.delay)
+
+    def story(self, video: int) -> 'Story':
+        delay = self.delays[video % len(self.delays)]
+        gestures = range(LASTS - 1 + delay, 2 * LASTS - 1 + delay)
+        length = max(gestures[-1], self.delay - delay)
+        return Story(range(LASTS), gestures, mixed=False, length=length)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a person does again and again; times are in seconds from its start.
+
+    Attributes:
+        taking (Sequence[int]): When the object is seen.
+        gestures (Sequence[int]): When the box is.
+        mixed (bool): Whether the gestures are 'lift' and 'give' in turn, beginning with
+            either; else all are the same.
+        length (int): The pause before the next story begins then.
+    """
+
+    taking: Sequence[int]
+    gestures: Sequence[int]
+    mixed: bool
+    length: int
 
 
 @dataclass(frozen=True)
@@ -238,8 +327,8 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     starts = []
     for index in range(count):
         rng = np.random.default_rng([*base, index, 0])
-        people = range(settings.people)
-        starts.append([_plan_starts(rng, settings.seconds) for _ in people])
+        people, story = range(settings.people), settings.story(index)
+        starts.append([_plan_starts(rng, settings.seconds, story) for _ in people])
     total = sum(len(times) for people in starts for times in people)
     items = [OBJECTS[i % len(OBJECTS)] for i in range(total)]
     np.random.default_rng([*base, count, 1]).shuffle(items)
@@ -248,22 +337,23 @@ def plan_scenes(settings: DemoSettings, split: str) -> list[Scene]:
     for index in range(count):
         name = f'demo_{split[:2]}_{index:03d}'
         video = (name, (*base, index), settings.seconds, settings.fps, settings.size)
-        people = _plan_people(Plan(*video), starts[index], deck)
+        people = _plan_people(Plan(*video), starts[index], deck, settings.story(index))
         scenes.append(Scene(*video, people))
     return scenes
 
 
-def _plan_starts(rng: np.random.Generator, seconds: int) -> list[int]:
+def _plan_starts(rng: np.random.Generator, seconds: int, story: Story) -> list[int]:
     """Timestamps at which one person takes something."""
-    last = TIMESTAMP_START + seconds - MARGIN - max(DELAYS)
-    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, CYCLES[-1]))]
-    while times[-1] + CYCLES[-1] <= last:
-        times.append(times[-1] + int(rng.choice(CYCLES)))
+    last = TIMESTAMP_START + seconds - MARGIN - story.gestures[-1]
+    longest = story.length + PAUSES[-1]
+    times = [TIMESTAMP_START + MARGIN + int(rng.integers(0, longest))]
+    while times[-1] + longest <= last:
+        times.append(times[-1] + story.length + int(rng.choice(PAUSES)))
     return [time for time in times if time <= last]
 
 
 def _plan_people(
-    video: Plan, starts: list[list[int]], deck: Iterator[str]
+    video: Plan, starts: list[list[int]], deck: Iterator[str], story: Story
 ) -> tuple[Person, ...]:
     rng, size, num_people = video.random(2), video.size, len(starts)
     shirts = rng.permutation(len(_SHIRTS))
@@ -276,10 +366,12 @@ def _plan_people(
         x, phase, walking = _plan_walk(rng, home, 0.15 * room, unit, video)
         events = []
         for time in times:
-            item, (first, second) = next(deck), rng.permutation(['lift', 'give'])
-            events.append(Event(time, 'take', item))
-            events.append(Event(time + DELAYS[0], str(first), item))
-            events.append(Event(time + DELAYS[1], str(second), item))
+            item, kinds = next(deck), rng.permutation(['lift', 'give'])
+            for second in story.taking:
+                events.append(Event(time + second, 'take', item))
+            for number, second in enumerate(story.gestures):
+                kind = kinds[number % 2 if story.mixed else 0]
+                events.append(Event(time + second, str(kind), item))
         people.append(
             Person(
                 x=x,

@@ -7,7 +7,7 @@ from typing import Union
 import cv2
 import numpy as np
 
-from .ava import DemoSettings
+from .ava import DelayedDemoSettings, DemoSettings
 from .ava_scene import DELAYS, OBJECTS, Event, Person, Scene, person_box, person_labels
 from .epic import EpicDemoSettings, video_path
 from .epic_scene import LENGTH, PERIOD, SEGMENTS, VERBS, Dish, Kitchen
@@ -26,7 +26,8 @@ def draw_preview(out: Union[str, Path], png: Union[str, Path]) -> None:
 
     Each row follows one story, one column per second, with the labels below: a person
     (thick box) from taking an object to both times the closed box is shown, or a dish
-    from what is seen to what goes on under the cloth.
+    from what is seen to what goes on under the cloth. A story of the delayed scenes has
+    three columns: when the object is taken, half-way, and when the box is shown.
 
     Args:
         out (str | Path): A demo data set.
@@ -45,16 +46,17 @@ def draw_preview(out: Union[str, Path], png: Union[str, Path]) -> None:
 
 
 def _draw_people(out: Path, options: dict) -> list[np.ndarray]:
-    settings = DemoSettings(**options)
+    delayed = 'delay' in options
+    settings = (DelayedDemoSettings if delayed else DemoSettings)(**options)
     scenes = settings.scenes('val') + settings.scenes('train')
     scale = max(1, round(270 / settings.size))
     rows = [
-        _draw_story(out, *_find_story(scenes, item, first), scale)
+        _draw_story(out, *_find_story(scenes, item, first), scale, delayed)
         for first, item in enumerate(OBJECTS)
     ]
     head = _strip(
         rows[0].shape[1],
-        ('Who took what? One row per person, one column per second.', BLACK),
+        ('Who took what? One row per person.', BLACK),
         (
             'The closed box looks the same whatever is in it: a model that sees one '
             'clip can only guess among four; one that remembers the first column '
@@ -63,9 +65,10 @@ def _draw_people(out: Path, options: dict) -> list[np.ndarray]:
         ),
         ('the clip of the cue', BLACK),
     )
-    for column in range(1, max(DELAYS) + 1):
+    later = [f'{second} s later' for second in range(1, max(DELAYS) + 1)]
+    for column, title in enumerate(('half-way', 'the box') if delayed else later, 1):
         place = 6 + column * settings.size * scale
-        _write(head, 2 * _LINE, place, f'{column} s later', BLACK)
+        _write(head, 2 * _LINE, place, title, BLACK)
     return [head, *rows]
 
 
@@ -93,11 +96,19 @@ def _rotated(items: Sequence, first: int) -> Sequence:
 
 
 def _draw_story(
-    out: Path, scene: Scene, hero: Person, cue: Event, scale: int
+    out: Path, scene: Scene, hero: Person, cue: Event, scale: int, delayed: bool
 ) -> np.ndarray:
     path = out / 'videos' / f'{scene.video_id}.mp4'
+    seconds = range(cue.timestamp, cue.timestamp + max(DELAYS) + 1)
+    if delayed:
+        shown = next(
+            event.timestamp
+            for event in hero.events[hero.events.index(cue) :]
+            if event.kind != 'take'
+        )
+        seconds = (cue.timestamp, (cue.timestamp + shown) // 2, shown)
     columns = []
-    for timestamp in range(cue.timestamp, cue.timestamp + max(DELAYS) + 1):
+    for timestamp in seconds:
         index = scene.frame_of(timestamp)
         image = _read_frame(path, index, scale)
         lines = [(f'{scene.video_id}  {timestamp:04d}', GREY)]

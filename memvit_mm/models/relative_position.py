@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernels import Size, attend, hidden_keys, padded
+from .kernels.choice import is_for_cpu
 
 # The score of a key that must not be seen. Its weight is exactly zero after the
 # softmax in every dtype, and it fits into float16.
@@ -180,11 +181,12 @@ def query_channels(
         by_column += [part[:, :1], part[:, 1:] - part[:, :1]]
     # (B, heads, T*H*W, C) -> (B, T*H*W, heads, C): as tokens lie in memory.
     tokens = q.transpose(1, 2)
-    # A CPU multiplies faster where k is a multiple of 8. What zeros give is not used.
-    for parts in (by_row, by_column):
-        k = sum(part.shape[-2] for part in parts)
-        size = *parts[0].shape[:-2], padded(k) - k, q.shape[-1]
-        parts.append(q.new_zeros(size))
+    if is_for_cpu(q):
+        # It multiplies faster where k is a multiple of 8. What zeros give is not used.
+        for parts in (by_row, by_column):
+            k = sum(part.shape[-2] for part in parts)
+            size = *parts[0].shape[:-2], padded(k) - k, q.shape[-1]
+            parts.append(q.new_zeros(size))
     # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     rows = torch.matmul(

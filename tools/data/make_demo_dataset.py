@@ -3,6 +3,7 @@
 
 python tools/data/make_demo_dataset.py data/demo --preview data/demo.png
 python tools/data/make_demo_dataset.py data/memvit_demo_epic --format epic
+python tools/data/make_demo_dataset.py data/memvit_demo_long --delay 30
 """
 
 import argparse
@@ -25,7 +26,7 @@ NUMBERS = (
 
 
 def parse_args():
-    from memvit_mm.demo import DemoSettings
+    from memvit_mm.demo import DelayedDemoSettings, DemoSettings
 
     parser = argparse.ArgumentParser(
         description='Draw a small data set on which a model needs memory'
@@ -38,10 +39,19 @@ def parse_args():
         help='ava: who does what, with boxes; epic: verbs and nouns of segments of '
         'kitchen videos, as EPIC-KITCHENS-100 (default: ava)',
     )
-    default = DemoSettings()
+    default, delayed = DemoSettings(), DelayedDemoSettings()
     for name, what in NUMBERS:
-        value = getattr(default, name.replace('-', '_'))
+        value, late = (getattr(s, name.replace('-', '_')) for s in (default, delayed))
+        value = f'{value}' if value == late else f'{value}, with --delay {late}'
         parser.add_argument(f'--{name}', type=int, help=f'{what} (default: {value})')
+    parser.add_argument(
+        '--delay',
+        type=int,
+        metavar='SECONDS',
+        help='ava only: what was taken is asked for once, 2, 4, 8, ... or SECONDS (4 '
+        'to 60) later; annotations/val_8s.csv has the validation videos of 8 s, and '
+        'so on (default: twice, 2 and 4 s later)',
+    )
     parser.add_argument(
         '--rawframes',
         action='store_true',
@@ -58,6 +68,7 @@ def parse_args():
 def main():
     import_package()
     from memvit_mm.demo import (
+        DelayedDemoSettings,
         DemoSettings,
         EpicDemoSettings,
         draw_preview,
@@ -72,10 +83,13 @@ def main():
     given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     writing = dict(overwrite=args.overwrite, workers=args.workers)
     if args.format == 'ava':
-        settings = DemoSettings(**given)
+        if args.delay is None:
+            settings = DemoSettings(**given)
+        else:
+            settings = DelayedDemoSettings(**given, delay=args.delay)
         make, writing['rawframes'] = make_demo_dataset, args.rawframes
     else:
-        for option in ('people', 'rawframes'):
+        for option in ('people', 'rawframes', 'delay'):
             if getattr(args, option):
                 raise ValueError(f'--{option} is for --format ava: leave it out.')
         settings, make = EpicDemoSettings(**given), make_epic_demo

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .choice import is_compiling, is_transforming
+from .choice import is_compiling, is_for_cpu, is_transforming
 
 # Without a fused kernel, about this many scores are computed at a time.
 SCORES_AT_ONCE = 2**22
@@ -44,7 +44,7 @@ def hidden_keys(q: Tensor, k: Tensor) -> int:
         k (Tensor): [B, heads, K, C].
     """
     keys = k.shape[2]
-    if q.device.type != 'cpu' or padded(keys) > KEYS_AT_ONCE:
+    if not is_for_cpu(q) or padded(keys) > KEYS_AT_ONCE:
         return 0
     return padded(keys) - keys
 
