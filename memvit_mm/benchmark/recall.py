@@ -76,6 +76,8 @@ def build_recognizer(
         ],
         with_cls_token=False,
         output_cls_token=False,
+        # Whom to ask the memory for is found by likeness.
+        keys_as_queries=True,
         **schedule,
     )
     head = dict(
@@ -94,11 +96,6 @@ def build_recognizer(
         )
     )
     model.init_weights()
-    for block in model.backbone.blocks:
-        # Whom to ask the memory for is found by likeness: a query and a key of the
-        # same content point the same way. Trained backbones can tell; from a start
-        # without it, people are told apart later.
-        block.attn.k.load_state_dict(block.attn.q.state_dict())
     return model
 
 
