@@ -1,6 +1,7 @@
 """Measuring: cost against MMAction2's MViT, and how far memory reaches.
 
-``tools/analysis_tools/benchmark.py`` and ``get_flops.py`` are the command lines.
+``benchmark.py``, ``get_flops.py`` and ``measure_recall.py`` of ``tools/analysis_tools``
+are the command lines.
 """
 
 from .compare import Comparison, compare

@@ -106,9 +106,10 @@ def mean_by_delay(runs: list, kind: str) -> list:
 
 
 def make_table(found: dict, kind: str) -> str:
-    width = max(24, *map(len, found))
+    titles = {name: f'{words}, clips later' for name, words in KINDS.items()}
+    width = max(map(len, [*titles.values(), *found]))
     head = ''.join(f'{delay:6}' for delay in SHOWN)
-    lines = [f'{KINDS[kind] + ", clips later":{width}}{head}  lowest of all']
+    lines = [f'{titles[kind]:{width}}{head}  lowest of all']
     for name, runs in found.items():
         recall = mean_by_delay(runs, kind)
         cells = ''.join(f'{recall[delay - 1]:6.2f}' for delay in SHOWN)
@@ -170,7 +171,7 @@ def main():
     fewest = min(run['questions'] for runs in found.values() for run in runs)
     seconds = sum(run['seconds'] for runs in found.values() for run in runs)
     print(
-        f'\nMeans over {len(args.seeds)} seeds, of at least {fewest} questions per '
+        f'\nMeans over the seeds {args.seeds}, of at least {fewest} questions per '
         f'delay and seed; chance is 0.25. {seconds:.0f} s of processor time.'
     )
     if args.json:
