@@ -21,7 +21,15 @@ from memvit_mm.benchmark import (
     full_memory,
     receptive_field,
 )
-from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING, backbones
+from memvit_mm.benchmark.compare import (
+    BASELINE,
+    MVIT,
+    OURS,
+    PUBLISHED,
+    SAVING,
+    backbones,
+)
+from memvit_mm.benchmark.complexity import Cost
 from memvit_mm.benchmark.measure import _ask, _run, _start, build_backbone, peak_bytes
 from memvit_mm.paths import get_tool_path
 
@@ -137,6 +145,10 @@ def test_backbones_that_are_compared():
     assert chosen[MVIT]['drop_path_rate'] == 0.1
     assert chosen[BASELINE] == dict(chosen[OURS], memory_layers=())
     assert chosen[SAVING] == dict(chosen[OURS], with_cp=True)
+    assert PUBLISHED not in chosen
+    levels = [dict(type='pool', ages=(1, 2), tokens=2)]
+    chosen = backbones(dict(BACKBONE, memory_levels=levels))
+    assert chosen[PUBLISHED] == dict(chosen[OURS], memory_levels=None)
 
 
 def test_ratios():
@@ -148,17 +160,19 @@ def test_ratios():
         OURS: result(OURS, [1.0, 1.0, 8.0], 5),
         BASELINE: result(BASELINE, [0.5, 0.5, 0.5], 5),
     }
-    ratios = Comparison(forward, {}, {OURS: 21, BASELINE: 20}).ratios()
+    costs = {OURS: Cost(1, 21, 30), BASELINE: Cost(1, 20), PUBLISHED: Cost(1, 20, 20)}
+    ratios = Comparison(forward, {}, costs).ratios()
     assert ratios['forward against MViT'] == 0.5
     assert ratios['forward peak memory against MViT'] == 0.5
     assert ratios['forward, memory on / off'] == 2.0
     assert ratios['multiply-adds, memory on / off'] == 1.05
+    assert ratios['kept of a stream against two clips'] == 1.5
 
 
 def test_a_full_memory_is_full():
     backbone = build_backbone(BACKBONE)
     memory = full_memory(backbone, torch.zeros(2, 3, 8, 32, 32))
-    assert all(past.valid.all() for past in memory.values())
+    assert all(past.valid.all() for (past,) in memory.values())
     assert all(past.recent.key.std() > 0.5 for (past,) in memory.values())
 
 

@@ -1,20 +1,22 @@
 """A config's backbone against MMAction2's MViT, and against itself without memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 from mmengine.config import ConfigDict
 
-from .complexity import backbone_cost, clip_shape
+from .complexity import Cost, backbone_cost, clip_shape
 from .measure import Case, Result, Table, measure
 
 MVIT, OURS, BASELINE, SAVING = 'MViT', 'memory full', 'no memory', 'with_cp'
+PUBLISHED = 'published schedule'
 NAMES = {
     MVIT: "MMAction2's MViT",
     OURS: 'MeMViT, memory full',
     BASELINE: 'MeMViT, no memory',
     SAVING: 'memory full, with_cp',
+    PUBLISHED: 'the published schedule',
 }
 # Arguments of MeMViT that MMAction2's MViT has, too.
 SHARED = (
@@ -29,6 +31,8 @@ RATIOS = {
     'forward{} against MViT': ('forward', OURS, MVIT),
     'training{} against MViT': ('training', OURS, MVIT),
     'forward{}, memory on / off': ('forward', OURS, BASELINE),
+    'forward{} against two clips': ('forward', OURS, PUBLISHED),
+    'training{} against two clips': ('training', OURS, PUBLISHED),
     'with_cp{} against without': ('training', SAVING, OURS),
     'with_cp{} against MViT': ('training', SAVING, MVIT),
 }
@@ -51,12 +55,15 @@ def backbones(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         )
     cfg = ConfigDict(cfg).to_dict()
     cfg.update(type='MeMViT', with_cp=False)
-    return {
+    chosen = {
         MVIT: dict(type='MViT', **{k: cfg[k] for k in SHARED if k in cfg}),
         OURS: cfg,
         BASELINE: dict(cfg, memory_layers=()),
         SAVING: dict(cfg, with_cp=True),
     }
+    if cfg.get('memory_levels') is not None:
+        chosen[PUBLISHED] = dict(cfg, memory_levels=None)
+    return chosen
 
 
 @dataclass
@@ -65,8 +72,8 @@ class Comparison:
 
     forward: dict[str, Result]
     training: dict[str, Result]
-    macs: dict[str, int]
-    """Multiply-adds of one clip, with and without memory."""
+    costs: dict[str, Cost]
+    """Of one clip, by name."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures and their ratios as numbers, lists and dicts."""
@@ -74,7 +81,8 @@ class Comparison:
             kind: {name: result.to_dict() for name, result in results.items()}
             for kind, results in self._kinds().items()
         }
-        return dict(found, macs=self.macs, ratios=self.ratios())
+        costs = {name: asdict(cost) for name, cost in self.costs.items()}
+        return dict(found, costs=costs, ratios=self.ratios())
 
     def ratios(self) -> dict[str, float]:
         """How they compare, by what is divided by what."""
@@ -85,10 +93,15 @@ class Comparison:
                 for words, figure in FIGURES.items():
                     a, b = (getattr(results[key], figure) for key in (over, under))
                     found[name.format(words)] = a / max(b, 1e-9)
-        if {OURS, BASELINE} <= self.macs.keys():
-            found['multiply-adds, memory on / off'] = (
-                self.macs[OURS] / self.macs[BASELINE]
-            )
+        for name, under in (
+            ('multiply-adds, memory on / off', BASELINE),
+            ('multiply-adds against two clips', PUBLISHED),
+        ):
+            if {OURS, under} <= self.costs.keys():
+                found[name] = self.costs[OURS].macs / self.costs[under].macs
+        if {OURS, PUBLISHED} <= self.costs.keys():
+            kept = (self.costs[name].stream_bytes for name in (OURS, PUBLISHED))
+            found['kept of a stream against two clips'] = next(kept) / next(kept)
         return found
 
     def _kinds(self) -> dict[str, dict[str, Result]]:
@@ -131,11 +144,12 @@ def compare(
     if layers is not None and not layers:
         # It has no memory: it is its own baseline.
         del chosen[OURS], chosen[SAVING]
+        chosen.pop(PUBLISHED, None)
     chosen = {k: v for k, v in chosen.items() if only is None or k in only}
     clip = clip_shape(cfg, template.size)
-    macs = {
-        name: backbone_cost(chosen[name], clip).macs
-        for name in (OURS, BASELINE)
+    costs = {
+        name: backbone_cost(chosen[name], clip)
+        for name in (OURS, BASELINE, PUBLISHED)
         if name in chosen
     }
     found: dict[str, dict[str, Result]] = dict(forward={}, training={})
@@ -154,4 +168,4 @@ def compare(
             if name != SAVING or kind == 'training'
         }
         found[kind] = dict(zip(cases, measure(list(cases.values()), repeats)))
-    return Comparison(found['forward'], found['training'], macs)
+    return Comparison(found['forward'], found['training'], costs)

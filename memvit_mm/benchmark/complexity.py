@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of a model, as papers state them."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -84,6 +85,8 @@ class Cost:
     parameters: int
     macs: int
     """Multiply-adds."""
+    stream_bytes: int = 0
+    """What the memory keeps of one stream, in float32."""
 
     def __str__(self) -> str:
         return f'{self.parameters / 1e6:8.2f} M  {self.macs / 1e9:8.2f} G'
@@ -123,6 +126,8 @@ class Costs:
                 f'{"  without memory":36}{without}',
                 f'{"  memory adds":36}{parameters:8.1%}    {macs:8.1%}',
                 f'{"  memory parameters in every layer":36}{every}',
+                f'{"  kept of a stream":36}'
+                f'{self.backbone.stream_bytes / 2**20:8.1f} MB in float32',
             ]
         if self.actors is not None:
             lines.append(f'{"attention among people":36}{self.actors}')
@@ -187,9 +192,12 @@ def backbone_cost(cfg: dict, clip: Sequence[int]) -> Cost:
     try:
         # Slots are fixed in number and hidden where empty: an empty memory is as much
         # work as a full one.
-        memory = {}
+        memory, kept = {}, 0
         if getattr(backbone, 'memory_layers', ()):
             memory = dict(memory=backbone.empty_memory(x))
+            specs = backbone.memory_specs(clip[1:]).values()
+            # Keys and values, of 4 bytes a number.
+            kept = sum(2 * 4 * spec.channels * spec.kept_tokens for spec in specs)
         with torch.no_grad(), MacCounter() as counter:
             backbone(x, **memory)
     except RuntimeError as error:
@@ -198,14 +206,14 @@ def backbone_cost(cfg: dict, clip: Sequence[int]) -> Cost:
             f'clips of {sizes} (frames, height, width) do not fit the backbone '
             f'({str(error).splitlines()[0]}): use larger ones.'
         ) from error
-    return Cost(count_parameters(backbone), counter.total)
+    return Cost(count_parameters(backbone), counter.total, kept)
 
 
 def actors_cost(head: ActorMemoryHead) -> Cost:
     """Cost of attention among ``max_actors`` positions, with a full memory."""
-    past = empty_memory(head.memory_specs(), 1, torch.zeros(1))
-    x = torch.zeros(1, head.max_actors, head.in_channels)
-    head.eval()
+    head = copy.deepcopy(head).to('meta').eval()
+    x = torch.zeros(1, head.max_actors, head.in_channels, device='meta')
+    past = empty_memory(head.memory_specs(), 1, x)
     with torch.no_grad(), MacCounter() as counter:
         for i, block in enumerate(head.blocks):
             x, _ = block(x, head.max_actors, past.get(f'actors{i}'))

@@ -69,6 +69,8 @@ class MemoryAttention(MemoryWriter, BaseModule):
         causal (bool): No output depends on later frames of its clip.
         levels (tuple[MemoryLevel]): The schedule of the memory; () for a layer without
             memory, which then has no memory parameters.
+        keys_as_queries (bool): With memory, the projection of keys starts equal to that
+            of queries.
         init_cfg (dict, optional): As everywhere in mmengine.
     """
 
@@ -91,6 +93,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         pool_first: bool = True,
         causal: bool = False,
         levels: Schedule = (),
+        keys_as_queries: bool = False,
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -102,6 +105,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         self.rel_pos_zero_init = rel_pos_zero_init
         self.pool_first = pool_first
         self.causal = causal
+        self.keys_as_queries = keys_as_queries
 
         if pool_first:
             self.q = nn.Linear(in_dims, out_dims, bias=qkv_bias)
@@ -190,6 +194,13 @@ class MemoryAttention(MemoryWriter, BaseModule):
     def init_weights(self) -> None:
         """Initialize relative positions; the rest follows ``init_cfg``."""
         super().init_weights()
+        if self.keys_as_queries and self.levels:
+            if self.pool_first:
+                self.k.load_state_dict(self.q.state_dict())
+            else:
+                for weight in self.qkv.state_dict().values():
+                    queries, keys, _ = weight.chunk(3)
+                    keys.copy_(queries)
         if self.rel_pos_embed and not self.rel_pos_zero_init:
             for name, parameter in self.named_parameters(recurse=False):
                 if name.startswith('rel_pos'):

@@ -88,6 +88,9 @@ class MeMViT(MViT):
             layer; () for none.
         compress_kernel (tuple[int, int, int]): Kernel of the memory compression.
         compress_stride (tuple[int, int, int]): Its stride.
+        keys_as_queries (bool): In the layers with memory, the keys' projection starts
+            equal to the queries', so that from the first step on what is alike finds
+            each other. For training from a random start; see docs/reach.md.
         causal (bool): No feature depends on a later frame of its clip. Needs
             ``output_cls_token=False``, since a class token sees the whole clip.
         with_cp (bool): Activation checkpointing: recompute the blocks in the backward
@@ -155,6 +158,7 @@ class MeMViT(MViT):
         memory_layers: Optional[Sequence[int]] = None,
         compress_kernel: Sequence[int] = (7, 3, 3),
         compress_stride: Sequence[int] = (4, 2, 2),
+        keys_as_queries: bool = False,
         causal: bool = False,
         with_cp: bool = False,
     ) -> None:
@@ -254,6 +258,7 @@ class MeMViT(MViT):
                     residual_pooling=residual_pooling,
                     pool_first=pool_first,
                     causal=causal,
+                    keys_as_queries=keys_as_queries,
                 )
             except ValueError as error:
                 raise ValueError(f'Layer {layer}: {error}') from None

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import Size, attend, head_width
+from .kernels import Size, attend, hidden_keys, padded
+from .kernels.choice import is_for_cpu
 
 # The score of a key that must not be seen. Its weight is exactly zero after the
 # softmax in every dtype, and it fits into float16.
@@ -180,6 +181,12 @@ def query_channels(
         by_column += [part[:, :1], part[:, 1:] - part[:, :1]]
     # (B, heads, T*H*W, C) -> (B, T*H*W, heads, C): as tokens lie in memory.
     tokens = q.transpose(1, 2)
+    if is_for_cpu(q):
+        # It multiplies faster where k is a multiple of 8. What zeros give is not used.
+        for parts in (by_row, by_column):
+            k = sum(part.shape[-2] for part in parts)
+            size = *parts[0].shape[:-2], padded(k) - k, q.shape[-1]
+            parts.append(q.new_zeros(size))
     # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     rows = torch.matmul(
@@ -260,26 +267,34 @@ def folded_attention(
     """
     channels, scale = v.shape[-1], q.shape[-1] ** -0.5
     if q_extra is not None:
-        width = head_width(channels + q_extra.shape[-1])
-        # Scaled with the rest of the scores.
-        q = widened(q, q_extra.to(q.dtype) / scale, width)
-        k = widened(k, k_extra.to(k.dtype).expand(*k.shape[:3], -1), width)
+        width = padded(channels + q_extra.shape[-1])
+        spare = width - channels - q_extra.shape[-1]
+        k_extra = F.pad(k_extra.to(k.dtype), (0, spare))
+        # Dropout draws as many numbers as there are keys.
+        more = hidden_keys(q, k) if spare and not dropout else 0
+        if more:
+            k, v, k_extra = (F.pad(x, (0, 0, 0, more)) for x in (k, v, k_extra))
+            k_extra[..., -more:, -spare:] = HIDDEN
+        # Scaled with the rest of the scores. Spare channels are 1: they hide keys.
+        q = widened(q, q_extra.to(q.dtype) / scale, width, 1.0)
+        k = widened(k, k_extra.expand(*k.shape[:3], -1), width)
         v = F.pad(v, (0, width - channels))
     return attend(q, k, v, scale, dropout)[..., :channels]
 
 
-def widened(x: Tensor, extra: Tensor, width: int) -> Tensor:
-    """Append channels, and zeros up to a width, heads next to each other in memory.
+def widened(x: Tensor, extra: Tensor, width: int, fill: float = 0.0) -> Tensor:
+    """Append channels, and more up to a width, heads next to each other in memory.
 
     Args:
         x (Tensor): [B, heads, N, C].
         extra (Tensor): [B, heads, N, E].
         width (int): Channels of the result.
+        fill (float): What is in the channels after the appended ones.
 
     Returns:
         Tensor: [B, heads, N, width].
     """
-    extra = F.pad(extra, (0, width - x.shape[-1] - extra.shape[-1]))
+    extra = F.pad(extra, (0, width - x.shape[-1] - extra.shape[-1]), value=fill)
     # (B, heads, N, C) -> (B, N, heads, C): as tokens lie in memory.
     return torch.cat([x.transpose(1, 2), extra.transpose(1, 2)], dim=-1).transpose(1, 2)
 

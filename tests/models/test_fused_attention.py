@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from memvit_mm.models import MeMViT
 from memvit_mm.models.kernels import attention as fused_attention
-from memvit_mm.models.kernels.attention import attend, head_width
+from memvit_mm.models.kernels.attention import attend, padded
 from memvit_mm.models.relative_position import folded_attention
 
 
@@ -145,5 +145,5 @@ def test_without_a_fused_kernel_in_parts_exactly_and_said_once(monkeypatch, mess
 
 def test_heads_are_as_wide_as_fused_kernels_want():
     # MeMViT-16 at 224: 96 channels, 30 for positions, one for empty slots.
-    assert head_width(96 + 30 + 1) == 128
-    assert head_width(96) == 96
+    assert padded(96 + 30 + 1) == 128
+    assert padded(96) == 96

@@ -104,6 +104,28 @@ def test_what_is_kept_is_bounded_and_told_before(name):
     assert memory.num_bytes == told
 
 
+@pytest.mark.parametrize('pool_first', [True, False])
+def test_keys_that_start_as_queries(pool_first):
+    model = backbone([FINE], pool_first=pool_first, keys_as_queries=True)
+    model.init_weights()
+    for layer, block in enumerate(model.blocks):
+        attn = block.attn
+        if pool_first:
+            q, k = attn.q.weight, attn.k.weight
+        else:
+            q, k, _ = attn.qkv.weight.chunk(3)
+        assert torch.equal(q, k) == (layer in model.memory_layers)
+        assert q.data_ptr() != k.data_ptr()
+
+
+def test_actors_keys_that_start_as_queries():
+    for same in (True, False):
+        head = ActorMemoryHead(8, 2, keys_as_queries=same)
+        head.init_weights()
+        attn = head.blocks[0].attn
+        assert torch.equal(attn['q'].weight, attn['k'].weight) == same
+
+
 def test_print_says_the_schedule():
     text = str(backbone(SCHEDULES['between_the_fine']))
     assert 'memory level 0: pool, clips 2, 4 back, 5 keys a clip in each of 2' in text

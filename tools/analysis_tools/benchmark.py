@@ -32,8 +32,9 @@ def parse_args():
         nargs='+',
         choices=[*TABLES, 'all'],
         default=['compare'],
-        help="compare: against MMAction2's MViT and the baseline without memory, each "
-        'in its own process, in turn; field: which earlier clips move the features '
+        help="compare: against MMAction2's MViT, the baseline without memory and, if "
+        'the config has memory_levels, the published schedule of two clips, each in '
+        'its own process, in turn; field: which earlier clips move the features '
         '(default: compare)',
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
@@ -46,7 +47,7 @@ def parse_args():
     parser.add_argument(
         '--only',
         nargs='+',
-        choices=['MViT', 'memory', 'no-memory', 'with-cp'],
+        choices=['MViT', 'memory', 'no-memory', 'with-cp', 'published'],
         help='compare: those alone',
     )
     parser.add_argument(
@@ -112,9 +113,15 @@ def environment(args) -> dict:
 def comparisons(backbone, template, args) -> dict:
     """Print the tables against MMAction2's MViT, and return them by batch size."""
     from memvit_mm.benchmark import compare
-    from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, SAVING
+    from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, PUBLISHED, SAVING
 
-    names = {'MViT': MVIT, 'memory': OURS, 'no-memory': BASELINE, 'with-cp': SAVING}
+    names = {
+        'MViT': MVIT,
+        'memory': OURS,
+        'no-memory': BASELINE,
+        'with-cp': SAVING,
+        'published': PUBLISHED,
+    }
     only = [names[name] for name in args.only] if args.only else None
     sizes = dict(forward=args.forward_batch, training=args.training_batch)
     found = {}

@@ -49,6 +49,7 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         norm_cfg (dict): Normalization layers.
         levels (tuple[MemoryLevel]): The schedule of the memory; () without memory.
         with_ages (bool): Add a learned vector for the age of a clip to its keys.
+        keys_as_queries (bool): The projection of keys starts equal to that of queries.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         norm_cfg: dict,
         levels: Schedule,
         with_ages: bool,
+        keys_as_queries: bool,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop = attn_drop
+        self.keys_as_queries = keys_as_queries
         self.norm1 = build_norm_layer(norm_cfg, dims)[1]
         self.attn = nn.ModuleDict(
             {name: nn.Linear(dims, dims) for name in ('q', 'k', 'v', 'proj')}
@@ -82,6 +85,12 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
 
         self.build_memory(levels, dims, norm, shared=True)
         self.build_ages(range(len(levels) if with_ages else 0), dims // num_heads)
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` of the head says."""
+        super().init_weights()
+        if self.keys_as_queries:
+            self.attn['k'].load_state_dict(self.attn['q'].state_dict())
 
     def forward(
         self, x: Tensor, num_keys: int, past: Optional[Sequence[PastClips]]
@@ -158,6 +167,8 @@ class ActorMemoryHead(BaseModule):
             ``type='keep'`` the clip's first ``tokens`` people are attended to as they
             are, with 'pool' that many weighted means of them. Each level learns a
             vector per age, which is zero at the start.
+        keys_as_queries (bool): The projection of keys starts equal to that of queries,
+            as in :class:`MeMViT`.
         drop_path_rate (float): Stochastic depth of the last block, growing linearly
             from 0 at the first: one block alone has none.
         attn_drop_rate (float): Dropout on attention weights.
@@ -197,6 +208,7 @@ class ActorMemoryHead(BaseModule):
             dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.02),
         ],
         memory_levels: Optional[Sequence[dict]] = None,
+        keys_as_queries: bool = False,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if in_channels % num_heads:
@@ -235,6 +247,7 @@ class ActorMemoryHead(BaseModule):
                 norm_cfg,
                 levels,
                 with_ages=memory_levels is not None,
+                keys_as_queries=keys_as_queries,
             )
             for rate in rates
         )

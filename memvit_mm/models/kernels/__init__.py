@@ -1,6 +1,6 @@
 """What is made for a processor, each function beside its plain form; see choice.py."""
 
-from .attention import attend, head_width
+from .attention import attend, hidden_keys, padded
 from .choice import is_transforming
 from .mlp import LeanMLP
 from .onednn import linear, run_linear
@@ -11,9 +11,10 @@ __all__ = [
     'Size',
     'attend',
     'depthwise_pool',
-    'head_width',
+    'hidden_keys',
     'is_transforming',
     'linear',
     'max_pool',
+    'padded',
     'run_linear',
 ]

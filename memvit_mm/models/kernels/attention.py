@@ -10,20 +10,43 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .choice import is_compiling, is_transforming
+from .choice import is_compiling, is_for_cpu, is_transforming
 
 # Without a fused kernel, about this many scores are computed at a time.
 SCORES_AT_ONCE = 2**22
 
 
-def head_width(channels: int) -> int:
-    """Channels of a head that fused kernels take: a multiple of 8.
+# Keys that torch's flash kernel for a CPU takes at once.
+KEYS_AT_ONCE = 512
+
+
+def padded(n: int) -> int:
+    """The next multiple of 8: so many channels of a head do fused kernels take.
+
+    Products on a CPU are faster, too, where each side is a multiple of 8.
 
     Examples:
-        >>> head_width(127), head_width(96)
+        >>> padded(127), padded(96)
         (128, 96)
     """
-    return channels + -channels % 8
+    return n + -n % 8
+
+
+def hidden_keys(q: Tensor, k: Tensor) -> int:
+    """How many keys, hidden ones, make attention faster; 0 where none do.
+
+    A CPU takes 6 % less time for 464 keys than for 459, and 3 % less for their
+    gradients (25,089 queries, AMD EPYC, Zen 4, one thread); beyond what its kernel
+    takes at once, it makes no difference.
+
+    Args:
+        q (Tensor): [B, heads, Q, C].
+        k (Tensor): [B, heads, K, C].
+    """
+    keys = k.shape[2]
+    if not is_for_cpu(q) or padded(keys) > KEYS_AT_ONCE:
+        return 0
+    return padded(keys) - keys
 
 
 def attend(

@@ -5,6 +5,8 @@ defines its result and which runs wherever nothing better is known:
 
 - ``attend``: torch's flash kernel on a CPU; flash, cuDNN's or the memory-efficient one
   on a GPU; where torch has none, the plain form for some queries at a time.
+- ``hidden_keys`` and the tables of ``query_channels``: padded to a multiple of 8 on a
+  CPU.
 - ``linear``: oneDNN's product on a CPU in float32, else the plain form.
 - ``LeanMLP``: computed again in the backward pass, on a CPU for some tokens at a time.
 - ``depthwise_pool``: channels last with gradients of its own on a CPU, else the plain
