@@ -376,7 +376,7 @@ def test_the_delays_double_up_to_the_longest(delay, delays):
 
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_a_delayed_gesture_has_one_cue_within_reach(seed):
-    settings = DelayedDemoSettings(seed=seed)
+    settings = DelayedDemoSettings(num_val=20, people=3, seed=seed)
     for split in ('train', 'val'):
         counts, delays = Counter(), Counter()
         for number, scene in enumerate(settings.scenes(split)):

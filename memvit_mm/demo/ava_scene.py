@@ -171,8 +171,10 @@ class DelayedDemoSettings(DemoSettings):
 
     Args:
         num_train (int): Training videos. Defaults to 40.
-        num_val (int): Validation videos, at least one for each ``d``. Defaults to 20.
+        num_val (int): Validation videos, at least one for each ``d``. Defaults to 40.
         seconds (int): Length of each video. Defaults to 120.
+        people (int): People in each video, 1 to 4. Defaults to 1: with more it is also
+            asked who took what, which these few videos teach less well.
         delay (int): The longest ``d``, 4 to 60. Defaults to 30.
         Others: as in :class:`DemoSettings`.
 
@@ -185,8 +187,9 @@ class DelayedDemoSettings(DemoSettings):
     """
 
     num_train: int = 40
-    num_val: int = 20
+    num_val: int = 40
     seconds: int = 120
+    people: int = 1
     delay: int = 30
 
     @property
