@@ -163,8 +163,9 @@ def ava_layout(demo: Path, name: str) -> Config:
     return cfg
 
 
-def test_ava_at_its_real_size_trains_and_tests_a_step(demo, tmp_path):
-    cfg = ava_layout(demo, 'memvit_ava.py')
+@pytest.mark.parametrize('name', ['memvit_ava.py', 'memvit_ava_long.py'])
+def test_ava_at_its_real_size_trains_and_tests_a_step(name, demo, tmp_path):
+    cfg = ava_layout(demo, name)
     cfg.work_dir = str(tmp_path)
     cfg.auto_scale_lr.enable = True
     # In one step it would leave out some layers altogether.
@@ -183,7 +184,7 @@ def test_ava_at_its_real_size_trains_and_tests_a_step(demo, tmp_path):
     with torch.no_grad():
         same = [n for n, p in runner.model.named_parameters() if p.equal(before[n])]
     # Nothing is remembered yet.
-    assert [n for n in same if not re.search('compress|rel_pos_mem', n)] == []
+    assert [n for n in same if not re.search('compress|rel_pos_(mem|age)', n)] == []
     metrics = runner.test()
     assert 0 <= metrics['mAP/overall'] <= 1
 

@@ -36,7 +36,7 @@ def parse_args():
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument(
-        '--steps', type=int, default=800, help='of each training (default: 800)'
+        '--steps', type=int, default=1200, help='of each training (default: 1200)'
     )
     parser.add_argument(
         '--unlabelled-cues',
