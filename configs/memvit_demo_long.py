@@ -71,7 +71,7 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=3, val_interval=3)
+train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(
@@ -80,7 +80,7 @@ param_scheduler = [
         eta_min=2e-5,
         by_epoch=True,
         begin=1,
-        end=3,
+        end=2,
         convert_to_iter_based=True,
     ),
 ]

@@ -170,7 +170,7 @@ class DelayedDemoSettings(DemoSettings):
     2`` seconds: within that reach they took one object only.
 
     Args:
-        num_train (int): Training videos. Defaults to 40.
+        num_train (int): Training videos. Defaults to 80.
         num_val (int): Validation videos, at least one for each ``d``. Defaults to 40.
         seconds (int): Length of each video. Defaults to 120.
         people (int): People in each video, 1 to 4. Defaults to 1: with more it is also
@@ -186,7 +186,7 @@ class DelayedDemoSettings(DemoSettings):
         (2, 4, 8, 16, 30)
     """
 
-    num_train: int = 40
+    num_train: int = 80
     num_val: int = 40
     seconds: int = 120
     people: int = 1

@@ -3,7 +3,7 @@
     python tools/analysis_tools/measure_recall.py --out recall.png --json recall.json
 
 Trains small models with each schedule of memory on drawn streams, and asks them on
-others. docs/recall.md says what the streams are. With --unlabelled-cues, only the later
+others. docs/reach.md says what the streams are. With --unlabelled-cues, only the later
 clip of each pair is labelled in training: from a random start, and from weights
 pretrained on single labelled clips.
 """
