@@ -337,8 +337,9 @@ def test_a_long_schedule_starts_from_the_published_one():
     other = build(cfg)
     other.load_state_dict(state)
     told = str(report)
-    assert 'zero: the mean over a clip' in told and "the first level's" in told
-    assert 'the farthest distance of the first level, for each age' in told
+    assert 'starts at zero: the mean over a clip' in told
+    assert "starts as the first level's" in told
+    assert 'starts at the farthest distance of the first level' in told
     attn = other.backbone.blocks[0].attn
     assert attn.rel_pos_age1.equal(attn.rel_pos_mem_t[-1:].expand(6, -1))
 
@@ -369,6 +370,15 @@ def test_a_long_schedule_starts_from_the_published_one():
     assert set(report.left_out.values()) == {'the model has no such level of memory'}
 
 
+def test_half_a_level_is_refused():
+    state = state_of(classifier_cfg(memory_levels=LONG))
+    for name in ('compress1_query', 'norm_compress1_k.weight', 'rel_pos_age1'):
+        half = {k: v for k, v in state.items() if not k.endswith(f'0.attn.{name}')}
+        assert len(half) == len(state) - 1
+        with pytest.raises(ValueError, match=f'nothing explains it: .*{name}'):
+            convert_state(half, state)
+
+
 def test_schedules_of_other_lengths():
     cfgs = [
         classifier_cfg(memory_levels=[*LONG[:1], dict(LONG[1], ages=range(5, last))])
@@ -379,7 +389,7 @@ def test_schedules_of_other_lengths():
     longer, report = convert_state(short, long)
     assert longer[name][:3].equal(short[name])
     assert longer[name][3:].equal(short[name][-1:].expand(4, -1))
-    assert report.changed[name] == '3 -> 7 ages, cut or the oldest repeated'
+    assert report.changed[name] == '3 -> 7 ages, newest first, the oldest repeated'
     assert convert_state(long, short)[0][name].equal(long[name][:3])
 
 

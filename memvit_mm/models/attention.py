@@ -22,7 +22,7 @@ from .memory.compression import (
     pooled_size,
 )
 from .memory.layers import KeyValue, MemorySpec, PastClips, Written
-from .memory.schedule import Schedule
+from .memory.schedule import Schedule, source_of
 from .relative_position import (
     HIDDEN,
     axis_table,
@@ -142,6 +142,17 @@ class MemoryAttention(MemoryWriter, BaseModule):
         sizes['keys'] = pooled_size(input_size, self.pool_k)
         if self.has_memory_grid:
             sizes['memory'] = self.level_grid(0, sizes['keys'])
+        keys = sizes['keys'][0] * sizes['keys'][1] * sizes['keys'][2]
+        keys += self.with_cls_token
+        specs = self.level_specs(sizes['keys'], keys)
+        for number, level in enumerate(self.levels):
+            source = source_of(self.levels, number)
+            count = keys if source is None else specs[source].tokens
+            if level.type == 'pool' and level.tokens and level.tokens > count:
+                raise ValueError(
+                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
+                    f'has {count} keys in this layer: use fewer.'
+                )
         for name, size in sizes.items():
             if min(size) < 1:
                 raise ValueError(

@@ -19,8 +19,14 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import MemoryBlock, plan_blocks
 from .kernels import Size
 from .memory.compression import pooled_size
-from .memory.layers import LayerMemories, LayerWrites, MemorySpec, empty_memory
-from .memory.schedule import Schedule, clips_text, published_levels, read_levels
+from .memory.layers import (
+    LayerMemories,
+    LayerWrites,
+    MemorySpec,
+    describe_levels,
+    empty_memory,
+)
+from .memory.schedule import Schedule, published_levels, read_levels
 
 Features = tuple[Union[Tensor, list[Tensor]], ...]
 
@@ -352,15 +358,7 @@ class MeMViT(MViT):
     def extra_repr(self) -> str:
         """The schedule of the memory, for ``print``."""
         specs = self.memory_specs(self.clip_size).values()
-        lines = []
-        for number, level in enumerate(self.levels):
-            tokens = sorted({spec.levels[number].tokens for spec in specs})
-            lines.append(
-                f'memory level {number}: {level.type}, clips {clips_text(level.ages)} '
-                f'back, {" to ".join(map(str, tokens[:: len(tokens) - 1 or 1]))} keys '
-                f'a clip in each of {len(specs)} layers'
-            )
-        return '\n'.join(lines)
+        return describe_levels(self.levels, specs, 'layers')
 
     def empty_memory(self, x: Tensor) -> LayerMemories:
         """The memory of clips [B, C, T, H, W] that begin their streams."""

@@ -23,6 +23,11 @@ SCHEDULES = dict(
         dict(type='keep', ages=(1,)),
         dict(type='pool', ages=(2, 3), tokens=2),
     ],
+    kept_on=[
+        dict(type='keep', ages=(1,)),
+        dict(type='pool', ages=(2, 3), stride=(4, 2, 2)),
+        dict(type='keep', ages=(4, 5)),
+    ],
 )
 ALL = pytest.mark.parametrize('name', list(SCHEDULES))
 FRAMES = 8
@@ -248,7 +253,7 @@ def test_actors_of_all_of_the_last_clips():
     torch.manual_seed(0)
     levels = [
         dict(type='keep', ages=(1, 2), tokens=3),
-        dict(type='pool', ages=range(3, 9), tokens=2),
+        dict(type='keep', ages=range(3, 9), tokens=2),
     ]
     head = ActorMemoryHead(8, 2, num_layers=2, max_actors=6, memory_levels=levels)
     memory = ClipMemory()
@@ -295,6 +300,19 @@ def test_ages_of_actors_start_as_nothing():
     ('levels', 'message'),
     [
         ([], 'memory_levels is empty.*memory_layers=()'),
+        (FINE, 'memory_levels=.* must be a list of dicts'),
+        (5, 'memory_levels=5 must be a list of dicts'),
+        (['pool'], r"\[0\]: 'pool' is no level: use dict"),
+        ([dict(FINE, stride=4)], 'stride=4 must be three whole numbers'),
+        ([dict(FINE, stride=(4.5, 2, 2))], 'stride=.* three whole numbers'),
+        ([dict(FINE, kernel=3)], 'kernel=3 must be three whole numbers'),
+        ([dict(type='pool', ages=(1,), tokens='2')], "tokens='2' must be a whole"),
+        ([dict(type='keep', ages=(1,), tokens=2.5)], 'tokens=2.5 must be a whole'),
+        ([dict(FINE, ages=[True, 2])], r'memory_levels\[0\]: .*ages'),
+        (
+            [dict(type='pool', ages=(1,), tokens=2, kernel=(3, 3, 3))],
+            'kernel belongs to stride',
+        ),
         ([dict(type='mean', ages=(1,))], r"\[0\]: type='mean' is not known.*'pool'"),
         ([dict(FINE, size=2)], r"\[0\]: type='pool' does not take \['size'\]"),
         ([dict(FINE, ages=())], r'\[0\]: ages=\(\) must be different numbers'),
@@ -303,11 +321,14 @@ def test_ages_of_actors_start_as_nothing():
         ([dict(FINE, ages='ab')], r'memory_levels\[0\]: .*ages'),
         ([dict(FINE, ages=2)], r'memory_levels\[0\]: .*ages'),
         ([dict(FINE, ages=(1.5,))], r'memory_levels\[0\]: .*ages'),
-        ([dict(FINE, stride=(4, 2))], r'stride=\(4, 2\) must be three numbers'),
+        ([dict(FINE, stride=(4, 2))], r'stride=\(4, 2\) must be three whole'),
         ([dict(FINE, kernel=(2, 3, 3))], r'kernel=\(2, 3, 3\) must be odd'),
         ([dict(FINE, tokens=2)], 'needs either stride.* or tokens'),
         ([dict(type='pool', ages=(1,))], 'needs either stride.* or tokens'),
-        ([dict(type='pool', ages=(1,), tokens=0)], 'tokens=0 must be at least 1'),
+        (
+            [dict(type='pool', ages=(1,), tokens=0)],
+            'tokens=0 must be a whole number, 1 or more',
+        ),
         ([FINE, dict(FINE, ages=(4, 5))], r'\[1\]: ages has 4, which another level'),
         (
             [
@@ -325,6 +346,20 @@ def test_schedules_that_cannot_be(levels, message):
         backbone(levels)
 
 
-def test_people_form_no_grid():
-    with pytest.raises(ValueError, match='people form no grid'):
+def test_people_are_not_pooled():
+    with pytest.raises(ValueError, match="kept, not pooled: use dict.type='keep'"):
         ActorMemoryHead(8, 2, memory_levels=[FINE])
+
+
+def test_people_without_memory():
+    levels = [dict(type='keep', ages=(1, 2))]
+    head = ActorMemoryHead(8, 2, memory_length=0, memory_levels=levels)
+    assert head.memory_specs() == {}
+    assert 'clips 1, 2 back, 100 keys' in str(
+        ActorMemoryHead(8, 2, memory_levels=levels)
+    )
+
+
+def test_more_tokens_than_there_are():
+    with pytest.raises(ValueError, match=r'\[1\]: tokens=9 of a clip that has 5 keys'):
+        backbone([FINE, dict(type='pool', ages=(5,), tokens=9)])

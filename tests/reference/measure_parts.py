@@ -195,8 +195,9 @@ def _attention_inputs(attn: MemoryAttention, x: Tensor, size: tuple) -> tuple:
     keys, extra = _count(k_size), sum(k_size) - 2
     if attn.ages:
         m_size = attn.level_grid(0, k_size)
-        keys += len(attn.ages) * _count(m_size)
-        extra += len(attn.ages) * m_size[0] + m_size[1] + m_size[2] - 1
+        clips = len(attn.levels[0].ages)
+        keys += clips * _count(m_size)
+        extra += clips * m_size[0] + m_size[1] + m_size[2] - 1
     shape, channels = (x.shape[0], attn.num_heads), attn.out_dims // attn.num_heads
 
     def made(tokens: int, width: int) -> Tensor:

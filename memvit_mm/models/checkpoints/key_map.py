@@ -16,10 +16,10 @@ MEMORY = (
     r'attn\.(?:compress_(?:query|[kv]\.weight)|norm_compress_[kv]\.(?:weight|bias)'
     r'|rel_pos_(?:mem_[thw]|age0))'
 )
-# Of the levels of a memory's schedule after the first.
+# Of the levels of a memory's schedule after the first: the layer, and which level.
 FURTHER = (
-    r'(backbone\.blocks\.\d+\.attn\.)(?:(compress\d+_(?:query|[kv]\.weight))'
-    r'|norm_compress\d+_([kv]\.(?:weight|bias))|(rel_pos_age)[1-9]\d*)'
+    r'(backbone\.blocks\.\d+\.attn\.)(?:norm_compress|compress|rel_pos_age)([1-9]\d*)'
+    r'(?:_query|_[kv]\.(?:weight|bias))?'
 )
 BLOCK = (
     r'(?:norm[12]|proj|mlp\.fc[12]|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
@@ -64,7 +64,7 @@ OPTIONAL = {
         'the model has no such level of memory',
         'the checkpoint has no such level of memory; training teaches it',
     ),
-    r'roi_head\.shared_head\.(blocks\.\d+\.(?:norm_)?(?:compress|rel_pos_age).+)': (
+    r'roi_head\.shared_head\.(blocks\.\d+\.rel_pos_age\d+)': (
         'the ActorMemoryHead has no such level of memory',
         'the checkpoint has no such level of memory; training teaches it',
     ),
@@ -291,22 +291,26 @@ def _further_levels(
     They start as an average of a clip, with the first level's norm, at the farthest
     distance that the checkpoint knows.
     """
+    matches = (re.fullmatch(FURTHER, name) for name in converted)
+    known = {match.groups() for match in matches if match}
     values = {}
     for name, own in model.items():
         match = re.fullmatch(FURTHER, name)
-        if name in converted or not match:
+        if not match or match.groups() in known:
             continue
-        layer, pooling, norm, _ = match.groups()
-        source = f'{layer}norm_compress_{norm}' if norm else f'{layer}rel_pos_mem_t'
-        if source not in converted:
-            continue
-        if norm:
-            values[name] = converted[source], "the first level's"
-        elif not pooling:
-            far = converted[source][-1:].expand_as(own)
-            values[name] = far, 'the farthest distance of the first level, for each age'
-        elif pooling.endswith('query'):
-            values[name] = torch.zeros_like(own), 'zero: the mean over a clip'
+        layer, level = match.groups()
+        # Where the checkpoint has no first level like the model's, there is nothing to
+        # start from.
+        norm = f'{layer}norm_compress_k.weight'
+        table = converted.get(f'{layer}rel_pos_mem_t')
+        if norm in converted and name.endswith('_query'):
+            values[name] = torch.zeros_like(own), 'starts at zero: the mean over a clip'
+        elif norm in converted and 'norm' in name:
+            first = converted[name.replace(f'compress{level}', 'compress')]
+            values[name] = first, "starts as the first level's"
+        elif table is not None and 'rel_pos_age' in name:
+            far = table[-1:].expand_as(own)
+            values[name] = far, 'starts at the farthest distance of the first level'
     return values
 
 
@@ -371,7 +375,8 @@ def _resized(
     if 'rel_pos_age' in name:
         # By age, newest first.
         repeated = table[-1:].expand(max(length - len(table), 0), -1)
-        how = f'{len(table)} -> {length} ages, cut or the oldest repeated'
+        change = 'the oldest left out' if length < len(table) else 'the oldest repeated'
+        how = f'{len(table)} -> {length} ages, newest first, {change}'
         return torch.cat([table[:length], repeated]), how
     if not name.endswith('rel_pos_mem_t'):
         how = f'interpolated, {len(table)} -> {length} distances'

@@ -22,6 +22,7 @@ from memvit_mm.models.memory.layers import (
     MemorySpec,
     PastClips,
     Written,
+    describe_levels,
 )
 from memvit_mm.models.memory.schedule import (
     MemoryLevel,
@@ -83,13 +84,13 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         def norm(channels: int) -> nn.Module:
             return build_norm_layer(norm_cfg, channels)[1]
 
-        self.build_memory(levels, dims, norm, shared=True)
+        self.build_memory(levels, dims, norm)
         self.build_ages(range(len(levels) if with_ages else 0), dims // num_heads)
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` of the head says."""
         super().init_weights()
-        if self.keys_as_queries:
+        if self.keys_as_queries and self.levels:
             self.attn['k'].load_state_dict(self.attn['q'].state_dict())
 
     def forward(
@@ -163,10 +164,10 @@ class ActorMemoryHead(BaseModule):
         memory_length (int): Earlier clips attended; 0 for none. Defaults to 2.
         memory_gap (int): Steps between them. Defaults to 2.
         memory_levels (sequence[dict], optional): Another schedule, in place of these
-            two: levels, each a dict with the fields of :class:`.MemoryLevel`. With
-            ``type='keep'`` the clip's first ``tokens`` people are attended to as they
-            are, with 'pool' that many weighted means of them. Each level learns a
-            vector per age, which is zero at the start.
+            two: levels, each a dict with the fields of :class:`.MemoryLevel` and
+            ``type='keep'``: of each clip, the first ``tokens`` people are attended to.
+            Each level learns a vector per age, which is zero at the start.
+            ``memory_length=0`` turns this off, too.
         keys_as_queries (bool): The projection of keys starts equal to that of queries,
             as in :class:`MeMViT`.
         drop_path_rate (float): Stochastic depth of the last block, growing linearly
@@ -223,16 +224,17 @@ class ActorMemoryHead(BaseModule):
             )
         self.max_actors = max_actors
         levels: Schedule = ()
-        if memory_levels is not None:
+        if memory_levels is not None and memory_length:
             levels = read_levels(memory_levels)
         elif memory_length:
             (published,) = published_levels(memory_length, memory_gap)
             levels = (MemoryLevel('keep', published.ages),)
-        if any(level.stride for level in levels):
+        if any(level.type != 'keep' for level in levels):
             raise ValueError(
-                'memory_levels of ActorMemoryHead: people form no grid, so a level '
-                "takes tokens, not stride: dict(type='keep', ages=..., tokens=16)."
+                'memory_levels of ActorMemoryHead: people are kept, not pooled: use '
+                "dict(type='keep', ages=..., tokens=16) for 16 people of each clip."
             )
+        self.levels = levels
         self.in_channels = in_channels
         rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
         self.blocks = ModuleList(
@@ -251,6 +253,11 @@ class ActorMemoryHead(BaseModule):
             )
             for rate in rates
         )
+
+    def extra_repr(self) -> str:
+        """The schedule of the memory, for ``print``."""
+        specs = self.memory_specs().values()
+        return describe_levels(self.levels, specs, 'blocks')
 
     def memory_specs(self) -> dict[str, MemorySpec]:
         """What each block keeps of a clip, by name: 'actors0', …"""

@@ -122,7 +122,6 @@ class MemoryWriter:
         dims: int,
         build_norm: Callable[[int], nn.Module],
         with_cls_token: bool = False,
-        shared: bool = False,
     ) -> None:
         """Make what compresses: ``compress_k``, … of the first level, ``compress1_k``,
         … of the second, and so on.
@@ -132,13 +131,11 @@ class MemoryWriter:
             dims (int): Channels of the keys and values that are kept.
             build_norm (callable): Makes a norm for a number of channels.
             with_cls_token (bool): Whether a clip's first token is a class token.
-            shared (bool): Whether keys and values are one thing.
         """
         self.levels = levels
         self.ages = tuple(sorted(age for level in levels for age in level.ages))
         self.memory_dims = dims
         self.with_cls_token = with_cls_token
-        self._parts = 'k' if shared else 'kv'
         for number, level in enumerate(levels):
             if level.type == 'keep':
                 continue
@@ -146,7 +143,7 @@ class MemoryWriter:
             if level.tokens:
                 query = nn.Parameter(torch.zeros(level.tokens, dims))
                 self.register_parameter(f'{name}_query', query)
-            for part in self._parts:
+            for part in 'kv':
                 if level.stride:
                     conv = depthwise_conv(dims, level.kernel, level.stride)
                     setattr(self, f'{name}_{part}', conv)
@@ -169,14 +166,14 @@ class MemoryWriter:
     def level_grid(self, number: int, size: Optional[Size]) -> Optional[Size]:
         """The grid that a level makes of a clip whose keys formed a grid T, H, W; None
         where its tokens have no places."""
-        if self.levels[number].stride is None:
-            return None
-        conv = getattr(self, f'{compression_name(number)}_k')
-        return pooled_size(self._source_grid(number, size), conv)
+        level, before = self.levels[number], self._source_grid(number, size)
+        if level.stride:
+            return pooled_size(before, getattr(self, f'{compression_name(number)}_k'))
+        return None if level.tokens else before
 
     def _source_grid(self, number: int, size: Optional[Size]) -> Optional[Size]:
         source = source_of(self.levels, number)
-        return self.level_grid(source - 1, size) if source else size
+        return size if source is None else self.level_grid(source, size)
 
     def level_specs(self, size: Optional[Size], tokens: int) -> tuple[LevelSpec, ...]:
         """What each level keeps of a clip.
@@ -189,8 +186,8 @@ class MemoryWriter:
         specs: list[LevelSpec] = []
         for number, level in enumerate(self.levels):
             source = source_of(self.levels, number)
-            before = specs[source - 1].form if source else 0
-            count = specs[source - 1].tokens if source else tokens
+            before = 0 if source is None else specs[source].form
+            count = tokens if source is None else specs[source].tokens
             form = number + 1
             if level.stride:
                 steps, height, width = self.level_grid(number, size)
@@ -202,14 +199,13 @@ class MemoryWriter:
             specs.append(LevelSpec(level.ages, before, form, count))
         return tuple(specs)
 
-    def _has_cls_token(self, form: int) -> bool:
-        """Whether a class token leads the keys of a form."""
-        if form == 0:
+    def _has_cls_token(self, number: Optional[int]) -> bool:
+        """Whether a class token leads a clip that a level leaves, or as written."""
+        if number is None or self.levels[number].stride:
             return self.with_cls_token
-        level = self.levels[form - 1]
-        if level.type == 'keep':
-            return self._has_cls_token(source_of(self.levels, form - 1))
-        return self.with_cls_token and level.stride is not None
+        if self.levels[number].type == 'keep':
+            return self._has_cls_token(source_of(self.levels, number))
+        return False
 
     def compress(self, number: int, clip: KeyValue, size: Optional[Size]) -> KeyValue:
         """Compress a clip as a level does.
@@ -224,31 +220,27 @@ class MemoryWriter:
             KeyValue: [B, tokens', C] each; ``clip`` itself if nothing is compressed.
         """
         level, name = self.levels[number], compression_name(number)
-        parts = clip[: len(self._parts)]
         if level.type == 'keep':
             if not level.tokens or level.tokens >= clip.key.shape[1]:
                 return clip
-            pooled = [x[:, : level.tokens] for x in parts]
-        elif level.tokens:
-            has_cls = self._has_cls_token(source_of(self.levels, number))
+            key = clip.key[:, : level.tokens]
+            shared = clip.value is clip.key
+            return KeyValue(key, key if shared else clip.value[:, : level.tokens])
+        norms = [getattr(self, f'norm_{name}_{part}') for part in 'kv']
+        source = source_of(self.levels, number)
+        if level.tokens:
             query = getattr(self, f'{name}_query')
-            weights = pooling_weights(clip.key, query, has_cls)
-            norms = [getattr(self, f'norm_{name}_{part}') for part in self._parts]
-            pooled = [norm(weights @ x.to(weights)) for norm, x in zip(norms, parts)]
-        else:
-            size = self._source_grid(number, size)
-            pooled = [
-                pool_tokens(
-                    x,
-                    size,
-                    getattr(self, f'{name}_{part}'),
-                    getattr(self, f'norm_{name}_{part}'),
-                    1,
-                    self.with_cls_token,
-                )[0]
-                for part, x in zip(self._parts, parts)
-            ]
-        return KeyValue(pooled[0], pooled[-1])
+            weights = pooling_weights(clip.key, query, self._has_cls_token(source))
+            pooled = (norm(weights @ x.to(weights)) for norm, x in zip(norms, clip))
+            return KeyValue(*pooled)
+        size = self._source_grid(number, size)
+        convs = [getattr(self, f'{name}_{part}') for part in 'kv']
+        return KeyValue(
+            *(
+                pool_tokens(x, size, conv, norm, 1, self.with_cls_token)[0]
+                for x, conv, norm in zip(clip, convs, norms)
+            )
+        )
 
     def read_memory(
         self, past: Sequence[PastClips], size: Optional[Size] = None
@@ -260,12 +252,12 @@ class MemoryWriter:
             size (tuple[int, int, int], optional): The grid of a clip as it is written.
         """
         clips, hidden, ages, compressed = [], [], [], []
-        for number, level in enumerate(past):
-            newest = self.compress(number, level.recent, size)
-            compressed.append(None if newest is level.recent else newest)
+        for number, kept in enumerate(past):
+            newest = self.compress(number, kept.recent, size)
+            compressed.append(None if newest is kept.recent else newest)
             tokens = newest.key.shape[1]
-            clips = [level.older, newest, *clips]
-            hidden = [hidden_slots(level.valid, tokens), *hidden]
+            clips = [kept.older, newest, *clips]
+            hidden = [hidden_slots(kept.valid, tokens), *hidden]
             table = getattr(self, f'rel_pos_age{number}', None)
             if table is not None:
                 ages = [table.flip(0).repeat_interleave(tokens, dim=0), *ages]

@@ -1,5 +1,6 @@
 """Containers that pass between the layers with memory and :class:`ClipMemory`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from memvit_mm.models.relative_position import HIDDEN
+
+from .schedule import Schedule, clips_text
 
 
 class KeyValue(NamedTuple):
@@ -73,6 +76,11 @@ class MemorySpec:
         """The forms in which a clip is kept at some time."""
         return {0, *(level.form for level in self.levels)}
 
+    @property
+    def shapes(self) -> dict[int, tuple[int, int]]:
+        """Shape of the keys of one clip, by form: [tokens, C]."""
+        return {form: (self.tokens_of(form), self.channels) for form in self.forms}
+
     def tokens_of(self, form: int) -> int:
         """Keys of one clip in a form."""
         return next((n.tokens for n in self.levels if n.form == form), self.tokens)
@@ -85,8 +93,9 @@ class MemorySpec:
     @property
     def kept_tokens(self) -> int:
         """Keys that are kept of a stream between two clips, once every slot is full."""
-        made = {level.form: level.ages[0] for level in self.levels}
-        made.update((level.source, 0) for level in self.levels if level.source == 0)
+        made = {0: 0}
+        for level in self.levels:
+            made.setdefault(level.form, level.ages[0])
         return sum(
             self.tokens_of(form) * (self.last_age(form) - age)
             for form, age in made.items()
@@ -141,6 +150,25 @@ def empty_memory(
         )
         for name, spec in specs.items()
     }
+
+
+def describe_levels(levels: Schedule, specs: Collection[MemorySpec], what: str) -> str:
+    """A line for each level, for ``print``.
+
+    Args:
+        levels (tuple[MemoryLevel]): The schedule.
+        specs (collection[MemorySpec]): What the layers that have it keep.
+        what (str): The layers, for the text.
+    """
+    lines = []
+    for number, level in enumerate(levels):
+        tokens = [spec.levels[number].tokens for spec in specs]
+        keys = ' to '.join(map(str, sorted({min(tokens), max(tokens)})))
+        lines.append(
+            f'memory level {number}: {level.type}, clips {clips_text(level.ages)} '
+            f'back, {keys} keys a clip in each of {len(specs)} {what}'
+        )
+    return '\n'.join(lines)
 
 
 def hidden_slots(valid: Tensor, tokens: int) -> Tensor:

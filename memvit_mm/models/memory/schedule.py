@@ -92,37 +92,48 @@ def read_levels(levels: Sequence[Mapping[str, Any]]) -> Schedule:
         >>> coarse.ages[:4], coarse.tokens
         ((1, 3, 5, 6), 2)
     """
+    if not isinstance(levels, (list, tuple)):
+        raise ValueError(
+            f'memory_levels={levels!r} must be a list of dicts, one per level.'
+        )
     schedule: list[MemoryLevel] = []
     taken: set[int] = set()
     for number, given in enumerate(levels):
         try:
-            level = _read_level(dict(given))
+            level = _read_level(given)
             twice = taken.intersection(level.ages)
             if twice:
                 raise ValueError(
                     f'ages has {min(twice)}, which another level reads: each clip '
                     'belongs to one level'
                 )
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f'memory_levels[{number}]: {error}.') from None
         taken.update(level.ages)
         schedule.append(level)
     if not schedule:
         raise ValueError(
-            'memory_levels is empty: name a level, or set memory_layers=() for a model '
-            'without memory.'
+            'memory_levels is empty: name a level. None is the published schedule; for '
+            'no memory set memory_layers=() of the backbone and memory_length=0 of '
+            'ActorMemoryHead.'
         )
     for number, level in enumerate(schedule):
         source = source_of(schedule, number)
-        if level.stride and source and not schedule[source - 1].stride:
+        if level.stride and source is not None and not _has_grid(schedule, source):
             raise ValueError(
                 f'memory_levels[{number}]: a level with stride pools a grid, and level '
-                f'{source - 1} before it leaves none: give it tokens instead.'
+                f'{source} before it leaves none: give it tokens instead.'
             )
     return tuple(schedule)
 
 
-def _read_level(given: dict[str, Any]) -> MemoryLevel:
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _read_level(given: Any) -> MemoryLevel:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{given!r} is no level: use dict(type='pool', ages=..., ...)")
     kind = given.get('type')
     if kind not in OPTIONS:
         raise ValueError(f'type={kind!r} is not known: use one of {sorted(OPTIONS)}')
@@ -133,34 +144,46 @@ def _read_level(given: dict[str, Any]) -> MemoryLevel:
             f'{sorted(OPTIONS[kind])}'
         )
     ages = given.get('ages', ())
-    if (
-        not isinstance(ages, (Sequence, Set))
-        or not ages
-        or not all(isinstance(age, int) and age > 0 for age in ages)
-        or len(set(ages)) < len(ages)
-    ):
+    several = isinstance(ages, (Sequence, Set)) and len(ages) > 0
+    if not several or not all(map(_is_count, ages)) or len(set(ages)) < len(ages):
         raise ValueError(
             f'ages={ages!r} must be different numbers of clips back, 1 or more, such '
             'as (2, 4) or range(5, 33)'
         )
-    level = MemoryLevel(kind, tuple(sorted(ages)))
-    for name in ('stride', 'kernel'):
-        if given.get(name) is not None:
-            value = tuple(given[name])
-            if len(value) != 3 or min(value) < 1:
-                raise ValueError(f'{name}={value} must be three numbers, 1 or more')
-            level = level._replace(**{name: value})
-    if any(k % 2 == 0 for k in level.kernel):
-        raise ValueError(f'kernel={level.kernel} must be odd on each axis')
-    tokens = given.get('tokens')
-    if tokens is not None and tokens < 1:
-        raise ValueError(f'tokens={tokens} must be at least 1')
-    level = level._replace(tokens=tokens)
-    if kind == 'pool' and (level.stride is None) == (tokens is None):
+    stride, kernel, tokens = (given.get(n) for n in ('stride', 'kernel', 'tokens'))
+    for name, value in (('stride', stride), ('kernel', kernel)):
+        if value is not None and not (
+            isinstance(value, (list, tuple))
+            and len(value) == 3
+            and all(map(_is_count, value))
+        ):
+            raise ValueError(
+                f'{name}={value!r} must be three whole numbers (T, H, W), 1 or more'
+            )
+    if kernel and any(k % 2 == 0 for k in kernel):
+        raise ValueError(f'kernel={tuple(kernel)} must be odd on each axis')
+    if tokens is not None and not _is_count(tokens):
+        raise ValueError(f'tokens={tokens!r} must be a whole number, 1 or more')
+    if kind == 'pool' and (stride is None) == (tokens is None):
         raise ValueError(
             "type='pool' needs either stride, such as (4, 2, 2), or tokens, such as 2"
         )
+    if kernel and not stride:
+        raise ValueError('kernel belongs to stride: leave it out')
+    level = MemoryLevel(kind, tuple(sorted(ages)), tokens=tokens)
+    if stride:
+        level = level._replace(stride=tuple(stride))
+    if kernel:
+        level = level._replace(kernel=tuple(kernel))
     return level
+
+
+def _has_grid(schedule: Sequence[MemoryLevel], number: int) -> bool:
+    """Whether what a level leaves of a clip has places in T, H and W."""
+    level, source = schedule[number], source_of(schedule, number)
+    if level.type == 'keep' and not level.tokens:
+        return source is None or _has_grid(schedule, source)
+    return level.stride is not None
 
 
 def clips_text(ages: Sequence[int]) -> str:
@@ -180,19 +203,18 @@ def clips_text(ages: Sequence[int]) -> str:
     return ', '.join(text for part in parts for text in part)
 
 
-def source_of(schedule: Sequence[MemoryLevel], number: int) -> int:
-    """What a level compresses: 0 for the clip as it was written, i for what level i - 1
-    made of it.
+def source_of(schedule: Sequence[MemoryLevel], number: int) -> Optional[int]:
+    """The level whose clips a level compresses; None for clips as they were written.
 
     It is the next finer level that has read the clip before.
 
     Examples:
         >>> fine = MemoryLevel('pool', (2, 4), (4, 2, 2))
         >>> source_of([fine, MemoryLevel('pool', (5, 6, 7), tokens=2)], 1)
-        1
-        >>> source_of([fine, MemoryLevel('pool', (1, 3, 5), tokens=2)], 1)
         0
+        >>> source_of([fine, MemoryLevel('pool', (1, 3, 5), tokens=2)], 1) is None
+        True
     """
     first = schedule[number].ages[0]
     finer = range(number - 1, -1, -1)
-    return next((i + 1 for i in finer if schedule[i].ages[0] < first), 0)
+    return next((i for i in finer if schedule[i].ages[0] < first), None)

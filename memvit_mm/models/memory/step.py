@@ -103,7 +103,7 @@ class MemoryStep:
         self.times = times
         self._pasts = pasts
         self._new = [KeptClip(time) for time in times]
-        self._compressed: list = []
+        self._compressed: list[tuple[int, str, LevelSpec, KeyValue]] = []
         self._specs: dict[str, MemorySpec] = {}
         self._valid: dict = {}
 
@@ -121,12 +121,14 @@ class MemoryStep:
             dict[str, tuple[PastClips, ...]]: By layer and level, one row per stream of
             this step.
         """
+        fitting = {name: (spec.grid, spec.shapes) for name, spec in specs.items()}
         for row in range(len(self)):
-            if not self._fits(row, specs):
+            if not self._fits(row, fitting):
                 self._warn_once(
                     'size',
                     f'The frames of {self.streams[row].video!r} changed their size at '
-                    f'{self.times[row]}: its memory starts afresh. (Said once.)',
+                    f'{self.times[row]}, or its memory is of a model with another '
+                    'schedule: it starts afresh. (Said once.)',
                 )
                 self._pasts[row] = []
         self._specs = specs
@@ -135,18 +137,18 @@ class MemoryStep:
             for name, spec in specs.items()
         }
 
-    def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
+    def _fits(self, row: int, fitting: dict[str, tuple]) -> bool:
+        """Whether what is kept has the grid and the shapes, by form, of each layer."""
         for clip in self._pasts[row]:
             for name, kept in clip.layers.items():
-                if name not in specs:
+                if name not in fitting:
                     continue
-                spec = specs[name]
-                sizes = ((spec.tokens_of(form), spec.channels) for form in kept.forms)
-                shapes = (pair.key.shape for pair in kept.forms.values())
-                if kept.grid != spec.grid or any(
-                    shape != size for shape, size in zip(shapes, sizes)
-                ):
+                grid, shapes = fitting[name]
+                if kept.grid != grid:
                     return False
+                for form, pair in kept.forms.items():
+                    if pair.key.shape != shapes.get(form):
+                        return False
         return True
 
     def _kept(self, row: int, name: str, age: int, form: int) -> Optional[KeyValue]:
