@@ -8,8 +8,9 @@
 It starts from the weights of `memvit_demo.py`, as a long schedule starts from a
 published checkpoint, and reads each of the last 32 clips, one a second. The metrics
 `2s/memory`, `8s/memory` and so on are mAP over the classes that need memory, in the
-validation videos of that delay. The published schedule on the same data:
-`--cfg-options model.backbone.memory_levels=None
+validation videos of that delay (`--delay 30` alone makes all of their files). Without
+the weights of `memvit_demo.py`, name others: `--cfg-options load_from=...`. The
+published schedule on the same data: `--cfg-options model.backbone.memory_levels=None
 model.roi_head.shared_head.memory_levels=None`.
 """
 

@@ -3,7 +3,8 @@
     tools/dist_train.sh configs/memvit_epic_cls_long.py 8
 
 Where there is no segment, a clip comes every 2 seconds, and 16 clips back are 32
-seconds; segments that follow each other more closely make it less. The clips 2 and 4
+seconds; it is less where segments follow each other more closely, and up to half more
+where gaps are just too short for a clip of their own. The clips 2 and 4
 back are read as finely as in the published schedule, the 14 others as 2 tokens per
 layer.
 

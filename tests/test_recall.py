@@ -142,7 +142,7 @@ def test_the_tool_prints_tables_and_writes_its_files(tmp_path, capsys, monkeypat
     argv = ['measure_recall.py', '--processes', '1']
     monkeypatch.setattr(sys, 'argv', [*argv, '--out', str(out), '--json', str(file)])
     job = dict(schedule='none', seed=3, steps=2, test_steps=66)
-    monkeypatch.setattr(tool, 'jobs_of', lambda args: dict(none=[job]))
+    monkeypatch.setattr(tool, 'jobs_of', lambda args: [('none', job)])
     tool.main()
     printed = capsys.readouterr().out
     assert 'none, seed 3: lowest recall' in printed
@@ -158,11 +158,12 @@ def test_the_tool_prints_tables_and_writes_its_files(tmp_path, capsys, monkeypat
 def test_unlabelled_cues_are_measured_from_two_starts(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['measure_recall.py', '--unlabelled-cues'])
     jobs = tool.jobs_of(tool.parse_args())
-    assert set(jobs) == {'long, random start', 'long, pretrained'}
-    for name, same in jobs.items():
-        assert [job['seed'] for job in same] == [0, 1, 2]
-        assert not any(job['labelled_cues'] for job in same)
-        assert all(job.get('pretrained', False) == ('pre' in name) for job in same)
+    names = ['long, random start'] * 3 + ['long, pretrained'] * 3
+    assert [name for name, _ in jobs] == names
+    assert [job['seed'] for _, job in jobs] == 2 * [0, 1, 2]
+    for name, job in jobs:
+        assert not job['labelled_cues']
+        assert job.get('pretrained', False) == ('pre' in name)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,9 @@ def test_unlabelled_cues_are_measured_from_two_starts(monkeypatch):
         (['--processes', '0'], '--processes must be at least 1, got 0'),
         (['--schedules', 'short'], "invalid choice: 'short'"),
         (['--out', 'no/where.png'], '--out no/where.png: there is no folder'),
+        (['--out', 'recall.foo'], '--out recall.foo: use one of .png, .svg, .pdf'),
+        (['--json', '.'], '--json . is a folder: name a file in it'),
+        (['--seeds', '0', '0'], '--seeds must be different numbers from 0'),
         (['--json', 'no/where.json'], '--json no/where.json: there is no folder'),
     ],
 )

@@ -151,6 +151,9 @@ class Trainer:
                 hits = (scores.argmax(dim=1) == clips.colours[rows])[asked].float()
                 self.recall += 0.1 * (hits.mean().item() - self.recall)
         else:
+            # Nothing to learn from; a step without gradient changes nothing.
+            self.optimizer.zero_grad()
+            self.optimizer.step()
             self.scheduler.step()
 
     def learn(self, loss: Tensor) -> None:

@@ -166,8 +166,8 @@ class DelayedDemoSettings(DemoSettings):
     video; the videos take turns with 2, 4, 8, ... and ``delay`` seconds, so that
     results can be told by delay. The three seconds of a gesture are three questions;
     the first comes ``d`` seconds after the object was last seen, the last ``d + 2``.
-    When a gesture begins, the person's earlier stories are longer ago than ``delay +
-    2`` seconds: within that reach they took one object only.
+    When a gesture begins, nothing else was taken for longer than ``delay + 2`` seconds;
+    the box of the person's earlier story may have been shown since.
 
     Args:
         num_train (int): Training videos. Defaults to 80.

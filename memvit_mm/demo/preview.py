@@ -50,10 +50,14 @@ def _draw_people(out: Path, options: dict) -> list[np.ndarray]:
     settings = (DelayedDemoSettings if delayed else DemoSettings)(**options)
     scenes = settings.scenes('val') + settings.scenes('train')
     scale = max(1, round(270 / settings.size))
-    rows = [
-        _draw_story(out, *_find_story(scenes, item, first), scale, delayed)
-        for first, item in enumerate(OBJECTS)
-    ]
+    rows = []
+    for first, item in enumerate(OBJECTS):
+        found = scenes
+        if delayed:
+            # A row for each of the longest delays; validation videos take turns.
+            turns = len(settings.delays)
+            found = settings.scenes('val')[(first - len(OBJECTS)) % turns :: turns]
+        rows.append(_draw_story(out, *_find_story(found, item, first), scale, delayed))
     head = _strip(
         rows[0].shape[1],
         ('Who took what? One row per person.', BLACK),
@@ -111,7 +115,8 @@ def _draw_story(
     for timestamp in seconds:
         index = scene.frame_of(timestamp)
         image = _read_frame(path, index, scale)
-        lines = [(f'{scene.video_id}  {timestamp:04d}', GREY)]
+        later = f'  + {timestamp - cue.timestamp} s' if delayed else ''
+        lines = [(f'{scene.video_id}  {timestamp:04d}{later}', GREY)]
         for number, person in enumerate(scene.people):
             colour, width = (_MARK, 3) if person is hero else (WHITE, 1)
             corners = person_box(scene, person, index) * image.shape[0]

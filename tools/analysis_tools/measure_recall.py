@@ -10,8 +10,8 @@ pretrained on single labelled clips.
 
 import argparse
 import json
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,7 @@ from _common import import_package, run
 
 SCHEDULES = ('none', 'published', 'long')
 KINDS = {'plain': 'plain', 'distractors': 'with distractors'}
+PICTURES = ('.png', '.svg', '.pdf')
 # Delays that the table shows; the picture and the JSON have all.
 SHOWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
@@ -57,6 +58,8 @@ def parse_args():
     for name in ('steps', 'processes'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        parser.error(f'--seeds must be different numbers from 0, got {args.seeds}')
     # Before the minutes that measuring takes.
     for name in ('out', 'json'):
         path = getattr(args, name)
@@ -64,6 +67,10 @@ def parse_args():
             parser.error(
                 f'--{name} {path}: there is no folder {path.absolute().parent}'
             )
+        if path is not None and path.is_dir():
+            parser.error(f'--{name} {path} is a folder: name a file in it')
+    if args.out is not None and args.out.suffix not in PICTURES:
+        parser.error(f'--out {args.out}: use one of {", ".join(PICTURES)}')
     if args.schedules is None:
         args.schedules = ['long'] if args.unlabelled_cues else list(SCHEDULES)
     return args
@@ -84,21 +91,22 @@ def measure(job: dict) -> dict:
     return vars(measure_recall(**job))
 
 
-def jobs_of(args) -> dict:
-    """What is trained, by the name of its curve."""
+def jobs_of(args) -> list:
+    """What is trained, and the name of its curve."""
     starts = {'': dict()}
     if args.unlabelled_cues:
         starts = {
             ', random start': dict(labelled_cues=False),
             ', pretrained': dict(labelled_cues=False, pretrained=True),
         }
-    return {
-        schedule + words: [
-            dict(schedule=schedule, seed=seed, steps=args.steps, **start)
-            for seed in args.seeds
-        ]
+    return [
+        (
+            schedule + words,
+            dict(schedule=schedule, seed=seed, steps=args.steps, **start),
+        )
         for schedule, (words, start) in product(args.schedules, starts.items())
-    }
+        for seed in args.seeds
+    ]
 
 
 def mean_by_delay(runs: list, kind: str) -> list:
@@ -148,16 +156,18 @@ def draw(found: dict, out: Path) -> None:
 
 def main():
     args = parse_args()
+    if args.out:
+        import matplotlib  # noqa: F401  Missing: said now, not after the training.
     jobs = jobs_of(args)
-    listed = [job for same in jobs.values() for job in same]
+    found: dict = {name: [] for name, _ in jobs}
     # Longest first, so that no process is left with the last of them alone.
-    order = sorted(listed, key=lambda job: -SCHEDULES.index(job['schedule']))
-    found: dict = {name: [] for name in jobs}
-    with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool:
-        running = [(job, pool.submit(measure, job)) for job in order]
-        for job, future in running:
-            name = next(name for name in jobs if job in jobs[name])
-            result = dict(seed=job['seed'], **future.result())
+    jobs.sort(key=lambda job: -SCHEDULES.index(job[1]['schedule']))
+    # An interrupt ends all of them at once.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with get_context('spawn').Pool(args.processes, signal.signal, ignore) as pool:
+        results = pool.imap(measure, [job for _, job in jobs])
+        for (name, job), measured in zip(jobs, results):
+            result = dict(seed=job['seed'], **measured)
             found[name].append(result)
             lowest = {kind: min(result[kind]) for kind in KINDS}
             print(

@@ -90,7 +90,7 @@ def main():
         make, writing['rawframes'] = make_demo_dataset, args.rawframes
     else:
         for option in ('people', 'rawframes', 'delay'):
-            if getattr(args, option):
+            if getattr(args, option) not in (None, False):
                 raise ValueError(f'--{option} is for --format ava: leave it out.')
         settings, make = EpicDemoSettings(**given), make_epic_demo
     try:
