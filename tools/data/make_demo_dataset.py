@@ -90,7 +90,8 @@ def main():
         make, writing['rawframes'] = make_demo_dataset, args.rawframes
     else:
         for option in ('people', 'rawframes', 'delay'):
-            if getattr(args, option) not in (None, False):
+            value = getattr(args, option)
+            if value is not None and value is not False:
                 raise ValueError(f'--{option} is for --format ava: leave it out.')
         settings, make = EpicDemoSettings(**given), make_epic_demo
     try:
