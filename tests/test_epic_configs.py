@@ -33,6 +33,7 @@ def test_the_list_of_configs():
         f'memvit_{name}.py'
         for name in (
             'epic_cls',
+            'epic_cls_long',
             'epic_anticipation',
             '24_epic_cls',
             '24_epic_anticipation',

@@ -54,10 +54,11 @@ def runs(model, mode):
 def equal_memories(a, b) -> bool:
     def flat(state):
         return {
-            (stream['stream'], clip['time'], name): kept['key']
+            (stream['stream'], clip['time'], name, form): pair['key']
             for stream in state['streams']
             for clip in stream['clips']
             for name, kept in clip['layers'].items()
+            for form, pair in kept['forms'].items()
         }
 
     a, b = flat(a), flat(b)
