@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from mmaction.registry import RUNNERS
 from mmengine.config import Config
+from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
 from torch import distributed
 
@@ -24,7 +25,13 @@ def build_runner(cfg: Config) -> Runner:
         ValueError: If the launcher works on GPUs alone and there are none.
     """
     use_cpu(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if runner.rank != 0:
+        # mmengine writes a test's metrics from every process into one file, at once.
+        for hook in runner.hooks:
+            if isinstance(hook, LoggerHook):
+                hook.after_test_epoch = lambda *args, **kwargs: None
+    return runner
 
 
 def use_cpu(cfg: Config) -> None:
