@@ -196,8 +196,7 @@ def backbone_cost(cfg: dict, clip: Sequence[int]) -> Cost:
         if getattr(backbone, 'memory_layers', ()):
             memory = dict(memory=backbone.empty_memory(x))
             specs = backbone.memory_specs(clip[1:]).values()
-            # Keys and values, of 4 bytes a number.
-            kept = sum(2 * 4 * spec.channels * spec.kept_tokens for spec in specs)
+            kept = sum(4 * spec.kept_numbers for spec in specs)
         with torch.no_grad(), MacCounter() as counter:
             backbone(x, **memory)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from .heads import (
 from .memory import ClipMemory
 from .memvit import MeMViT
 from .recognizer import MemoryRecognizer3D
+from .vit import MemoryViT
 
 __all__ = [
     'ActorMemoryHead',
@@ -24,5 +25,6 @@ __all__ = [
     'MemoryBBoxHeadAVA',
     'MemoryFastRCNN',
     'MemoryRecognizer3D',
+    'MemoryViT',
     'Stream',
 ]

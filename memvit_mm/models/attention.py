@@ -22,7 +22,7 @@ from .memory.compression import (
     pooled_size,
 )
 from .memory.layers import KeyValue, MemorySpec, PastClips, Written
-from .memory.schedule import Schedule, source_of
+from .memory.schedule import Schedule
 from .relative_position import (
     HIDDEN,
     axis_table,
@@ -130,6 +130,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         self.has_memory_grid = bool(levels) and levels[0].stride is not None
 
         self._check_size(input_size)
+        self.memory_spec(input_size)
         self.built_len = pooled_size(input_size, self.pool_q)[0]
         if rel_pos_embed:
             self._build_relative_positions(
@@ -142,17 +143,6 @@ class MemoryAttention(MemoryWriter, BaseModule):
         sizes['keys'] = pooled_size(input_size, self.pool_k)
         if self.has_memory_grid:
             sizes['memory'] = self.level_grid(0, sizes['keys'])
-        keys = sizes['keys'][0] * sizes['keys'][1] * sizes['keys'][2]
-        keys += self.with_cls_token
-        specs = self.level_specs(sizes['keys'], keys)
-        for number, level in enumerate(self.levels):
-            source = source_of(self.levels, number)
-            count = keys if source is None else specs[source].tokens
-            if level.type == 'pool' and level.tokens and level.tokens > count:
-                raise ValueError(
-                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
-                    f'has {count} keys in this layer: use fewer.'
-                )
         for name, size in sizes.items():
             if min(size) < 1:
                 raise ValueError(
@@ -221,7 +211,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         """What this layer keeps of a clip whose tokens form a grid T, H, W."""
         size = pooled_size(in_size, self.pool_k)
         tokens = size[0] * size[1] * size[2] + self.with_cls_token
-        levels = self.level_specs(size, tokens)
+        levels = self.level_specs(size, tokens, shared=False)
         return MemorySpec(self.memory_dims, tokens, levels, size)
 
     def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
@@ -260,7 +250,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         keys, values = k, v
         if past is not None:
             memory = self.read_memory(past, k_size)
-            written = Written(KeyValue(k, v), memory.compressed)
+            written = self.written(KeyValue(k, v), memory)
             keys = torch.cat([*(clip.key.to(k) for clip in memory.clips), k], dim=1)
             values = torch.cat([*(clip.value.to(v) for clip in memory.clips), v], dim=1)
         if self.pool_first:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .attention import MemoryAttention
 from .kernels import LeanMLP, Size, max_pool, run_linear
 from .memory.layers import PastClips, Written
-from .memory.schedule import Schedule
+from .memory.schedule import Schedule, levels_of_layer
 
 
 class BlockPlan(NamedTuple):
@@ -90,7 +90,7 @@ def plan_blocks(
             heads *= head_mul
         widens = (layer if dim_mul_in_attention else layer + 1) in widen
         out_dims = dims * dim_mul if widens else dims
-        read = levels if layer in memory_layers else ()
+        read = levels_of_layer(levels, layer) if layer in memory_layers else ()
         plans.append(
             BlockPlan(
                 dims,

@@ -14,26 +14,17 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from .backbone import Features, MemoryBackbone, in_weights_type
 from .blocks import MemoryBlock, plan_blocks
 from .kernels import Size
 from .memory.compression import pooled_size
-from .memory.layers import (
-    LayerMemories,
-    LayerWrites,
-    MemorySpec,
-    describe_levels,
-    empty_memory,
-)
+from .memory.layers import LayerMemories, LayerWrites, MemorySpec
 from .memory.schedule import Schedule, published_levels, read_levels
-
-Features = tuple[Union[Tensor, list[Tensor]], ...]
-
 
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
-class MeMViT(MViT):
+class MeMViT(MemoryBackbone, MViT):
     """Memory-augmented multiscale vision transformer.
 
     `MeMViT: Memory-Augmented Multiscale Vision Transformer for Efficient Long-Term
@@ -205,7 +196,7 @@ class MeMViT(MViT):
         self.with_cp = with_cp
         self.causal = causal
         self.clip_size = (temporal_size, spatial_size, spatial_size)
-        self.memory_layers = self._check_memory_layers(memory_layers)
+        self.memory_layers = self.choose_layers(memory_layers, self.num_layers)
         self.levels: Schedule = ()
         if self.memory_layers and memory_levels is not None:
             self.levels = read_levels(memory_levels)
@@ -314,16 +305,6 @@ class MeMViT(MViT):
                 )
         return sorted(result)
 
-    def _check_memory_layers(self, layers: Optional[Sequence[int]]) -> tuple[int, ...]:
-        layers = tuple(range(0, self.num_layers, 2) if layers is None else layers)
-        for layer in layers:
-            if not 0 <= layer < self.num_layers:
-                raise ValueError(
-                    f'memory_layers has {layer}, but there are {self.num_layers} '
-                    f'layers: use 0 to {self.num_layers - 1}.'
-                )
-        return layers
-
     def init_weights(self, pretrained: Optional[str] = None) -> None:
         """Initialize as ``MViT`` does; the class token as in the paper's code."""
         loaded = isinstance(self.init_cfg, dict) and 'Pretrained' in str(
@@ -339,14 +320,7 @@ class MeMViT(MViT):
             trunc_normal_(self.cls_token, std=0.02)
 
     def memory_specs(self, clip_size: Sequence[int]) -> dict[str, MemorySpec]:
-        """What each memory layer keeps of a clip of T frames of H x W pixels.
-
-        Args:
-            clip_size (sequence[int]): T, H, W of the clip in frames and pixels.
-
-        Returns:
-            dict[str, MemorySpec]: By layer, 'layer0', 'layer2', …
-        """
+        """As :meth:`MemoryBackbone.memory_specs`."""
         size = pooled_size(clip_size, self.patch_embed.projection)
         specs = {}
         for i, block in enumerate(self.blocks):
@@ -354,15 +328,6 @@ class MeMViT(MViT):
                 specs[f'layer{i}'] = block.attn.memory_spec(size)
             size = pooled_size(size, block.attn.pool_q)
         return specs
-
-    def extra_repr(self) -> str:
-        """The schedule of the memory, for ``print``."""
-        specs = self.memory_specs(self.clip_size).values()
-        return describe_levels(self.levels, specs, 'layers')
-
-    def empty_memory(self, x: Tensor) -> LayerMemories:
-        """The memory of clips [B, C, T, H, W] that begin their streams."""
-        return empty_memory(self.memory_specs(x.shape[-3:]), x.shape[0], x)
 
     def forward(
         self, x: Tensor, memory: Optional[LayerMemories] = None
@@ -380,11 +345,7 @@ class MeMViT(MViT):
             the patch tokens alone if ``output_cls_token=False``. With memory, a tuple
             of that and the ``dict[str, Written]`` to be remembered.
         """
-        remember = memory is not None
-        if not remember and self.memory_layers and self.training:
-            # All slots empty: the same numbers, and every parameter takes part, so
-            # that DistributedDataParallel finds none unused.
-            memory = self.empty_memory(x)
+        past = self.past_of(x, memory)
         x, size = self.patch_embed(x)
         if self.with_cls_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x), x], dim=1)
@@ -397,26 +358,16 @@ class MeMViT(MViT):
                 self.num_extra_tokens,
             )
             x = x + positions[:, -x.shape[1] :].to(x)
-        outs, written = [], {}
-        for i, block in enumerate(self.blocks):
-            name = f'layer{i}'
-            past = memory[name] if memory and i in self.memory_layers else None
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                x, size, new = checkpoint(block, x, size, past, use_reentrant=False)
-            else:
-                x, size, new = block(x, size, past)
-            if new is not None:
-                written[name] = new
+        outs: list[Union[Tensor, list[Tensor]]] = []
+        written: LayerWrites = {}
+        for i in range(self.num_layers):
+            x, size = self.run_block(i, x, size, past, written)
             stage = self.stage_indices.get(i)
             if stage in self.out_scales:
                 # As in MMAction2: the next stage goes on with the normed tokens.
-                norm = getattr(self, f'norm{stage}')
-                # Under autocast, features have the weights' type, as on GPUs, where
-                # layer norms give float32: RoIAlign and heads take no mixture.
-                dtype = next((p.dtype for p in norm.parameters()), x.dtype)
-                x = norm(x.to(dtype)).to(dtype)
+                x = in_weights_type(getattr(self, f'norm{stage}'), x)
                 outs.append(self._output(x, size))
-        return (tuple(outs), written) if remember else tuple(outs)
+        return tuple(outs) if memory is None else (tuple(outs), written)
 
     def _output(self, x: Tensor, size: Size) -> Union[Tensor, list[Tensor]]:
         """(B, cls + T*H*W, C) -> (B, C, T, H, W) and (B, C)."""

@@ -105,7 +105,7 @@ def test_what_is_kept_is_bounded_and_told_before(name):
     specs = model.memory_specs((FRAMES, 32, 32)).values()
     with torch.no_grad():
         play(model, memory, clips_of(max(s.ages[-1] for s in specs) + 3))
-    told = sum(2 * 4 * spec.channels * spec.kept_tokens for spec in specs)
+    told = sum(4 * spec.kept_numbers for spec in specs)
     assert memory.num_bytes == told
 
 

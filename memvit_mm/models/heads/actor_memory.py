@@ -112,7 +112,7 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         if past is not None:
             memory = self.read_memory(past)
             ages = memory.ages
-            written = Written(KeyValue(current, current), memory.compressed)
+            written = self.written(KeyValue(current, current), memory)
             keys = torch.cat([*(clip.key for clip in memory.clips), current], dim=1)
             # (B, K) -> (B, 1, K, 1)
             k_extra = F.pad(memory.hidden, (0, num_keys))[:, None, :, None]
@@ -265,7 +265,8 @@ class ActorMemoryHead(BaseModule):
             f'actors{i}': MemorySpec(
                 self.in_channels,
                 self.max_actors,
-                block.level_specs(None, self.max_actors),
+                block.level_specs(None, self.max_actors, shared=True),
+                shared=True,
             )
             for i, block in enumerate(self.blocks)
             if block.levels

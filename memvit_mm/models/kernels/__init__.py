@@ -2,11 +2,12 @@
 
 from .attention import attend, hidden_keys, padded
 from .choice import is_transforming
-from .mlp import LeanMLP
+from .mlp import LeanFFN, LeanMLP
 from .onednn import linear, run_linear
 from .pooling import Size, depthwise_pool, max_pool
 
 __all__ = [
+    'LeanFFN',
     'LeanMLP',
     'Size',
     'attend',

@@ -1,8 +1,12 @@
 """MLPs that keep none of their wide tensors for the backward pass."""
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from mmaction.models.backbones.mvit import MLP
+from mmcv.cnn import Linear
+from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
 from .choice import autocast_dtype, is_eager, is_plain
@@ -25,17 +29,40 @@ class LeanMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, in] -> [B, tokens, out]."""
-        plain = is_plain(self.fc1) and is_plain(self.fc2)
-        plain = plain and is_plain(self.act, nn.GELU) and self.act.approximate == 'none'
-        plain = plain and not any(b is None for b in (self.fc1.bias, self.fc2.bias))
-        plain = plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1
-        if not plain or not is_eager():
+        if not _is_lean(x, self.fc1, self.act, self.fc2):
             return super().forward(x)
-        dtype = autocast_dtype(x)
-        parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        if torch.is_grad_enabled():
-            return _TwoLayers.apply(x, *parameters, dtype)
-        return _two_layers(x, *parameters, dtype)
+        return lean_mlp(x, self.fc1, self.fc2)
+
+
+class LeanFFN(FFN):
+    """mmcv's FFN of two layers, as :class:`LeanMLP` is MMAction2's MLP."""
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        """[B, tokens, C] -> [B, tokens, C]."""
+        (up, act, drop), down, _ = self.layers
+        plain = not self.add_identity and not (self.training and drop.p)
+        if not plain or not _is_lean(x, up, act, down):
+            return super().forward(x, identity)
+        return self.dropout_layer(self.gamma2(lean_mlp(x, up, down)))
+
+
+def _is_lean(x: Tensor, up: nn.Module, act: nn.Module, down: nn.Module) -> bool:
+    """Whether the layers are torch's own, GELU between them, and run as called."""
+    linears = (up, down)
+    # mmcv's linear layers differ from torch's on tensors without elements only.
+    plain = all(is_plain(n, type(n)) and type(n) in (nn.Linear, Linear) for n in linears)
+    plain = plain and is_plain(act, nn.GELU) and act.approximate == 'none'
+    plain = plain and not any(layer.bias is None for layer in linears)
+    return plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1 and is_eager()
+
+
+def lean_mlp(x: Tensor, up: nn.Module, down: nn.Module) -> Tensor:
+    """Linear, GELU, linear: [..., in] -> [..., out], keeping ``x`` only."""
+    dtype = autocast_dtype(x)
+    parameters = (up.weight, up.bias, down.weight, down.bias)
+    if torch.is_grad_enabled():
+        return _TwoLayers.apply(x, *parameters, dtype)
+    return _two_layers(x, *parameters, dtype)
 
 
 def _two_layers(x, weight1, bias1, weight2, bias2, dtype) -> Tensor:

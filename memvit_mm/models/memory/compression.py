@@ -11,8 +11,9 @@ from torch import Tensor
 from memvit_mm.models.kernels import Size, depthwise_pool
 from memvit_mm.models.relative_position import HIDDEN
 
-from .layers import KeyValue, LevelSpec, PastClips, hidden_slots
-from .schedule import Schedule, source_of
+from .consolidation import consolidate
+from .layers import KeyValue, LevelSpec, PastClips, Written, hidden_slots
+from .schedule import CONSOLIDATED, Schedule, source_of
 
 
 def depthwise_conv(
@@ -137,7 +138,7 @@ class MemoryWriter:
         self.memory_dims = dims
         self.with_cls_token = with_cls_token
         for number, level in enumerate(levels):
-            if level.type == 'keep':
+            if level.type != 'pool':
                 continue
             name = compression_name(number)
             if level.tokens:
@@ -175,28 +176,43 @@ class MemoryWriter:
         source = source_of(self.levels, number)
         return size if source is None else self.level_grid(source, size)
 
-    def level_specs(self, size: Optional[Size], tokens: int) -> tuple[LevelSpec, ...]:
+    def level_specs(
+        self, size: Optional[Size], tokens: int, shared: bool
+    ) -> tuple[LevelSpec, ...]:
         """What each level keeps of a clip.
 
         Args:
             size (tuple[int, int, int], optional): The grid T, H, W of the clip's keys,
                 if they have places.
             tokens (int): The keys, class token included.
+            shared (bool): Whether the clip's keys and values are one tensor.
+
+        Raises:
+            ValueError: If a clip has fewer keys than a level makes of them.
         """
         specs: list[LevelSpec] = []
         for number, level in enumerate(self.levels):
             source = source_of(self.levels, number)
             before = 0 if source is None else specs[source].form
             count = tokens if source is None else specs[source].tokens
+            one = shared if source is None else specs[source].shared
             form = number + 1
             if level.stride:
                 steps, height, width = self.level_grid(number, size)
                 count = steps * height * width + self.with_cls_token
+            elif level.type == 'pool' and level.tokens > count:
+                raise ValueError(
+                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
+                    f'has {count} keys in this layer: use fewer.'
+                )
             elif level.type == 'pool' or (level.tokens and level.tokens < count):
                 count = level.tokens
             else:
                 form = before
-            specs.append(LevelSpec(level.ages, before, form, count))
+            if level.type in CONSOLIDATED and source is None and form != before:
+                before = form
+            one = one and level.type != 'pool'
+            specs.append(LevelSpec(level.ages, before, form, count, one))
         return tuple(specs)
 
     def _has_cls_token(self, number: Optional[int]) -> bool:
@@ -206,6 +222,22 @@ class MemoryWriter:
         if self.levels[number].type == 'keep':
             return self._has_cls_token(source_of(self.levels, number))
         return False
+
+    def written(self, current: KeyValue, memory: 'MemoryKeys') -> Written:
+        """What is to be remembered: this clip, and what was compressed of others.
+
+        Args:
+            current (KeyValue): [B, tokens, C] each.
+            memory (MemoryKeys): What was read with it.
+        """
+        at_once: list[Optional[KeyValue]] = []
+        for number, level in enumerate(self.levels):
+            first = source_of(self.levels, number) is None
+            made = current
+            if first and level.type in CONSOLIDATED:
+                made = self.compress(number, current, None)
+            at_once.append(None if made is current else made)
+        return Written(current, memory.compressed, tuple(at_once))
 
     def compress(self, number: int, clip: KeyValue, size: Optional[Size]) -> KeyValue:
         """Compress a clip as a level does.
@@ -220,9 +252,11 @@ class MemoryWriter:
             KeyValue: [B, tokens', C] each; ``clip`` itself if nothing is compressed.
         """
         level, name = self.levels[number], compression_name(number)
-        if level.type == 'keep':
+        if level.type != 'pool':
             if not level.tokens or level.tokens >= clip.key.shape[1]:
                 return clip
+            if level.type in CONSOLIDATED:
+                return consolidate(level.type, clip, level.tokens, level.seed)
             key = clip.key[:, : level.tokens]
             shared = clip.value is clip.key
             return KeyValue(key, key if shared else clip.value[:, : level.tokens])

@@ -41,6 +41,7 @@ class LevelSpec(NamedTuple):
     """What one layer keeps of a clip at one level of its schedule.
 
     A clip is kept in *forms*: form 0 as it was written, form i as level i - 1 made it.
+    A level that consolidates a clip when it is seen has its own form as the source.
     """
 
     ages: tuple[int, ...]
@@ -48,9 +49,12 @@ class LevelSpec(NamedTuple):
     source: int
     """The form that is compressed where the level first reads a clip."""
     form: int
-    """The form of the clips after that; the source itself, if nothing is compressed."""
+    """The form of the clips after that; the source itself, if nothing is compressed
+    then."""
     tokens: int
     """Keys of one clip in that form, class token included."""
+    shared: bool = False
+    """Whether keys and values are one tensor in that form."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class MemorySpec:
     """See :mod:`.schedule`."""
     grid: tuple[int, ...] = ()
     """T, H, W of the keys as they are written; () where keys have no position."""
+    shared: bool = False
+    """Whether keys and values are one tensor as they are written."""
 
     @property
     def ages(self) -> tuple[int, ...]:
@@ -88,16 +94,31 @@ class MemorySpec:
     def last_age(self, form: int) -> int:
         """The age at which a form is read for the last time."""
         ages = [n.ages[0] for n in self.levels if n.source == form]
-        return max([*ages, *(n.ages[-1] for n in self.levels if n.form == form)])
+        ages += [n.ages[-1] for n in self.levels if n.form == form]
+        return max(ages, default=0)
 
     @property
-    def kept_tokens(self) -> int:
-        """Keys that are kept of a stream between two clips, once every slot is full."""
-        made = {0: 0}
+    def written_forms(self) -> set[int]:
+        """The forms in which a clip is kept from the beginning."""
+        return {level.source for level in self.levels} - {
+            level.form for level in self.levels if level.source != level.form
+        }
+
+    def is_shared(self, form: int) -> bool:
+        """Whether keys and values are one tensor in a form."""
+        return next((n.shared for n in self.levels if n.form == form), self.shared)
+
+    @property
+    def kept_numbers(self) -> int:
+        """What is kept of a stream between two clips, once every slot is full: the
+        numbers in keys and values."""
+        made = dict.fromkeys(self.written_forms, 0)
         for level in self.levels:
             made.setdefault(level.form, level.ages[0])
-        return sum(
-            self.tokens_of(form) * (self.last_age(form) - age)
+        return self.channels * sum(
+            self.tokens_of(form)
+            * (1 if self.is_shared(form) else 2)
+            * (self.last_age(form) - age)
             for form, age in made.items()
         )
 
@@ -110,7 +131,10 @@ class Written:
     """This clip, not compressed: [B, tokens, C]."""
     compressed: tuple[Optional[KeyValue], ...] = ()
     """By level: its newest clip, compressed at this step, [B, tokens', C]; None where
-    the level compresses nothing."""
+    the level compresses nothing then."""
+    consolidated: tuple[Optional[KeyValue], ...] = ()
+    """By level: this clip, consolidated at once, [B, tokens', C]; None where the level
+    does not do that."""
 
 
 LayerMemories = dict[str, tuple[PastClips, ...]]
@@ -132,16 +156,20 @@ def empty_memory(
         dict[str, tuple[PastClips, ...]]: Zeros, every slot marked as not valid.
     """
 
-    def zeros(tokens: int, channels: int) -> KeyValue:
-        # Two tensors, as when they are filled: torch.compile tells that apart.
-        size = (batch, tokens, channels)
-        return KeyValue(like.new_zeros(size), like.new_zeros(size))
+    def zeros(tokens: int, channels: int, shared: bool) -> KeyValue:
+        return zero_clips(like, (batch, tokens, channels), shared)
 
     return {
         name: tuple(
             PastClips(
-                zeros(spec.tokens_of(level.source), spec.channels),
-                zeros((len(level.ages) - 1) * level.tokens, spec.channels),
+                zeros(
+                    spec.tokens_of(level.source),
+                    spec.channels,
+                    spec.is_shared(level.source),
+                ),
+                zeros(
+                    (len(level.ages) - 1) * level.tokens, spec.channels, level.shared
+                ),
                 torch.zeros(
                     batch, len(level.ages), dtype=torch.bool, device=like.device
                 ),
@@ -150,6 +178,15 @@ def empty_memory(
         )
         for name, spec in specs.items()
     }
+
+
+def zero_clips(like: Tensor, size: tuple[int, int, int], shared: bool) -> KeyValue:
+    """Keys and values [B, tokens, C] of empty slots.
+
+    One tensor or two as when they are filled: torch.compile tells that apart.
+    """
+    key = like.new_zeros(size)
+    return KeyValue(key, key if shared else like.new_zeros(size))
 
 
 def describe_levels(levels: Schedule, specs: Collection[MemorySpec], what: str) -> str:

@@ -3,8 +3,15 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple, Optional
 
+# Types without parameters, and so without gradient: a clip is consolidated when it is
+# seen, and not kept as it was until it is read.
+CONSOLIDATED = ('kmeans', 'coreset', 'random')
 # What each type of level takes besides its ages.
-OPTIONS = {'pool': {'stride', 'kernel', 'tokens'}, 'keep': {'tokens'}}
+OPTIONS = {
+    'pool': {'stride', 'kernel', 'tokens'},
+    'keep': {'tokens'},
+    **dict.fromkeys(CONSOLIDATED, {'tokens', 'seed'}),
+}
 
 
 class MemoryLevel(NamedTuple):
@@ -16,8 +23,9 @@ class MemoryLevel(NamedTuple):
     """
 
     type: str
-    """'pool': learned pooling, with ``stride`` or to ``tokens``. 'keep': no
-    compression."""
+    """'pool': learned pooling, with ``stride`` or to ``tokens``. 'kmeans', 'coreset',
+    'random': ``tokens`` of the clip, without parameters (see :mod:`.consolidation`).
+    'keep': no compression."""
     ages: tuple[int, ...]
     """How many clips back they are, newest first; each clip is in one level only."""
     stride: Optional[tuple[int, int, int]] = None
@@ -25,8 +33,11 @@ class MemoryLevel(NamedTuple):
     kernel: tuple[int, int, int] = (7, 3, 3)
     """Of 'pool' with ``stride``: the convolution's kernel."""
     tokens: Optional[int] = None
-    """Of 'pool': the keys that a clip is reduced to, whatever its size. Of 'keep': at
-    most so many keys are kept, the first ones; None for all."""
+    """Of 'pool': the keys that a clip is reduced to, whatever its size. Of 'kmeans',
+    'coreset' and 'random': at most so many keys, 128 by default. Of 'keep': at most so
+    many, the first ones; None for all."""
+    seed: int = 0
+    """Of 'kmeans', 'coreset' and 'random': what they draw is the same for a seed."""
 
 
 Schedule = tuple[MemoryLevel, ...]
@@ -170,12 +181,22 @@ def _read_level(given: Any) -> MemoryLevel:
         )
     if kernel and not stride:
         raise ValueError('kernel belongs to stride: leave it out')
+    if kind in CONSOLIDATED and tokens is None:
+        tokens = 128
     level = MemoryLevel(kind, tuple(sorted(ages)), tokens=tokens)
+    if given.get('seed') is not None:
+        level = level._replace(seed=_seed(given['seed']))
     if stride:
         level = level._replace(stride=tuple(stride))
     if kernel:
         level = level._replace(kernel=tuple(kernel))
     return level
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f'seed={value!r} must be a whole number, 0 or more')
+    return value
 
 
 def _has_grid(schedule: Sequence[MemoryLevel], number: int) -> bool:
@@ -184,6 +205,11 @@ def _has_grid(schedule: Sequence[MemoryLevel], number: int) -> bool:
     if level.type == 'keep' and not level.tokens:
         return source is None or _has_grid(schedule, source)
     return level.stride is not None
+
+
+def levels_of_layer(schedule: Schedule, layer: int) -> Schedule:
+    """The schedule of one layer: each draws other tokens."""
+    return tuple(level._replace(seed=level.seed + layer) for level in schedule)
 
 
 def clips_text(ages: Sequence[int]) -> str:

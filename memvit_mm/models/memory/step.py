@@ -17,6 +17,7 @@ from .layers import (
     LevelSpec,
     MemorySpec,
     PastClips,
+    zero_clips,
 )
 
 
@@ -172,8 +173,8 @@ class MemoryStep:
             for before, newest in zip(older, recent)
         )
         return PastClips(
-            self._joined(recent, spec.tokens_of(level.source), spec.channels, like),
-            self._joined(older, level.tokens, spec.channels, like),
+            self._joined(recent, spec, level.source, like),
+            self._joined(older, spec, level.form, like),
             self._filled(filled, like.device),
         )
 
@@ -187,18 +188,17 @@ class MemoryStep:
     def _joined(
         self,
         slots: list[list[Optional[KeyValue]]],
-        tokens: int,
-        channels: int,
+        spec: MemorySpec,
+        form: int,
         like: Tensor,
     ) -> KeyValue:
         """The slots of each row: [B, slots * tokens, C], zeros where one is empty."""
         clips = [kept for row in slots for kept in row]
+        tokens, shared = spec.tokens_of(form), spec.is_shared(form)
         if not any(clips):
-            # Two tensors, as when they are filled: torch.compile tells that apart.
-            size = (len(slots), len(slots[0]) * tokens, channels)
-            return KeyValue(like.new_zeros(size), like.new_zeros(size))
-        zeros = None if all(clips) else like.new_zeros(tokens, channels)
-        shared = all(kept is None or kept.key is kept.value for kept in clips)
+            size = (len(slots), len(slots[0]) * tokens, spec.channels)
+            return zero_clips(like, size, shared)
+        zeros = None if all(clips) else like.new_zeros(tokens, spec.channels)
         parts = [
             # (B * slots, tokens, C) -> (B, slots * tokens, C)
             torch.cat(
@@ -226,8 +226,12 @@ class MemoryStep:
             )
         for name, new in written.items():
             spec = self._specs[name]
-            for row, kept in enumerate(self._rows(new.current)):
-                self._new[row].layers[name] = KeptLayer({0: kept}, spec.grid)
+            made = dict(enumerate([new.current, *new.consolidated]))
+            for form in spec.written_forms:
+                for row, kept in enumerate(self._rows(made[form])):
+                    layers = self._new[row].layers
+                    layer = layers.setdefault(name, KeptLayer({}, spec.grid))
+                    layer.forms[form] = kept
             for level, pair in zip(spec.levels, new.compressed):
                 if pair is None:
                     continue
