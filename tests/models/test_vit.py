@@ -218,10 +218,11 @@ def by_hand(attn, x, past, row: int) -> torch.Tensor:
 @pytest.mark.parametrize('settings', [dict(), dict(qkv_bias=False), dict(qk_scale=0.7)])
 def test_reading_is_the_plain_formula(reading, settings):
     torch.manual_seed(0)
+    # 32 keys: a number to which no hidden ones are added, which would hide mistakes.
     levels = read_levels(
         [
             dict(type='kmeans', ages=(2, 3), tokens=4),
-            dict(type='random', ages=(1, 4, 5), tokens=3),
+            dict(type='random', ages=(1, 4, 5), tokens=8),
         ]
     )
     attn = ViTAttention(12, 2, levels=levels, reading=reading, **settings)
