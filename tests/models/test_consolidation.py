@@ -79,15 +79,17 @@ def test_as_by_brute_force(kind, shared, tokens):
 @ALL
 @pytest.mark.parametrize('different', [1, 3])
 def test_tokens_that_are_the_same(kind, different):
-    clip = clip_of(rows=2, count=different)
-    clip = KeyValue(*(part.repeat_interleave(8, dim=1) for part in clip))
-    found = consolidate(kind, clip, 7, seed=0)
-    torch.testing.assert_close(
-        tuple(found), by_hand(kind, clip, 7, seed=0), atol=1e-10, rtol=0
-    )
+    clip = clip_of(rows=2, count=8 * different)
+    key = clip.key[:, ::8].repeat_interleave(8, dim=1)
+    found = consolidate(kind, KeyValue(key, clip.value), 7, seed=0)
+    expected = by_hand(kind, KeyValue(key, clip.value), 7, seed=0)
+    torch.testing.assert_close(found.key, expected[0], atol=1e-10, rtol=0)
     if kind == 'coreset':
-        # Every one of them is there.
+        # Every one of them is there, and no token twice.
         assert all(len(row.unique(dim=0)) == different for row in found.key)
+        assert all(len(row.unique(dim=0)) == 7 for row in found.value)
+    else:
+        torch.testing.assert_close(found.value, expected[1], atol=1e-10, rtol=0)
 
 
 @ALL
@@ -127,7 +129,7 @@ def test_what_is_drawn():
 
 @ALL
 def test_no_gradient_and_the_type_of_the_clip(kind):
-    clip = clip_of(shared=True).key
+    clip = clip_of(count=200, shared=True).key
     exact = consolidate(kind, KeyValue(clip, clip), 9, seed=0).key
     low = clip.bfloat16().requires_grad_()
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -139,6 +141,10 @@ def test_no_gradient_and_the_type_of_the_clip(kind):
     rounded = low.detach().double()
     expected = consolidate(kind, KeyValue(rounded, rounded), 9, seed=0).key
     torch.testing.assert_close(found, expected.bfloat16(), atol=0, rtol=2**-7)
+    single = KeyValue(clip.float(), clip.float())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = consolidate(kind, single, 9, seed=0).key
+    assert torch.equal(found, consolidate(kind, single, 9, seed=0).key)
 
 
 def play(model, memory: ClipMemory, clips: int) -> list:
