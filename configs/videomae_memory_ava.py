@@ -23,7 +23,7 @@ default_hooks = dict(
 )
 
 # From MMAction2's model zoo, as it is: trained on AVA,
-# vit-base-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb_20230314-3dafab75.pth,
+# vit-base-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb_*.pth,
 # or on Kinetics-400,
-# vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth.
+# vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_*.pth.
 load_from = None

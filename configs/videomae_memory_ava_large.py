@@ -20,7 +20,7 @@ optim_wrapper = dict(
 )
 
 # From MMAction2's model zoo, as it is: trained on AVA,
-# vit-large-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb_20230314-bf93c9ea.pth,
+# vit-large-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb_*.pth,
 # or on Kinetics-400,
-# vit-large-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-229dbb03.pth.
+# vit-large-p16_videomae-k400-pre_16x4x1_kinetics-400_*.pth.
 load_from = None

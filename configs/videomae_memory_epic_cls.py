@@ -41,5 +41,5 @@ default_hooks = dict(
 )
 
 # From MMAction2's model zoo, as it is:
-# vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth.
+# vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_*.pth.
 load_from = None
