@@ -202,7 +202,8 @@ def prepare(case: Case) -> Callable[[], None]:
         with torch.set_grad_enabled(case.training):
             with case.autocast():
                 features = model(x, **inputs)
-            last = (features[0] if inputs else features)[-1]
+            features = features[0] if inputs else features
+            last = features if isinstance(features, Tensor) else features[-1]
             parts = last if isinstance(last, (list, tuple)) else [last]
             loss = sum(part.float().mean() for part in parts)
         if case.training:

@@ -170,7 +170,7 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
                 reading,
             )
             for layer, drop_path in enumerate(
-                torch.linspace(0, drop_path_rate, depth).tolist()
+                torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
             )
         )
         # Levels that do not fit a clip are refused now.

@@ -7,6 +7,7 @@ nothing else: not on the batch, the video or how often it was called.
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -35,7 +36,10 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     """
     shared, drawn = clip.value is clip.key, draw(clip.key.shape[1], tokens, seed)
     key, value = (x.detach() for x in clip)
-    with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
+    autocast = nullcontext()
+    if not key.is_meta:
+        autocast = torch.autocast(key.device.type, enabled=False)
+    with torch.no_grad(), autocast:
         if kind == 'kmeans':
             points = key if shared else torch.cat([key, value.to(key)], dim=-1)
             means = kmeans(points, drawn, key.shape[-1]).to(key.dtype)
