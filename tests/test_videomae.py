@@ -9,6 +9,7 @@ from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint, save_checkpoint
 from mmengine.structures import InstanceData
@@ -71,8 +72,14 @@ def zoo(tmp_path_factory) -> dict:
         for parameter in model.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
         path = str(folder / f'{kind}.pth')
-        meta = dict(epoch=20, iter=10, experiment_name=kind)
-        content = dict(meta=meta, state_dict=model.state_dict(), param_schedulers=[])
+        hub = MessageHub.get_instance(f'zoo_{kind}')
+        hub.update_scalar('train/lr', 0.1)
+        content = dict(
+            meta=dict(epoch=20, iter=10, cfg='model = dict()', mmengine_version='0.7'),
+            state_dict=model.state_dict(),
+            message_hub=hub.state_dict(),
+            param_schedulers=[],
+        )
         save_checkpoint(content, path)
         made[kind] = model, path
     return made

@@ -93,9 +93,8 @@ class ReceptiveField:
                     seconds += f' to {far * self.stride_seconds:.1f}'
             few, many = level.tokens
             tokens = str(few) if few == many else f'{few} to {many}'
-            lines.append(
-                f'{level.part:<18}{clips_text(level.ages):<22}{tokens:<24}{seconds}'
-            )
+            clips = f'{clips_text(level.ages)} '
+            lines.append(f'{level.part:<18}{clips:<22}{tokens:<24}{seconds}')
         return '\n'.join(lines)
 
 

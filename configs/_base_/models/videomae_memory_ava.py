@@ -19,8 +19,8 @@ model = dict(
         drop_path_rate=0.2,
         use_mean_pooling=False,
         return_feat_map=True,
-        # AVA has a clip a second, and a clip spans 2.1: every second one overlaps its
-        # neighbour by a tenth of a second only, and eight of them reach back 16.
+        # AVA has a clip a second, and a clip spans 2.1: every other clip misses
+        # nothing, and eight of these reach back 16 seconds.
         memory_levels=[dict(type='kmeans', ages=range(2, 17, 2), tokens=128)],
     ),
     # For memory over people, too, give it shared_head=dict(type='ActorMemoryHead',
