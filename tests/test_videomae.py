@@ -165,6 +165,28 @@ def test_mmaction2s_own_loader_and_init_cfg(zoo):
     assert_same_predictions(model, reference)
 
 
+def test_positions_that_are_computed_need_not_be_there(zoo, tmp_path):
+    """Its authors' checkpoints, and so perhaps what was made of them, have none."""
+    reference, path = zoo['detector'][0], tmp_path / 'source.pth'
+    state = dict(reference.state_dict())
+    del state['backbone.pos_embed']
+    torch.save(dict(state_dict=state), path)
+    cfg = ours('videomae_memory_ava')
+    report = convert_checkpoint(path, tmp_path / 'dst.pth', cfg)
+    reason = report.initial['backbone.pos_embed']
+    assert reason == 'sines and cosines, computed from the config'
+    for file in ('source', 'dst'):
+        with pytest.warns(UserWarning, match='without memory'):
+            model = init_detector_model(cfg, tmp_path / f'{file}.pth', device='cpu')
+        assert_same_predictions(model, reference)
+    # Learned ones are missing.
+    cfg.model.backbone.use_learnable_pos_emb = True
+    with pytest.raises(ValueError, match='1 weights .*backbone.pos_embed .of the mode'):
+        convert_checkpoint(path, tmp_path / 'learned.pth', cfg)
+    with pytest.raises(ValueError, match='missing, the first is backbone.pos_embed'):
+        init_detector_model(cfg, path, device='cpu')
+
+
 def test_the_report_says_what_is_new(zoo, tmp_path):
     path = zoo['detector'][1]
     cfg = ours('videomae_memory_ava')
@@ -274,18 +296,20 @@ def test_what_belongs_elsewhere_is_refused(zoo, tmp_path):
     ):
         convert_checkpoint(zoo['detector'][1], dst, cfg)
     vit = zoo['detector'][0].backbone.state_dict()
-    for form, message in (
+    for key, form, message in (
         (
+            'model',
             {f'encoder.{n}': v for n, v in vit.items()}
             | {'mask_token': vit['pos_embed']},
             'of VideoMAE from pre-training, its encoder and decoder: take one',
         ),
         (
+            'module',
             vit,
             "checkpoint of VideoMAE in its authors' form: take one of MMAction2's mo",
         ),
     ):
-        torch.save(dict(model=form), path)
+        torch.save({key: form}, path)
         with pytest.raises(ValueError, match=message):
             convert_checkpoint(path, dst, ours('videomae_memory_ava'))
     assert not dst.exists()

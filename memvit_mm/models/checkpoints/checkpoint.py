@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
-from .key_map import Report, State, closed_memory, convert_state, is_memory
+from .key_map import (
+    POSITIONS,
+    Report,
+    State,
+    closed_memory,
+    convert_state,
+    is_memory,
+)
 
 PathLike = Union[str, os.PathLike]
 
@@ -94,8 +101,8 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
             "with 'state_dict' or 'model_state'."
         )
     state = content
-    # 'model' is what VideoMAE's authors call it.
-    for key in ('model_state', 'state_dict', 'model'):
+    # The last two are what VideoMAE's authors call it.
+    for key in ('model_state', 'state_dict', 'model', 'module'):
         if isinstance(content.get(key), dict):
             state = content[key]
             break
@@ -144,7 +151,12 @@ def load_weights(
     """
     own = model.state_dict()
     # What counts batches, or is computed from the config, need not be there.
-    needed = [name for name, value in own.items() if value.is_floating_point()]
+    computed = {name for name, _ in model.named_buffers() if name == POSITIONS}
+    needed = [
+        name
+        for name, value in own.items()
+        if value.is_floating_point() and name not in computed
+    ]
     missing = [name for name in needed if name not in weights]
     closed = closed_memory(missing)
     missing = [name for name in missing if name not in closed]

@@ -8,6 +8,7 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from mmaction.models.backbones.vit_mae import get_sinusoid_encoding
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -31,6 +32,8 @@ BLOCK = (
 # What the layers of a VisionTransformer have, and those of an MViT have not.
 VIT = 'backbone.blocks.0.mlp.layers.0.0.weight'
 VIT_NORM = r'backbone\.(?:fc_)?norm\.\w+'
+# Which checkpoints that its authors' were converted to may not have.
+POSITIONS = 'backbone.pos_embed'
 # Checkpoints of VideoMAE's authors, by a name in them.
 FOREIGN = {
     'encoder.blocks.0.norm1.weight': 'from pre-training, its encoder and decoder',
@@ -271,9 +274,11 @@ def convert_state(
     for name, (value, how) in _further_levels(converted, model or {}).items():
         converted[name] = value
         report.changed[name] = how
-    for name in model or ():
+    for name, value in (model or {}).items():
         if name not in converted:
             reason = _initial(name, converted, report.left_out)
+            if name == POSITIONS and _are_sines(value):
+                reason = 'sines and cosines, computed from the config'
             if reason:
                 report.initial[name] = reason
             else:
@@ -372,6 +377,11 @@ def _optional(name: str) -> Optional[re.Match]:
     """The match of the pattern in ``OPTIONAL`` that one of our names has, or None."""
     matches = (re.fullmatch(pattern, name) for pattern in OPTIONAL)
     return next(filter(None, matches), None)
+
+
+def _are_sines(positions: Tensor) -> bool:
+    """Whether positions [1, N, C] are those that VisionTransformer computes."""
+    return positions.equal(get_sinusoid_encoding(*positions.shape[1:]))
 
 
 def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
