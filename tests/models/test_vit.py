@@ -316,9 +316,7 @@ def test_pretrained_is_loaded(tmp_path):
         torch.testing.assert_close(full, theirs(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    'build, cfg', [(recognizer, vit_cfg), (detector, vit_map_cfg)]
-)
+@pytest.mark.parametrize('build, cfg', [(recognizer, vit_cfg), (detector, vit_map_cfg)])
 def test_layer_wise_decay_takes_memory_with_its_layer(build, cfg):
     model = build(cfg(memory_levels=LEVELS))
     wrapper = build_optim_wrapper(
@@ -326,7 +324,9 @@ def test_layer_wise_decay_takes_memory_with_its_layer(build, cfg):
         dict(
             constructor='LearningRateDecayOptimizerConstructor',
             paramwise_cfg=dict(
-                decay_rate=0.5, decay_type='layer_wise', num_layers=len(model.backbone.blocks)
+                decay_rate=0.5,
+                decay_type='layer_wise',
+                num_layers=len(model.backbone.blocks),
             ),
             optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
         ),
@@ -343,7 +343,10 @@ def test_layer_wise_decay_takes_memory_with_its_layer(build, cfg):
         layer = int(name.split('.')[2])
         # Three layers, then the head, which has the whole rate.
         assert groups[name]['lr'] == 0.5 ** (3 - layer)
-        assert groups[name]['lr'] == groups[f'backbone.blocks.{layer}.attn.qkv.weight']['lr']
+        assert (
+            groups[name]['lr']
+            == groups[f'backbone.blocks.{layer}.attn.qkv.weight']['lr']
+        )
     assert groups['backbone.blocks.0.attn.gate']['weight_decay'] == 0
 
 
