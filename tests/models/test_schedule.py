@@ -371,6 +371,20 @@ def test_ages_of_actors_start_as_nothing():
         ),
         ([FINE, dict(FINE, ages=(4, 5))], r'\[1\]: ages has 4, which another level'),
         (
+            [dict(FINE, type='kmeans')],
+            r"type='kmeans' does not take \['stride'\], only ages and .*'seed', 'tokens'",
+        ),
+        (
+            [dict(type='random', ages=(1,), seed=-1)],
+            'seed=-1 must be a whole number, 0',
+        ),
+        ([dict(type='coreset', ages=(1,), seed=0.5)], 'seed=0.5 must be a whole'),
+        ([dict(type='coreset', ages=(1,), tokens=0)], 'tokens=0 must be a whole'),
+        (
+            [dict(type='kmeans', ages=(1,)), dict(FINE, ages=(2, 3))],
+            r'\[1\]: a level with stride pools a grid.* tokens instead',
+        ),
+        (
             [
                 dict(type='pool', ages=(1,), tokens=2),
                 dict(FINE, ages=(2, 3)),

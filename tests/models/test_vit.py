@@ -176,12 +176,16 @@ def past_of(levels, dims: int) -> list:
     that has seen all."""
     past = []
     for level in levels:
-        slots = len(level.ages)
-        recent, older = (torch.randn(3, n * level.tokens, dims) for n in (1, slots - 1))
+        recent = torch.randn(3, 8, dims)
+        older = [torch.randn(3, (len(level.ages) - 1) * level.tokens, dims)] * 2
+        if level.type == 'pool':
+            older[1] = torch.randn_like(older[0])
+        else:
+            recent = recent[:, : level.tokens]
         seen = torch.tensor([0, 2, 99])
         # Oldest first.
         valid = torch.stack([seen >= age for age in level.ages[::-1]], dim=1)
-        past.append(PastClips(KeyValue(recent, recent), KeyValue(older, older), valid))
+        past.append(PastClips(KeyValue(recent, recent), KeyValue(*older), valid))
     return past
 
 
@@ -189,14 +193,16 @@ def by_hand(attn, x, past, row: int) -> torch.Tensor:
     """What a row attends to, each head by itself: [N, C]."""
     queries, keys, values = attn.qkv.weight.chunk(3)
     width, heads = attn.embed_dims // attn.num_heads, []
-    tokens, ages = [], []
+    tokens, ages = [[], []], []
     for number, (level, kept) in enumerate(zip(attn.levels, past)):
-        clips = torch.cat([kept.older.key, kept.recent.key], dim=1)[row]
-        clips = clips.unflatten(0, (len(level.ages), -1))
+        newest = attn.compress(number, kept.recent, None)
         table = getattr(attn, f'rel_pos_age{number}')
         for place, age in enumerate(reversed(level.ages)):
             if kept.valid[row, place]:
-                tokens.append(clips[place])
+                for found, old, new in zip(tokens, kept.older, newest):
+                    # (slots * tokens, C) -> (slots, tokens, C)
+                    clips = torch.cat([old, new], dim=1)[row]
+                    found.append(clips.unflatten(0, (len(level.ages), -1))[place])
                 vector = table[level.ages.index(age)]
                 ages.append(vector.expand(level.tokens, -1))
     for head in range(attn.num_heads):
@@ -206,11 +212,11 @@ def by_hand(attn, x, past, row: int) -> torch.Tensor:
         if hasattr(attn, 'q_bias'):
             q, v = q + attn.q_bias[part], v + attn.v_bias[part]
         own = q @ k.t() * attn.scale
-        if not tokens:
+        if not ages:
             heads.append(own.softmax(-1) @ v)
             continue
-        seen = torch.cat(tokens)
-        past_v = seen @ values[part].t()
+        seen, seen_values = (torch.cat(found) for found in tokens)
+        past_v = seen_values @ values[part].t()
         if hasattr(attn, 'v_bias'):
             past_v = past_v + attn.v_bias[part]
         # Ages are relative positions: their products are not scaled.
@@ -226,16 +232,17 @@ def by_hand(attn, x, past, row: int) -> torch.Tensor:
 
 
 @READINGS
+@pytest.mark.parametrize('learned', [False, True])
 @pytest.mark.parametrize('settings', [dict(), dict(qkv_bias=False), dict(qk_scale=0.7)])
-def test_reading_is_the_plain_formula(reading, settings):
+def test_reading_is_the_plain_formula(reading, settings, learned):
     torch.manual_seed(0)
-    # 32 keys: a number to which no hidden ones are added, which would hide mistakes.
-    levels = read_levels(
-        [
-            dict(type='kmeans', ages=(2, 3), tokens=4),
-            dict(type='random', ages=(1, 4, 5), tokens=8),
-        ]
-    )
+    # 32 or 40 keys: to such numbers no hidden ones are added, which would hide mistakes.
+    levels = [
+        dict(type='kmeans', ages=(2, 3), tokens=4),
+        dict(type='random', ages=(1, 4, 5), tokens=8),
+        dict(type='pool', ages=(6, 7), tokens=4),
+    ]
+    levels = read_levels(levels if learned else levels[:2])
     attn = ViTAttention(12, 2, levels=levels, reading=reading, **settings)
     for parameter in attn.parameters():
         parameter.data.normal_(std=0.5)
