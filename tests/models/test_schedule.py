@@ -372,7 +372,7 @@ def test_ages_of_actors_start_as_nothing():
         ([FINE, dict(FINE, ages=(4, 5))], r'\[1\]: ages has 4, which another level'),
         (
             [dict(FINE, type='kmeans')],
-            r"type='kmeans' does not take \['stride'\], only ages and .*'seed', 'tokens'",
+            r"type='kmeans' does not take \['stride'\], only .*'seed', 'tokens'",
         ),
         (
             [dict(type='random', ages=(1,), seed=-1)],

@@ -236,7 +236,7 @@ def by_hand(attn, x, past, row: int) -> torch.Tensor:
 @pytest.mark.parametrize('settings', [dict(), dict(qkv_bias=False), dict(qk_scale=0.7)])
 def test_reading_is_the_plain_formula(reading, settings, learned):
     torch.manual_seed(0)
-    # 32 or 40 keys: to such numbers no hidden ones are added, which would hide mistakes.
+    # 32 or 40 keys: numbers to which no hidden ones are added; those hide mistakes.
     levels = [
         dict(type='kmeans', ages=(2, 3), tokens=4),
         dict(type='random', ages=(1, 4, 5), tokens=8),
