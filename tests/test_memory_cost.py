@@ -95,7 +95,7 @@ model = dict(
 def test_flat_with_a_vision_transformer(tmp_path):
     config = tmp_path / 'vit.py'
     config.write_text(VIT)
-    options = ('--flat', '--clips', 2000, '--streams', 100, '--max-streams', 16)
+    options = ('--flat', '--clips', 1000, '--streams', 60, '--max-streams', 16)
     done = fresh_process(REFERENCE / 'measure_memory.py', config, *options)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert done.stdout.splitlines()[-1].startswith('Flat')

@@ -13,7 +13,6 @@ from small_models import (
     sample,
     scores,
     vit_cfg,
-    vit_detector,
     vit_recognizer,
 )
 
@@ -23,7 +22,6 @@ KINDS = {
     'recognizer': recognizer,
     'detector': detector,
     'ViT': vit_recognizer,
-    'ViT detector': vit_detector,
 }
 ALL = pytest.mark.parametrize('kind', list(KINDS))
 TIMES = range(6)

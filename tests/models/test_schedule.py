@@ -82,7 +82,7 @@ ALL = pytest.mark.parametrize(
     'name, backbone',
     [
         *((name, backbone) for name in SCHEDULES),
-        *((n, vit) for n in ('three', 'kept_on', 'means', 'drawn_beside_learned')),
+        *((n, vit) for n in ('kept_on', 'means', 'drawn_beside_learned')),
     ],
 )
 
