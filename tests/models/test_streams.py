@@ -13,6 +13,7 @@ from small_models import (
     FRAMES,
     backbone_cfg,
     batch,
+    batch_for,
     build,
     clip,
     detector,
@@ -20,17 +21,25 @@ from small_models import (
     recognizer,
     sample,
     scores,
+    vit_cfg,
+    vit_detector,
+    vit_map_cfg,
+    vit_recognizer,
 )
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
 BOTH = pytest.mark.parametrize('kind', list(KINDS))
-# The third reads every clip of the past, most of them coarsely.
-ALL = pytest.mark.parametrize('kind', [*KINDS, 'long'])
+# These read the clips two and four back.
+TWO_BACK = {**KINDS, 'ViT': vit_recognizer, 'ViT detector': vit_detector}
+EACH = pytest.mark.parametrize('kind', list(TWO_BACK))
+# This one reads every clip of the past, most of them coarsely.
+READERS = {**TWO_BACK, 'long': long_detector}
+ALL = pytest.mark.parametrize('kind', list(READERS))
 
 
 @pytest.fixture
 def model(kind):
-    return {**KINDS, 'long': long_detector}[kind]()
+    return READERS[kind]()
 
 
 def alone(model, video: str, times) -> list:
@@ -45,7 +54,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-@BOTH
+@EACH
 def test_memory_matters_and_the_first_clip_has_none(kind, model):
     with_memory = alone(model, 'a', range(6))
     fresh = [alone(model, 'a', [t])[0] for t in range(6)]
@@ -75,9 +84,7 @@ def test_interleaved_streams_are_each_as_alone(kind, model):
 
 def training_step(model, *clips: tuple) -> tuple:
     """Losses of a batch, with their gradients."""
-    inputs, samples = batch(*clips)
-    if hasattr(model, 'roi_head'):
-        inputs = inputs.squeeze(1)
+    inputs, samples = batch_for(model, *clips)
     model.zero_grad()
     losses = model(inputs, samples, mode='loss')
     total = sum(v for k, v in losses.items() if 'loss' in k)
@@ -158,15 +165,13 @@ def test_a_sample_without_its_stream_is_refused(kind, model, key):
         model(inputs, samples, mode='predict')
 
 
-@BOTH
+@EACH
 def test_tensor_mode_uses_and_updates_memory(kind, model):
-    other = KINDS[kind]()
+    other, detects = READERS[kind](), hasattr(model, 'roi_head')
     for t in range(5):
-        inputs, samples = batch(('a', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t))
         with torch.no_grad():
-            if kind != 'recognizer':
+            if detects:
                 logits = model(inputs, samples, mode='tensor')[1]
                 result = logits.sigmoid()
             else:
@@ -174,7 +179,7 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
                 result = logits
         assert len(model.memory) == 1
         expected = scores(other, ('a', t))[0]
-        if kind != 'recognizer':
+        if detects:
             close(result, expected)
         else:
             close(result.softmax(-1)[0], expected)
@@ -198,35 +203,50 @@ def test_reset_of_one_video(kind, model):
         close(b, expected['b'][t])
 
 
-@BOTH
+@EACH
 def test_memory_saved_and_restored_in_mid_video(kind, model, tmp_path):
     expected = alone(model, 'a', range(7))
     for t in range(4):
         scores(model, ('a', t))
     torch.save(model.memory.state_dict(), tmp_path / 'memory.pth')
-    other = KINDS[kind]()
+    other = READERS[kind]()
     state = torch.load(tmp_path / 'memory.pth', weights_only=True)
     other.memory.load_state_dict(state)
     for t in range(4, 7):
         close(scores(other, ('a', t))[0], expected[t])
 
 
+def memvit(gap: int, pool_first: bool) -> tuple:
+    """A backbone, and a recognizer's head for it. Patch tokens decide, so that the last
+    block's positions matter."""
+    cfg = backbone_cfg(memory_gap=gap, pool_first=pool_first, output_cls_token=False)
+    head = dict(type='MViTHead', num_classes=CLASSES, in_channels=DIMS)
+    return cfg, dict(head, with_cls_token=False)
+
+
+def vit(gap: int, reading: str) -> tuple:
+    """As :func:`memvit`."""
+    kind = 'kmeans' if reading == 'gated' else 'pool'
+    level = dict(type=kind, ages=(gap, 2 * gap), tokens=2)
+    cfg = vit_map_cfg(reading=reading, memory_levels=[level], init_values=0.5)
+    return cfg, dict(type='I3DHead', num_classes=CLASSES, in_channels=DIMS)
+
+
 @BOTH
 @pytest.mark.parametrize('gap', [1, 2, 3])
-@pytest.mark.parametrize('pool_first', [True, False])
-def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
-    cfg = backbone_cfg(memory_gap=gap, pool_first=pool_first, output_cls_token=False)
-    # Patch tokens decide in both, so that the last block's positions matter.
+@pytest.mark.parametrize(
+    'parts, form',
+    [(memvit, True), (memvit, False), (vit, 'gated'), (vit, 'joint')],
+)
+def test_every_parameter_gets_a_gradient(kind, gap, parts, form):
+    cfg, head = parts(gap, form)
     kwargs = dict(actors=dict(memory_gap=gap))
     if kind == 'recognizer':
-        head = dict(type='MViTHead', num_classes=CLASSES, in_channels=DIMS)
-        kwargs = dict(cls_head=dict(head, with_cls_token=False))
+        kwargs = dict(cls_head=head)
     model = KINDS[kind](cfg, **kwargs).train()
     for t in range(2 * gap + 1):
         model.zero_grad()
-        inputs, samples = batch(('a', t), ('b', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t), ('b', t))
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
         sum(v for k, v in losses.items() if 'loss' in k).backward()
@@ -242,9 +262,7 @@ def test_no_gradient_reaches_past_clips(kind, model):
     model.train()
     past = []
     for t in range(5):
-        inputs, samples = batch(('a', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t))
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
         past.append(inputs)
@@ -253,19 +271,22 @@ def test_no_gradient_reaches_past_clips(kind, model):
     assert all(inputs.grad is None for inputs in past[:-1])
 
 
-@BOTH
-def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
+@pytest.mark.parametrize(
+    'build, cfg',
+    [
+        (recognizer, backbone_cfg()),
+        (detector, backbone_cfg(output_cls_token=False)),
+        (recognizer, vit_cfg(drop_rate=0.1, attn_drop_rate=0.1)),
+        (detector, vit_map_cfg(reading='joint')),
+    ],
+)
+def test_activation_checkpointing_same_loss_gradients_and_memory(build, cfg):
     results = []
     for with_cp in (False, True):
-        cfg = backbone_cfg(
-            with_cp=with_cp, drop_path_rate=0.2, output_cls_token=kind == 'recognizer'
-        )
-        model = KINDS[kind](cfg).train()
+        model = build(dict(cfg, with_cp=with_cp, drop_path_rate=0.2)).train()
         torch.manual_seed(5)
         for t in range(5):
-            inputs, samples = batch(('a', t), ('b', t))
-            if kind != 'recognizer':
-                inputs = inputs.squeeze(1)
+            inputs, samples = batch_for(model, ('a', t), ('b', t))
             losses = model(inputs, samples, mode='loss')
             loss = sum(v for k, v in losses.items() if 'loss' in k)
             loss.backward()
@@ -296,14 +317,12 @@ def test_portrait_landscape_and_larger_frames(kind, model):
         model.reset_memory()
         for t in range(5):
             inputs = clip('a', t, size)[None]
-            samples = [sample('a', t, size)]
-            if kind == 'recognizer':
-                inputs = inputs[None]
+            samples, detects = [sample('a', t, size)], hasattr(model, 'roi_head')
             with torch.no_grad():
-                (result,) = model(inputs, samples, mode='predict')
-        values = (
-            result.pred_instances.scores if kind != 'recognizer' else result.pred_score
-        )
+                (result,) = model(
+                    inputs if detects else inputs[None], samples, mode='predict'
+                )
+        values = result.pred_instances.scores if detects else result.pred_score
         assert values.isfinite().all()
 
 

@@ -5,10 +5,10 @@ Source: k-means, coreset and random choice of past activations, as MC-ViT (arXiv
 nothing else: not on the batch, the video or how often it was called.
 """
 
-import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,10 +36,7 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     """
     shared, drawn = clip.value is clip.key, draw(clip.key.shape[1], tokens, seed)
     key, value = (x.detach() for x in clip)
-    autocast = nullcontext()
-    if not key.is_meta:
-        autocast = torch.autocast(key.device.type, enabled=False)
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), _exactly(key.device.type):
         if kind == 'kmeans':
             points = key if shared else torch.cat([key, value.to(key)], dim=-1)
             means = kmeans(points, drawn, key.shape[-1]).to(key.dtype)
@@ -56,8 +53,12 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     return KeyValue(key, key if shared else value)
 
 
+def _exactly(device: str) -> AbstractContextManager:
+    """Outside of autocast, which 'meta' does not know."""
+    return nullcontext() if device == 'meta' else torch.autocast(device, enabled=False)
+
+
 @torch.compiler.assume_constant_result
-@functools.cache
 def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
     """Some of the numbers below ``count``, each at most once.
 
@@ -65,8 +66,9 @@ def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
         >>> sorted(draw(4, 4, seed=0))
         [0, 1, 2, 3]
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(count, generator=generator, device='cpu')
+    # Not torch's: vmap refuses to draw, and modes would see it. NumPy keeps these
+    # numbers the same in all its versions.
+    order = np.random.RandomState(seed % 2**32).permutation(count)
     return tuple(order[:tokens].tolist())
 
 
