@@ -371,8 +371,13 @@ def slow_only() -> dict:
 # ------------------------------------------------------------------ recognizer only
 
 
-def test_views_are_streams_of_their_own():
-    model = recognizer()
+RECOGNIZERS = pytest.mark.parametrize('build', [recognizer, vit_recognizer])
+DETECTORS = pytest.mark.parametrize('build', [detector, vit_detector])
+
+
+@RECOGNIZERS
+def test_views_are_streams_of_their_own(build):
+    model = build()
     expected = {v: alone(model, v, range(5)) for v in 'abc'}
     for t in range(5):
         inputs = torch.stack([clip(v, t) for v in 'abc'])[None]
@@ -418,8 +423,9 @@ def predict(model, *rows: tuple):
     return [result.pred_instances for result in results]
 
 
-def test_any_batch_size_and_frames_without_a_box():
-    model = detector()
+@DETECTORS
+def test_any_batch_size_and_frames_without_a_box(build):
+    model = build()
     rows = [('a', 3), ('b', 0), ('c', 1), ('d', 8)]
     alone_ = {}
     for video, people in rows:
@@ -453,8 +459,9 @@ def test_more_people_than_positions():
         close(same.scores, b.scores)
 
 
-def test_padding_of_smaller_frames_reaches_no_result():
-    model = detector()
+@DETECTORS
+def test_padding_of_smaller_frames_reaches_no_result(build):
+    model = build()
     sizes = {'wide': (32, 48), 'small': (32, 32)}
     expected = {}
     for video, size in sizes.items():
@@ -520,8 +527,9 @@ def test_plain_roi_head_and_plain_detector_take_the_parts():
     assert len(model.memory) == 1
 
 
-def test_actor_memory_reaches_back_by_itself():
-    model = detector(backbone_cfg(output_cls_token=False, memory_layers=()))
+@pytest.mark.parametrize('cfg', [backbone_cfg(output_cls_token=False), vit_map_cfg()])
+def test_actor_memory_reaches_back_by_itself(cfg):
+    model = detector(dict(cfg, memory_layers=()))
     with_memory = alone(model, 'a', range(5))
     for t in range(5):
         changed = (with_memory[t] - alone(model, 'a', [t])[0]).abs().max()
@@ -554,16 +562,21 @@ def launches(model) -> list:
 
 
 ACTORS = pytest.mark.parametrize(
-    'actors',
-    [dict(), None, dict(memory_length=0)],
-    ids=['actor memory', 'no actor head', 'actors of a clip'],
+    'build, actors',
+    [
+        (detector, dict()),
+        (detector, None),
+        (detector, dict(memory_length=0)),
+        (vit_detector, dict()),
+    ],
+    ids=['actor memory', 'no actor head', 'actors of a clip', 'ViT'],
 )
 
 
 @ACTORS
 @pytest.mark.parametrize('mode', ['predict', 'tensor'])
-def test_nobody_in_a_batch(actors, mode):
-    model = detector(actors=actors)
+def test_nobody_in_a_batch(build, actors, mode):
+    model = build(actors=actors)
     launched = launches(model)
     for t in range(4):
         inputs, samples = batch(('a', t), ('b', t))
@@ -584,8 +597,8 @@ def test_nobody_in_a_batch(actors, mode):
 @ACTORS
 @pytest.mark.parametrize('boxes', [0, 1])
 @pytest.mark.parametrize('rows', ['one', 'all'])
-def test_training_rows_in_which_nobody_is_annotated(boxes, rows, actors):
-    model = detector(actors=actors).train()
+def test_training_rows_in_which_nobody_is_annotated(boxes, rows, build, actors):
+    model = build(actors=actors).train()
     launched = launches(model)
     for t in range(4):
         inputs, samples = batch(('a', t), ('b', t))
@@ -698,9 +711,10 @@ def test_high_frames_follow_the_rule_of_wide_ones(pool_first):
         close(a.pred_score, b.pred_score)
 
 
-def test_frames_that_turn_in_mid_video_start_afresh():
+@RECOGNIZERS
+def test_frames_that_turn_in_mid_video_start_afresh(build):
     # As many tokens, in another arrangement.
-    model = recognizer()
+    model = build()
     for t in range(4):
         with torch.no_grad():
             model(clip('a', t, (32, 64))[None, None], [sample('a', t)], mode='predict')

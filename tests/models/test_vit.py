@@ -5,9 +5,19 @@ import copy
 import pytest
 import torch
 from mmaction.registry import MODELS
+from mmaction.structures import ActionDataSample
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import save_checkpoint
-from small_models import FRAMES, detector, randomize, recognizer, vit_cfg, vit_map_cfg
+from small_models import (
+    DIMS,
+    FRAMES,
+    build,
+    detector,
+    randomize,
+    recognizer,
+    vit_cfg,
+    vit_map_cfg,
+)
 from torch import nn
 
 from memvit_mm.models import MemoryViT
@@ -19,11 +29,12 @@ from memvit_mm.models.vit_attention import ViTAttention
 VisionTransformer = MODELS.get('VisionTransformer')
 
 KEYS = dict(img_size=32, embed_dims=24, depth=3, num_heads=2, num_frames=FRAMES)
-# All types; each of the first two in its own form, the others of the first's.
+# All types. The first two are of a clip as it is seen, the others of what the level
+# before left of it.
 LEVELS = [
     dict(type='kmeans', ages=(2, 4), tokens=3),
-    dict(type='coreset', ages=(1,), tokens=2),
-    dict(type='random', ages=(5,), tokens=2),
+    dict(type='coreset', ages=(1,), tokens=4),
+    dict(type='random', ages=(5,), tokens=3),
     dict(type='pool', ages=(6, 7), tokens=1),
 ]
 READINGS = pytest.mark.parametrize('reading', ['gated', 'joint'])
@@ -408,3 +419,25 @@ def test_names_and_shapes_of_all_sizes(keys):
     specs = ours.memory_specs((16, 224, 224))
     assert len(specs) == keys['depth'] // 2
     assert specs['layer0'].tokens == 1568 and specs['layer0'].levels[0].tokens == 128
+
+
+def test_mmaction2s_recognizer_takes_it():
+    """With its memory layers on but no memory, every parameter takes part."""
+    model = build(
+        dict(
+            type='Recognizer3D',
+            backbone=vit_cfg(memory_levels=LEVELS),
+            cls_head=dict(
+                type='TimeSformerHead',
+                num_classes=4,
+                in_channels=DIMS,
+                average_clips='prob',
+            ),
+        )
+    )
+    samples = [ActionDataSample().set_gt_label(i) for i in range(2)]
+    inputs = clips_of(2, 32, 32)[:, None]
+    model.train()(inputs, samples, mode='loss')['loss_cls'].backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    assert model(inputs, samples, mode='predict')[0].pred_score.shape == (4,)
