@@ -34,7 +34,9 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     Returns:
         KeyValue: [B, tokens, C] each, without gradient; one tensor if ``clip`` is.
     """
-    shared, drawn = clip.value is clip.key, draw(clip.key.shape[1], tokens, seed)
+    # While torch.jit traces, sizes are tensors.
+    shared, count = clip.value is clip.key, int(clip.key.shape[1])
+    drawn = draw(count, tokens, seed)
     key, value = (x.detach() for x in clip)
     with torch.no_grad(), _exactly(key.device.type):
         if kind == 'kmeans':
