@@ -34,25 +34,38 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     Returns:
         KeyValue: [B, tokens, C] each, without gradient; one tensor if ``clip`` is.
     """
-    # While torch.jit traces, sizes are tensors.
-    shared, count = clip.value is clip.key, int(clip.key.shape[1])
-    drawn = draw(count, tokens, seed)
-    key, value = (x.detach() for x in clip)
-    with torch.no_grad(), _exactly(key.device.type):
+    (key, value), dims = (x.detach() for x in clip), clip.key.shape[-1]
+    shared = clip.value is clip.key
+    points = key if shared else torch.cat([key, value.to(key)], dim=-1)
+    # One operator while torch.compile traces, instead of the steps of all loops.
+    run = _operator if is_compiling() else _consolidate
+    kept = run(kind, points, dims, tokens, seed)
+    key = kept[..., :dims]
+    return KeyValue(key, key if shared else kept[..., dims:])
+
+
+def _consolidate(
+    kind: str, points: Tensor, dims: int, tokens: int, seed: int
+) -> Tensor:
+    """[B, N, C] -> [B, tokens, C]; the first ``dims`` channels tell the distance."""
+    drawn = draw(points.shape[1], tokens, seed)
+    with torch.no_grad(), _exactly(points.device.type):
         if kind == 'kmeans':
-            points = key if shared else torch.cat([key, value.to(key)], dim=-1)
-            means = kmeans(points, drawn, key.shape[-1]).to(key.dtype)
-            key, value = means[..., : key.shape[-1]], means[..., -value.shape[-1] :]
-        else:
-            chosen = torch.tensor(sorted(drawn), device=key.device)
-            chosen = chosen.expand(len(key), -1)
-            if kind == 'coreset':
-                chosen = farthest_first(key, tokens, drawn[0]).sort(dim=1)[0]
-            key, value = (
-                x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
-                for x in (key, value)
-            )
-    return KeyValue(key, key if shared else value)
+            return kmeans(points, drawn, dims).to(points)
+        if kind == 'coreset':
+            chosen = farthest_first(points[..., :dims], tokens, drawn[0]).sort(dim=1)[0]
+            return points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
+        return points[:, sorted(drawn)]
+
+
+@torch.library.custom_op('memvit_mm::consolidate', mutates_args=())
+def _operator(kind: str, points: Tensor, dims: int, tokens: int, seed: int) -> Tensor:
+    return _consolidate(kind, points, dims, tokens, seed)
+
+
+@_operator.register_fake
+def _(kind: str, points: Tensor, dims: int, tokens: int, seed: int) -> Tensor:
+    return points.new_empty(points.shape[0], tokens, points.shape[2])
 
 
 def _exactly(device: str) -> AbstractContextManager:
@@ -60,8 +73,7 @@ def _exactly(device: str) -> AbstractContextManager:
     return nullcontext() if device == 'meta' else torch.autocast(device, enabled=False)
 
 
-@torch.compiler.assume_constant_result
-def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
+def draw(count: int, tokens: int, seed: int) -> list[int]:
     """Some of the numbers below ``count``, each at most once.
 
     Examples:
@@ -70,8 +82,7 @@ def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
     """
     # Not torch's: vmap refuses to draw, and modes would see it. NumPy keeps these
     # numbers the same in all its versions.
-    order = np.random.RandomState(seed % 2**32).permutation(count)
-    return tuple(order[:tokens].tolist())
+    return np.random.RandomState(seed % 2**32).permutation(count)[:tokens].tolist()
 
 
 def kmeans(points: Tensor, first: Sequence[int], dims: int) -> Tensor:
@@ -117,13 +128,6 @@ def farthest_first(points: Tensor, tokens: int, first: int) -> Tensor:
         Tensor: Their numbers, [B, tokens].
     """
     points = points.to(torch.promote_types(points.dtype, torch.float32))
-    if is_compiling():
-        # Its steps, one for each token, would all be traced.
-        return _one_operator(points, tokens, first)
-    return _farthest_first(points, tokens, first)
-
-
-def _farthest_first(points: Tensor, tokens: int, first: int) -> Tensor:
     squares = points.square().sum(dim=-1)
     newest = torch.full_like(squares[:, 0], first, dtype=torch.long)
     chosen, distance = [newest], torch.full_like(squares, torch.inf)
@@ -137,13 +141,3 @@ def _farthest_first(points: Tensor, tokens: int, first: int) -> Tensor:
         newest = distance.argmax(dim=1)
         chosen.append(newest)
     return torch.stack(chosen, dim=1)
-
-
-@torch.library.custom_op('memvit_mm::farthest_first', mutates_args=())
-def _one_operator(points: Tensor, tokens: int, first: int) -> Tensor:
-    return _farthest_first(points, tokens, first)
-
-
-@_one_operator.register_fake
-def _(points: Tensor, tokens: int, first: int) -> Tensor:
-    return points.new_empty(len(points), tokens, dtype=torch.long)
