@@ -130,7 +130,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         self.has_memory_grid = bool(levels) and levels[0].stride is not None
 
         self._check_size(input_size)
-        self.memory_spec(input_size)
+        self.check_levels(self.memory_spec(input_size))
         self.built_len = pooled_size(input_size, self.pool_q)[0]
         if rel_pos_embed:
             self._build_relative_positions(

@@ -45,7 +45,14 @@ class MemoryBackbone:
         Raises:
             ValueError: If there is no such layer.
         """
-        layers = tuple(range(0, depth, 2) if layers is None else layers)
+        layers = range(0, depth, 2) if layers is None else layers
+        several = isinstance(layers, Sequence) and not isinstance(layers, str)
+        if not several or not all(type(layer) is int for layer in layers):
+            raise ValueError(
+                f'memory_layers={layers!r} must be a list of numbers of layers, such '
+                'as (0, 2), or () for no memory.'
+            )
+        layers = tuple(layers)
         for layer in layers:
             if not 0 <= layer < depth:
                 raise ValueError(

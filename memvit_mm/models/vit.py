@@ -143,8 +143,14 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
             return_feat_map=return_feat_map,
             init_cfg=init_cfg,
         )
+        if min(num_frames // tubelet_size, img_size // patch_size) < 1:
+            raise ValueError(
+                f'num_frames={num_frames} and img_size={img_size} have no patch of '
+                f'tubelet_size={tubelet_size} and patch_size={patch_size}.'
+            )
         if reading not in READINGS:
             raise ValueError(f'reading={reading!r} must be one of {READINGS}.')
+        self.reading = reading
         self.with_cp = with_cp
         self.clip_size = (num_frames, img_size, img_size)
         self.memory_layers = self.choose_layers(memory_layers, depth)
@@ -174,8 +180,14 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
                 torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
             )
         )
-        # Levels that do not fit a clip are refused now.
-        self.memory_specs(self.clip_size)
+        for layer, spec in self.memory_specs(self.clip_size).items():
+            self.blocks[int(layer[len('layer') :])].attn.check_levels(spec)
+
+    def extra_repr(self) -> str:
+        """The schedule of the memory and how it is read, for ``print``."""
+        if not self.memory_layers:
+            return ''
+        return f'{super().extra_repr()}\nreading: {self.reading}'
 
     def memory_specs(self, clip_size: Sequence[int]) -> dict[str, MemorySpec]:
         """As :meth:`MemoryBackbone.memory_specs`."""

@@ -55,17 +55,21 @@ class ViTAttention(MemoryWriter, Attention):
         levels: Schedule = (),
         reading: str = 'gated',
     ) -> None:
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims={embed_dims} must be a multiple of num_heads={num_heads}.'
+            )
         super().__init__(
             embed_dims, num_heads, qkv_bias, qk_scale, attn_drop_rate, drop_rate
         )
-        self.num_heads = num_heads
+        self.head_dims = embed_dims // num_heads
         self.reading = reading
         self.build_memory(
             levels, embed_dims, lambda dims: build_norm_layer(norm_cfg, dims)[1]
         )
-        self.build_ages(range(len(levels)), embed_dims // num_heads)
+        self.build_ages(range(len(levels)), self.head_dims)
         # What a level of pooling keeps are two tensors, its keys and its values.
-        self.keeps_one = all(level.type != 'pool' for level in levels)
+        self.shared = all(level.type != 'pool' for level in levels)
         if levels and reading == 'gated':
             self.gate = nn.Parameter(torch.zeros(num_heads))
 
@@ -89,10 +93,10 @@ class ViTAttention(MemoryWriter, Attention):
             tuple: Tokens [B, T*H*W, C], and what is to be remembered (None if ``past``
             is).
         """
-        q, k, v = self._project(x)
-        # The scale is left to the attention itself, which knows the usual one.
-        if self.scale != (self.embed_dims // self.num_heads) ** -0.5:
-            q = q * (self.scale * (self.embed_dims // self.num_heads) ** 0.5)
+        q, k, v = self._project(x, 0, 3)
+        # The attention itself applies the usual scale.
+        if self.scale != self.head_dims**-0.5:
+            q = q * (self.scale * self.head_dims**0.5)
         q = self._split(q)
         written = None
         if past is None:
@@ -115,15 +119,15 @@ class ViTAttention(MemoryWriter, Attention):
     ) -> Tensor:
         """Attend to the clip and to memory: [B, heads, N, C]."""
         keys = torch.cat([clip.key.to(k) for clip in memory.clips], dim=1)
-        if self.keeps_one:
-            keys, values = self._project(keys, first=1)
+        if self.shared:
+            keys, values = self._project(keys, 1, 3)
         else:
             values = torch.cat([clip.value.to(v) for clip in memory.clips], dim=1)
-            keys, (values,) = self._project(keys, 1)[0], self._project(values, 2)
+            (keys,), (values,) = self._project(keys, 1, 2), self._project(values, 2, 3)
         keys = add_ages(keys, memory.ages, self.num_heads)
         valid = torch.cat([kept.valid for kept in past], dim=1)
         hidden: Optional[Tensor] = memory.hidden
-        # Where to look is cheap, a memory that is full needs no mask.
+        # A memory that is full needs no mask; on a GPU, looking would be waiting.
         if is_for_cpu(q) and bool(valid.all()):
             hidden = None
         if self.reading == 'joint':
@@ -151,20 +155,22 @@ class ViTAttention(MemoryWriter, Attention):
             q, self._split(k), self._split(v), q_extra, k_extra, dropout
         )
 
-    def _project(self, x: Tensor, first: int = 0) -> list[Tensor]:
-        """Queries, keys and values of tokens, from the ``first`` of these on.
+    def _project(self, x: Tensor, first: int, end: int) -> Sequence[Tensor]:
+        """Of queries, keys and values (0, 1, 2), those from ``first`` up to ``end``.
 
         [B, N, C] -> [B, N, heads*C] each.
         """
+        part = slice(first * self.embed_dims, end * self.embed_dims)
         bias = None
         if hasattr(self, 'q_bias'):
             biases = (self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)
-            bias = torch.cat(biases[first:])
+            bias = torch.cat(biases[first:end])
         if is_plain(self.qkv):
-            weight = self.qkv.weight[first * self.embed_dims :]
-            return list(linear(x, weight, bias).chunk(3 - first, dim=-1))
-        x = self.qkv(x)[..., first * self.embed_dims :]
-        return list((x if bias is None else x + bias).chunk(3 - first, dim=-1))
+            x = linear(x, self.qkv.weight[part], bias)
+        else:
+            x = self.qkv(x)[..., part]
+            x = x if bias is None else x + bias
+        return x.chunk(end - first, dim=-1)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, heads*C) -> (B, heads, N, C)."""

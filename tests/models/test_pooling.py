@@ -1,6 +1,7 @@
 """Pooling in channels-last order against torch's convolution, gradients included."""
 
 import contextlib
+import functools
 import warnings
 
 import pytest
@@ -14,7 +15,7 @@ from memvit_mm.models import MeMViT
 from memvit_mm.models.kernels import mlp as mlp_module
 from memvit_mm.models.kernels import onednn
 from memvit_mm.models.kernels.choice import is_plain
-from memvit_mm.models.kernels.mlp import LeanMLP
+from memvit_mm.models.kernels.mlp import FFN, LeanFFN, LeanMLP
 from memvit_mm.models.kernels.onednn import linear
 from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
 
@@ -80,27 +81,56 @@ def test_linear_layers_by_onednn(rows, wide, monkeypatch):
     torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
 
 
+def lean_ffn(**kwargs) -> LeanFFN:
+    return LeanFFN(16, 64, act_cfg=dict(type='GELU'), add_identity=False, **kwargs)
+
+
+@pytest.mark.parametrize('build', [lambda: LeanMLP(16, 64, 8), lean_ffn])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('frozen', [False, True])
-def test_the_lean_mlp_is_the_mlp(dtype, frozen, monkeypatch):
+def test_the_lean_mlp_is_the_mlp(dtype, frozen, build, monkeypatch):
     monkeypatch.setattr(mlp_module, 'WIDE', 2**12)
     torch.manual_seed(0)
-    lean, full = LeanMLP(16, 64, 8).to(dtype), MLP(16, 64, 8).to(dtype)
+    lean, full = build().to(dtype), build().to(dtype)
     full.load_state_dict(lean.state_dict())
+    plain = FFN if isinstance(full, FFN) else MLP
+    full.forward = functools.partial(plain.forward, full)
     x = torch.randn(2, 90, 16, dtype=dtype, requires_grad=True)
     results = []
     for mlp in (lean, full):
-        mlp.fc1.requires_grad_(not frozen)
+        next(mlp.parameters()).requires_grad_(not frozen)
         mlp.zero_grad()
         out = mlp(x)
         (grad,) = torch.autograd.grad(out.square().sum(), x, retain_graph=True)
         out.square().sum().backward(
             inputs=[p for p in mlp.parameters() if p.requires_grad]
         )
-        results.append((out, grad, [p.grad for p in mlp.parameters() if not frozen]))
+        trained = [p.grad for p in mlp.parameters() if p.requires_grad]
+        assert len(trained) == 4 - frozen
+        results.append((out, grad, trained))
     torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(lean(x), full(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('build', [lambda: LeanMLP(16, 64, 8), lean_ffn])
+def test_second_derivatives_of_the_mlps(build):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(build().double(), (x,))
+
+
+@pytest.mark.parametrize('name', ['', '0', '0.0', '0.1', '0.2', '1', '2'])
+def test_hooks_inside_of_an_ffn_are_called(name):
+    lean, x = lean_ffn(), torch.randn(2, 3, 16)
+    part = lean.layers.get_submodule(name)
+    part.register_forward_hook(lambda module, args, out: 2 * out)
+    torch.testing.assert_close(lean(x), FFN.forward(lean, x))
+
+
+def test_dropout_of_an_ffn():
+    lean, x = lean_ffn(ffn_drop=0.5), torch.ones(1, 400, 16)
+    assert (lean(x) == 0).any() and not (lean.eval()(x) == 0).any()
 
 
 @pytest.mark.parametrize('forward_only', [True, False])

@@ -20,7 +20,7 @@ from small_models import (
 )
 from torch import nn
 
-from memvit_mm.models import MemoryViT
+from memvit_mm.models import ClipMemory, MemoryViT, Stream
 from memvit_mm.models.memory.layers import KeyValue, PastClips
 from memvit_mm.models.memory.schedule import read_levels
 from memvit_mm.models.vit_attention import ViTAttention
@@ -378,6 +378,11 @@ def test_layer_wise_decay_takes_memory_with_its_layer(build, cfg):
             dict(memory_levels=[dict(type='pool', ages=(1,), tokens=17)]),
             r'memory_levels\[0\]: tokens=17 of a clip that has 16 keys',
         ),
+        (dict(memory_layers=0), 'memory_layers=0 must be a list of numbers'),
+        (dict(memory_layers=[1.0]), r'memory_layers=\[1.0\] must be a list of numbers'),
+        (dict(memory_levels=[dict(type=['kmeans'], ages=(1,))]), 'is not known: use'),
+        (dict(img_size=8), 'num_frames=8 and img_size=8 have no patch of'),
+        (dict(num_heads=5), 'must be a multiple of num_heads=5'),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, sentence):
@@ -448,3 +453,27 @@ def test_mmaction2s_recognizer_takes_it():
     assert all(p.grad is not None for p in model.parameters())
     model.eval()
     assert model(inputs, samples, mode='predict')[0].pred_score.shape == (4,)
+
+
+def test_smaller_frames_may_have_fewer_tokens_than_are_kept():
+    level = dict(type='pool', ages=(1, 2), tokens=12)
+    model = MemoryViT(**KEYS, memory_levels=[level]).eval()
+    x = clips_of(1, 16, 32)
+    features, _ = model(x, memory=model.empty_memory(x))
+    assert features.isfinite().all()
+
+
+def test_a_memory_of_another_type_starts_afresh():
+    """Though its shapes are the same."""
+    memory, past = ClipMemory(), []
+    for kind in ('kmeans', 'pool'):
+        level = dict(type=kind, ages=(1, 2), tokens=6)
+        model = MemoryViT(**KEYS, memory_levels=[level]).eval()
+        x = clips_of(1, 32, 32)
+        for _ in range(2):
+            step = memory.step([Stream('a')], [len(past)])
+            past.append(step.read(model.memory_specs(x.shape[-3:]), like=x)['layer0'])
+            with torch.no_grad():
+                step.write(model(x, memory=model.empty_memory(x))[1])
+            step.commit()
+    assert [bool(levels[0].valid.any()) for levels in past] == [False, True] * 2

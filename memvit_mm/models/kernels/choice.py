@@ -9,6 +9,7 @@ defines its result and which runs wherever nothing better is known:
   CPU.
 - ``linear``: oneDNN's product on a CPU in float32, else the plain form.
 - ``LeanMLP``: computed again in the backward pass, on a CPU for some tokens at a time.
+  ``LeanFFN``: what is wide is kept once, and not computed again.
 - ``depthwise_pool``: channels last with gradients of its own on a CPU, else the plain
   form.
 - ``max_pool``: in two dimensions, unless the windows reach over time.

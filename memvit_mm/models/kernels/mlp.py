@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmaction.models.backbones.mvit import MLP
 from mmcv.cnn import Linear
 from mmcv.cnn.bricks.transformer import FFN
+from mmengine.model import Sequential
 from torch import Tensor, nn
 
 from .choice import autocast_dtype, is_eager, is_plain
@@ -36,7 +37,7 @@ class LeanMLP(MLP):
 
 
 class LeanFFN(FFN):
-    """mmcv's FFN of two layers, which keeps one of its three wide tensors.
+    """mmcv's FFN of two layers, which keeps one of its two wide tensors.
 
     As :class:`LeanMLP`, but for the input of the activation, which is kept: in a plain
     vision transformer, whose MLPs are most of its work, computing it again made a
@@ -45,11 +46,28 @@ class LeanFFN(FFN):
 
     def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
         """[B, tokens, C] -> [B, tokens, C]."""
-        (up, act, drop), down, _ = self.layers
-        plain = not self.add_identity and not (self.training and drop.p)
-        if not plain or not _is_lean(x, up, act, down):
+        if self.add_identity or not self._is_plain() or not _is_lean(x, *self._parts()):
             return super().forward(x, identity)
+        up, _, down = self._parts()
         return self.dropout_layer(self.gamma2(lean_mlp(x, up, down, True)))
+
+    def _parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Linear, activation, linear."""
+        return self.layers[0][0], self.layers[0][1], self.layers[1]
+
+    def _is_plain(self) -> bool:
+        """Whether it is as it was built, with no dropout at work."""
+        inner, last = self.layers[0], self.layers[-1]
+        containers = (self.layers, inner)
+        if any(type(part) is not Sequential for part in containers):
+            return False
+        drops = (inner[-1], last)
+        if (len(inner), len(self.layers)) != (3, 3) or not all(
+            type(drop) is nn.Dropout and not (drop.training and drop.p)
+            for drop in drops
+        ):
+            return False
+        return all(is_plain(part, type(part)) for part in (*containers, *drops))
 
 
 def _is_lean(x: Tensor, up: nn.Module, act: nn.Module, down: nn.Module) -> bool:
@@ -131,6 +149,9 @@ class _TwoLayers(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         kept, weight1, bias1, weight2, wide = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Differentiated twice: as a function of what was given.
+            wide = None
         for_x, *wanted = ctx.needs_input_grad[:5]
         x = kept.to(ctx.dtype).flatten(0, -2)
         bias1, down = bias1.to(ctx.dtype), weight2.to(ctx.dtype)

@@ -12,7 +12,7 @@ from memvit_mm.models.kernels import Size, depthwise_pool
 from memvit_mm.models.relative_position import HIDDEN
 
 from .consolidation import consolidate
-from .layers import KeyValue, LevelSpec, PastClips, Written, hidden_slots
+from .layers import KeyValue, LevelSpec, MemorySpec, PastClips, Written, hidden_slots
 from .schedule import CONSOLIDATED, Schedule, source_of
 
 
@@ -186,9 +186,6 @@ class MemoryWriter:
                 if they have places.
             tokens (int): The keys, class token included.
             shared (bool): Whether the clip's keys and values are one tensor.
-
-        Raises:
-            ValueError: If a clip has fewer keys than a level makes of them.
         """
         specs: list[LevelSpec] = []
         for number, level in enumerate(self.levels):
@@ -200,20 +197,31 @@ class MemoryWriter:
             if level.stride:
                 steps, height, width = self.level_grid(number, size)
                 count = steps * height * width + self.with_cls_token
-            elif level.type == 'pool' and level.tokens > count:
-                raise ValueError(
-                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
-                    f'has {count} keys in this layer: use fewer.'
-                )
             elif level.type == 'pool' or (level.tokens and level.tokens < count):
                 count = level.tokens
             else:
                 form = before
             if level.type in CONSOLIDATED and source is None and form != before:
+                # Consolidated when it is seen, and not kept in any other form.
                 before = form
             one = one and level.type != 'pool'
             specs.append(LevelSpec(level.ages, before, form, count, one))
         return tuple(specs)
+
+    def check_levels(self, spec: MemorySpec) -> None:
+        """Refuse what cannot be on clips of the size that the layer is made for.
+
+        Raises:
+            ValueError: If a clip has fewer keys than a level makes of them.
+        """
+        for number, level in enumerate(self.levels):
+            source = source_of(self.levels, number)
+            count = spec.tokens if source is None else spec.levels[source].tokens
+            if level.type == 'pool' and level.tokens and level.tokens > count:
+                raise ValueError(
+                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
+                    f'has {count} keys in this layer: use fewer.'
+                )
 
     def _has_cls_token(self, number: Optional[int]) -> bool:
         """Whether a class token leads a clip that a level leaves, or as written."""

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from memvit_mm.models.kernels.choice import is_compiling
@@ -49,7 +50,7 @@ def _consolidate(
 ) -> Tensor:
     """[B, N, C] -> [B, tokens, C]; the first ``dims`` channels tell the distance."""
     drawn = draw(points.shape[1], tokens, seed)
-    with torch.no_grad(), _exactly(points.device.type):
+    with torch.no_grad(), without_autocast(points.device.type):
         if kind == 'kmeans':
             return kmeans(points, drawn, dims).to(points)
         if kind == 'coreset':
@@ -68,7 +69,7 @@ def _(kind: str, points: Tensor, dims: int, tokens: int, seed: int) -> Tensor:
     return points.new_empty(points.shape[0], tokens, points.shape[2])
 
 
-def _exactly(device: str) -> AbstractContextManager:
+def without_autocast(device: str) -> AbstractContextManager:
     """Outside of autocast, which 'meta' does not know."""
     return nullcontext() if device == 'meta' else torch.autocast(device, enabled=False)
 
@@ -98,22 +99,31 @@ def kmeans(points: Tensor, first: Sequence[int], dims: int) -> Tensor:
     """
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     centers = points[:, list(first)]
-    count, number = points.shape[1], len(first)
-    batch = torch.arange(len(points), device=points.device)[:, None] * number
     for _ in range(ROUNDS):
         near = centers[..., :dims]
         # The nearest center has the largest x c - c c / 2.
         scores = points[..., :dims] @ near.transpose(1, 2)
         scores -= near.square().sum(-1)[:, None] / 2
-        label = (scores.argmax(dim=-1) + batch).flatten()
-        sums = torch.zeros_like(centers).flatten(0, 1)
-        sums = sums.index_add(0, label, points.flatten(0, 1))
-        sizes = points.new_zeros(len(sums))
-        sizes = sizes.index_add(0, label, points.new_ones(len(points) * count))
-        sizes = sizes.unflatten(0, (-1, number))[..., None]
-        means = sums.view_as(centers) / sizes.clamp(min=1)
+        sums, sizes = _sums(points, scores.argmax(dim=-1), len(first))
+        means = sums / sizes.clamp(min=1)
         centers = torch.where(sizes > 0, means, centers)
     return centers
+
+
+def _sums(points: Tensor, label: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Sums [B, K, C] and numbers [B, K, 1] of the points [B, N, C] of each label."""
+    if points.is_cuda:
+        # Adding in place would take turns there, each time in another order.
+        chosen = F.one_hot(label, number).to(points)
+        return chosen.transpose(1, 2) @ points, chosen.sum(dim=1)[..., None]
+    label = label + torch.arange(len(points), device=label.device)[:, None] * number
+    sums = points.new_zeros(len(points) * number, points.shape[2])
+    sizes = points.new_zeros(len(sums), 1)
+    sums = sums.index_add(0, label.flatten(), points.flatten(0, 1))
+    sizes = sizes.index_add(
+        0, label.flatten(), torch.ones_like(points[..., :1]).flatten(0, 1)
+    )
+    return sums.unflatten(0, (-1, number)), sizes.unflatten(0, (-1, number))
 
 
 def farthest_first(points: Tensor, tokens: int, first: int) -> Tensor:
@@ -128,6 +138,8 @@ def farthest_first(points: Tensor, tokens: int, first: int) -> Tensor:
         Tensor: Their numbers, [B, tokens].
     """
     points = points.to(torch.promote_types(points.dtype, torch.float32))
+    # Distances by products are exact near the origin.
+    points = points - points.mean(dim=1, keepdim=True)
     squares = points.square().sum(dim=-1)
     newest = torch.full_like(squares[:, 0], first, dtype=torch.long)
     chosen, distance = [newest], torch.full_like(squares, torch.inf)

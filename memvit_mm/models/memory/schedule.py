@@ -124,9 +124,9 @@ def read_levels(levels: Sequence[Mapping[str, Any]]) -> Schedule:
         schedule.append(level)
     if not schedule:
         raise ValueError(
-            'memory_levels is empty: name a level. None is the published schedule; for '
-            'no memory set memory_layers=() of the backbone and memory_length=0 of '
-            'ActorMemoryHead.'
+            'memory_levels is empty: name a level, or leave it out for the default '
+            'schedule; for no memory set memory_layers=() of the backbone and '
+            'memory_length=0 of ActorMemoryHead.'
         )
     for number, level in enumerate(schedule):
         source = source_of(schedule, number)
@@ -146,7 +146,7 @@ def _read_level(given: Any) -> MemoryLevel:
     if not isinstance(given, Mapping):
         raise ValueError(f"{given!r} is no level: use dict(type='pool', ages=..., ...)")
     kind = given.get('type')
-    if kind not in OPTIONS:
+    if kind not in list(OPTIONS):
         raise ValueError(f'type={kind!r} is not known: use one of {sorted(OPTIONS)}')
     unknown = set(given) - OPTIONS[kind] - {'type', 'ages'}
     if unknown:

@@ -122,9 +122,8 @@ class MemoryStep:
             dict[str, tuple[PastClips, ...]]: By layer and level, one row per stream of
             this step.
         """
-        fitting = {name: (spec.grid, spec.shapes) for name, spec in specs.items()}
         for row in range(len(self)):
-            if not self._fits(row, fitting):
+            if not self._fits(row, specs):
                 self._warn_once(
                     'size',
                     f'The frames of {self.streams[row].video!r} changed their size at '
@@ -138,17 +137,20 @@ class MemoryStep:
             for name, spec in specs.items()
         }
 
-    def _fits(self, row: int, fitting: dict[str, tuple]) -> bool:
-        """Whether what is kept has the grid and the shapes, by form, of each layer."""
+    def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
+        """Whether what is kept has the grid and, by form, the shape of each layer."""
         for clip in self._pasts[row]:
             for name, kept in clip.layers.items():
-                if name not in fitting:
+                if name not in specs:
                     continue
-                grid, shapes = fitting[name]
-                if kept.grid != grid:
+                spec = specs[name]
+                if kept.grid != spec.grid:
                     return False
                 for form, pair in kept.forms.items():
-                    if pair.key.shape != shapes.get(form):
+                    shared = pair.key is pair.value
+                    if pair.key.shape != spec.shapes.get(form):
+                        return False
+                    if shared != spec.is_shared(form):
                         return False
         return True
 
