@@ -22,6 +22,7 @@ from .memory.compression import pooled_size
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec
 from .memory.schedule import Schedule, published_levels, read_levels
 
+
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
 class MeMViT(MemoryBackbone, MViT):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmaction.models.backbones.vit_mae import Block, VisionTransformer
 from mmaction.registry import MODELS
-from mmaction.utils import ConfigType, OptConfigType
+from mmaction.utils import ConfigType
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS as MMDET_MODELS

@@ -100,7 +100,7 @@ class ViTAttention(MemoryWriter, Attention):
             tuple: Tokens [B, T*H*W, C], and what is to be remembered (None if ``past``
             is).
         """
-        q, k, v = self._project(x, 'qkv')
+        q, k, v = self._project(x)
         # The scale is left to the attention itself, which knows the usual one.
         if self.scale != (self.embed_dims // self.num_heads) ** -0.5:
             q = q * (self.scale * (self.embed_dims // self.num_heads) ** 0.5)
@@ -125,13 +125,12 @@ class ViTAttention(MemoryWriter, Attention):
         past: Sequence[PastClips],
     ) -> Tensor:
         """Attend to the clip and to memory: [B, heads, N, C]."""
-        clips = [KeyValue(*(x.to(k) for x in clip)) for clip in memory.clips]
-        keys = torch.cat([clip.key for clip in clips], dim=1)
+        keys = torch.cat([clip.key.to(k) for clip in memory.clips], dim=1)
         if self.keeps_one:
-            keys, values = self._project(keys, 'kv')
+            keys, values = self._project(keys, first=1)
         else:
-            values = torch.cat([clip.value for clip in clips], dim=1)
-            (keys,), (values,) = self._project(keys, 'k'), self._project(values, 'v')
+            values = torch.cat([clip.value.to(v) for clip in memory.clips], dim=1)
+            keys, (values,) = self._project(keys, 1)[0], self._project(values, 2)
         keys = add_ages(keys, memory.ages, self.num_heads)
         valid = torch.cat([kept.valid for kept in past], dim=1)
         hidden: Optional[Tensor] = memory.hidden
@@ -163,18 +162,20 @@ class ViTAttention(MemoryWriter, Attention):
             q, self._split(k), self._split(v), q_extra, k_extra, dropout
         )
 
-    def _project(self, x: Tensor, names: str) -> list[Tensor]:
-        """Those of queries, keys and values that are named: [B, N, C] each."""
-        biases = {name: getattr(self, f'{name}_bias', None) for name in names}
+    def _project(self, x: Tensor, first: int = 0) -> list[Tensor]:
+        """Queries, keys and values of tokens, from the ``first`` of these on.
+
+        [B, N, C] -> [B, N, heads*C] each.
+        """
+        bias = None
+        if hasattr(self, 'q_bias'):
+            biases = (self.q_bias, torch.zeros_like(self.v_bias), self.v_bias)
+            bias = torch.cat(biases[first:])
         if is_plain(self.qkv):
-            # Not one product and parts of it: each lies in one piece.
-            weights = dict(zip('qkv', self.qkv.weight.chunk(3)))
-            return [linear(x, weights[name], biases[name]) for name in names]
-        parts = dict(zip('qkv', self.qkv(x).chunk(3, dim=-1)))
-        return [
-            parts[name] if biases[name] is None else parts[name] + biases[name]
-            for name in names
-        ]
+            weight = self.qkv.weight[first * self.embed_dims :]
+            return list(linear(x, weight, bias).chunk(3 - first, dim=-1))
+        x = self.qkv(x)[..., first * self.embed_dims :]
+        return list((x if bias is None else x + bias).chunk(3 - first, dim=-1))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, heads*C) -> (B, heads, N, C)."""

@@ -7,6 +7,7 @@ nothing else: not on the batch, the video or how often it was called.
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     """
     shared, drawn = clip.value is clip.key, draw(clip.key.shape[1], tokens, seed)
     key, value = (x.detach() for x in clip)
-    with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
+    with torch.no_grad(), _exactly(key.device.type):
         if kind == 'kmeans':
             points = key if shared else torch.cat([key, value.to(key)], dim=-1)
             means = kmeans(points, drawn, key.shape[-1]).to(key.dtype)
@@ -50,6 +51,11 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
                 for x in (key, value)
             )
     return KeyValue(key, key if shared else value)
+
+
+def _exactly(device: str) -> AbstractContextManager:
+    """Outside of autocast, which 'meta' does not know."""
+    return nullcontext() if device == 'meta' else torch.autocast(device, enabled=False)
 
 
 @torch.compiler.assume_constant_result
