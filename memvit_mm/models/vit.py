@@ -74,7 +74,6 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
             coarse, each a dict with the fields of :class:`.MemoryLevel`. None: the last
             eight clips, 128 tokens of each by k-means.
         reading (str): 'gated' or 'joint', see :class:`.ViTAttention`.
-        keys_as_queries (bool): As :class:`MeMViT`: for a random start.
         with_cp (bool): Activation checkpointing: recompute the blocks in the backward
             pass.
 
@@ -122,7 +121,6 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
         memory_layers: Optional[Sequence[int]] = None,
         memory_levels: Optional[Sequence[dict]] = None,
         reading: str = 'gated',
-        keys_as_queries: bool = False,
         with_cp: bool = False,
     ) -> None:
         if pretrained:
@@ -170,7 +168,6 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
                 if layer in self.memory_layers
                 else (),
                 reading,
-                keys_as_queries,
             )
             for layer, drop_path in enumerate(
                 torch.linspace(0, drop_path_rate, depth).tolist()
@@ -250,7 +247,7 @@ class MemoryViTBlock(Block):
     Args:
         embed_dims, num_heads, mlp_ratio, qkv_bias, qk_scale, drop_rate, attn_drop_rate,
         drop_path_rate, init_values, norm_cfg: As MMAction2's ``Block``.
-        levels, reading, keys_as_queries: As :class:`.ViTAttention`.
+        levels, reading: As :class:`.ViTAttention`.
     """
 
     def __init__(
@@ -267,7 +264,6 @@ class MemoryViTBlock(Block):
         norm_cfg: dict,
         levels: Schedule,
         reading: str,
-        keys_as_queries: bool,
     ) -> None:
         # MMAction2's own would build its attention and its MLP first.
         super(Block, self).__init__()
@@ -282,7 +278,6 @@ class MemoryViTBlock(Block):
             norm_cfg,
             levels,
             reading,
-            keys_as_queries,
         )
         self.drop_path = nn.Identity()
         if drop_path_rate > 0:

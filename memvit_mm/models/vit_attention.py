@@ -41,8 +41,6 @@ class ViTAttention(MemoryWriter, Attention):
         levels (tuple[MemoryLevel]): The schedule of the memory; () for a layer without
             memory, which then has no memory parameters.
         reading (str): 'gated' or 'joint'.
-        keys_as_queries (bool): With memory, the projection of keys starts equal to that
-            of queries.
     """
 
     def __init__(
@@ -56,14 +54,12 @@ class ViTAttention(MemoryWriter, Attention):
         norm_cfg: dict = dict(type='LN', eps=1e-6),
         levels: Schedule = (),
         reading: str = 'gated',
-        keys_as_queries: bool = False,
     ) -> None:
         super().__init__(
             embed_dims, num_heads, qkv_bias, qk_scale, attn_drop_rate, drop_rate
         )
         self.num_heads = num_heads
         self.reading = reading
-        self.keys_as_queries = keys_as_queries
         self.build_memory(
             levels, embed_dims, lambda dims: build_norm_layer(norm_cfg, dims)[1]
         )
@@ -72,13 +68,6 @@ class ViTAttention(MemoryWriter, Attention):
         self.keeps_one = all(level.type != 'pool' for level in levels)
         if levels and reading == 'gated':
             self.gate = nn.Parameter(torch.zeros(num_heads))
-
-    def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` of the backbone says."""
-        super().init_weights()
-        if self.keys_as_queries and self.levels:
-            queries, keys, _ = self.qkv.weight.data.chunk(3)
-            keys.copy_(queries)
 
     def memory_spec(self, size: Size) -> MemorySpec:
         """What this layer keeps of a clip whose tokens form a grid T, H, W."""
