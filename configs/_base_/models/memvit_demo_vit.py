@@ -17,6 +17,7 @@ model = dict(
         num_heads=4,
         num_frames=8,
         tubelet_size=4,
+        use_mean_pooling=False,
         return_feat_map=True,
         memory_layers=(1, 2, 3),
         memory_levels=[dict(type='kmeans', ages=(2, 4), tokens=36)],
