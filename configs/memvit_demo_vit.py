@@ -1,6 +1,7 @@
-"""A small MemoryViT that learns, on a laptop, what only memory can tell.
+r"""A small MemoryViT that learns, on a laptop, what only memory can tell.
 
-    python tools/data/make_demo_dataset.py data/memvit_demo_vit --people 1 --num-train 84
+    python tools/data/make_demo_dataset.py data/memvit_demo_vit --people 1 \
+        --num-train 84
     python tools/train.py configs/memvit_demo_vit.py
 
 The data of `memvit_demo.py` with one person in each video, and three times the videos:
