@@ -1,5 +1,6 @@
 """tools/analysis_tools/benchmark.py and what it measures, on small models."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from fork_server import python
 from measure_growth import with_length
 from measure_parts import measure_parts, profile_operators
+from mmaction.registry import MODELS
 from mmengine.config import Config
 
 from memvit_mm.benchmark import (
@@ -23,10 +25,11 @@ from memvit_mm.benchmark import (
 )
 from memvit_mm.benchmark.compare import (
     BASELINE,
-    MVIT,
+    COUNTERPARTS,
     OURS,
     PUBLISHED,
     SAVING,
+    THEIRS,
     backbones,
 )
 from memvit_mm.benchmark.complexity import Cost
@@ -41,23 +44,40 @@ BACKBONE = dict(
     adaptive_kv_stride=(1, 4, 4),
 )
 HEAD = dict(type='MViTHead', num_classes=3, in_channels=32)
+VIT = dict(
+    type='MemoryViT',
+    img_size=32,
+    num_frames=8,
+    embed_dims=32,
+    depth=4,
+    num_heads=2,
+    memory_levels=[dict(type='kmeans', ages=(1, 2), tokens=4)],
+)
+THEIR_TYPE = {'MeMViT': 'MViT', 'MemoryViT': 'VisionTransformer'}
+both_backbones = pytest.mark.parametrize('base', [BACKBONE, VIT], ids=THEIR_TYPE)
 
 
-def config(**backbone) -> dict:
+def config(base: dict = BACKBONE, **backbone) -> dict:
+    head = HEAD if base is BACKBONE else dict(HEAD, type='TimeSformerHead')
     return dict(
         model=dict(
             type='MemoryRecognizer3D',
-            backbone=dict(BACKBONE, **backbone),
-            cls_head=HEAD,
+            backbone=dict(base, **backbone),
+            cls_head=head,
         )
     )
 
 
+def write_config(folder, base: dict = BACKBONE):
+    path = folder / 'small.py'
+    model = config(base)['model']
+    path.write_text(f"default_scope = 'mmaction'\nmodel = {model!r}\n")
+    return path
+
+
 @pytest.fixture
 def config_file(tmp_path):
-    path = tmp_path / 'small.py'
-    path.write_text(f"default_scope = 'mmaction'\nmodel = {config()['model']!r}\n")
-    return path
+    return write_config(tmp_path)
 
 
 def tool(*args, **kwargs) -> subprocess.CompletedProcess:
@@ -66,25 +86,28 @@ def tool(*args, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
 
 
-def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
+@both_backbones
+def test_one_command_against_mmaction2(base, tmp_path):
     file = tmp_path / 'found.json'
     done = tool(
-        config_file,
-        *('--repeats', 2, '--only', 'MViT', 'memory', '--training-batch'),
+        write_config(tmp_path, base),
+        *('--repeats', 2, '--only', 'MMAction2', 'memory', '--training-batch'),
         *('--threads', 1, '--json', file),
     )
     assert done.returncode == 0, done.stderr
+    assert f"MMAction2's {THEIR_TYPE[base['type']]}" in done.stdout
+    assert f'{base["type"]}, memory full' in done.stdout
     assert 'forward, no gradient' in done.stdout
     found = json.loads(file.read_text())
     assert found['environment']['torch'] == torch.__version__
     assert found['environment']['dtype'] == 'float32'
     table = found['compare']['batch 1']
-    assert set(table['forward']) == {MVIT, OURS} and not table['training']
+    assert set(table['forward']) == {THEIRS, OURS} and not table['training']
     for result in table['forward'].values():
         assert len(result['seconds']) == 2 and min(result['seconds']) > 0
         assert result['peak_bytes'] > 2**26
-    medians = [table['forward'][name]['median'] for name in (OURS, MVIT)]
-    assert table['ratios']['forward against MViT'] == medians[0] / medians[1]
+    medians = [table['forward'][name]['median'] for name in (OURS, THEIRS)]
+    assert table['ratios']['forward against MMAction2'] == medians[0] / medians[1]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +127,7 @@ def test_one_command_against_mmaction2s_mvit(config_file, tmp_path):
         (['{config}', '--device', 'cuda'], 'finds no GPU here'),
         (
             ['{config}', '--cfg-options', 'model.backbone.type=MViT'],
-            "the backbone is of type 'MViT': only configs of MeMViT",
+            "the backbone is of type 'MViT': only configs of MeMViT and MemoryViT can",
         ),
     ],
 )
@@ -121,8 +144,9 @@ def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
-def test_a_training_step():
-    case = Case('ours', BACKBONE, training=True, batch=2)
+@both_backbones
+def test_a_training_step(base):
+    case = Case('ours', base, training=True, batch=2)
     # As in a process of its own.
     with ThreadPoolExecutor(1) as process:
         _ask(process, case, _start, case)
@@ -141,14 +165,32 @@ def test_a_case_that_fails_says_why():
 
 def test_backbones_that_are_compared():
     chosen = backbones(dict(BACKBONE, memory_gap=3, drop_path_rate=0.1))
-    assert chosen[MVIT]['type'] == 'MViT' and 'memory_gap' not in chosen[MVIT]
-    assert chosen[MVIT]['drop_path_rate'] == 0.1
+    assert chosen[THEIRS]['type'] == 'MViT' and 'memory_gap' not in chosen[THEIRS]
+    assert chosen[THEIRS]['drop_path_rate'] == 0.1
     assert chosen[BASELINE] == dict(chosen[OURS], memory_layers=())
     assert chosen[SAVING] == dict(chosen[OURS], with_cp=True)
     assert PUBLISHED not in chosen
     levels = [dict(type='pool', ages=(1, 2), tokens=2)]
     chosen = backbones(dict(BACKBONE, memory_levels=levels))
     assert chosen[PUBLISHED] == dict(chosen[OURS], memory_levels=None)
+    chosen = backbones(dict(VIT, reading='joint', mlp_ratio=3))
+    assert chosen[THEIRS] == dict(
+        type='VisionTransformer',
+        mlp_ratio=3,
+        **{k: VIT[k] for k in VIT if k not in ('type', 'memory_levels')},
+    )
+    assert set(chosen) == {THEIRS, OURS, BASELINE, SAVING}
+
+
+@both_backbones
+def test_every_argument_that_both_have_is_compared(base):
+    theirs, shared = COUNTERPARTS[base['type']]
+    ours, theirs = (
+        set(inspect.signature(MODELS.get(name).__init__).parameters)
+        for name in (base['type'], theirs)
+    )
+    ignored = {'self', 'kwargs', 'pretrained', 'pretrained_type', 'init_cfg'}
+    assert (ours & theirs) - ignored == set(shared.split())
 
 
 def test_ratios():
@@ -156,21 +198,22 @@ def test_ratios():
         return Result(Case(name, BACKBONE), seconds, seconds, peak)
 
     forward = {
-        MVIT: result(MVIT, [2.0, 9.0, 2.0], 10),
+        THEIRS: result(THEIRS, [2.0, 9.0, 2.0], 10),
         OURS: result(OURS, [1.0, 1.0, 8.0], 5),
         BASELINE: result(BASELINE, [0.5, 0.5, 0.5], 5),
     }
     costs = {OURS: Cost(1, 21, 30), BASELINE: Cost(1, 20), PUBLISHED: Cost(1, 20, 20)}
     ratios = Comparison(forward, {}, costs).ratios()
-    assert ratios['forward against MViT'] == 0.5
-    assert ratios['forward peak memory against MViT'] == 0.5
+    assert ratios['forward against MMAction2'] == 0.5
+    assert ratios['forward peak memory against MMAction2'] == 0.5
     assert ratios['forward, memory on / off'] == 2.0
     assert ratios['multiply-adds, memory on / off'] == 1.05
     assert ratios['kept of a stream against two clips'] == 1.5
 
 
-def test_a_full_memory_is_full():
-    backbone = build_backbone(BACKBONE)
+@both_backbones
+def test_a_full_memory_is_full(base):
+    backbone = build_backbone(base)
     memory = full_memory(backbone, torch.zeros(2, 3, 8, 32, 32))
     assert all(past.valid.all() for (past,) in memory.values())
     assert all(past.recent.key.std() > 0.5 for (past,) in memory.values())
@@ -238,10 +281,13 @@ def test_products_are_told_from_the_rest():
             ),
             [0, 1, 2, 5, 6, 7],
         ),
+        (VIT, [0, 1, 2, 3, 4]),
+        (dict(VIT, reading='joint', memory_layers=(1,)), [0, 1, 2]),
     ],
 )
 def test_how_far_back_features_reach(settings, reach):
-    field = receptive_field(Config(config(**settings)))
+    base = VIT if 'type' in settings else BACKBONE
+    field = receptive_field(Config(config(base, **settings)))
     assert field.features == reach and field.actors is None
     assert field.span(reach) is None
 

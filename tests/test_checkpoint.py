@@ -487,7 +487,7 @@ def test_another_depth_width_or_attention_is_refused(tmp_path):
         ),
         (
             dict(type='Recognizer3D', backbone=dict(type='ResNet3d', depth=18)),
-            'has no MeMViT or MViT backbone',
+            'has no MeMViT, MViT or MemoryViT backbone',
         ),
     ):
         if 'arch' in cfg['backbone'] and cfg['backbone']['arch'] is wide:

@@ -1,5 +1,6 @@
 """Every config is loaded and built; AVA and demo are trained and tested for a step."""
 
+import copy
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import torch
 from fork_server import python
 from mmaction.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -40,6 +42,9 @@ def test_the_list_of_configs():
         'memvit_demo_no_memory.py',
         'memvit_demo_vit.py',
         'memvit_demo_vit_pool.py',
+        'videomae_memory_ava.py',
+        'videomae_memory_ava_large.py',
+        'videomae_memory_epic_cls.py',
     } <= set(CONFIGS)
 
 
@@ -131,6 +136,48 @@ def test_the_published_recipe_of_memvit_24():
     assert cfg.model.roi_head.shared_head.memory_gap == 3
 
 
+@pytest.mark.parametrize('size', ['base', 'large'])
+def test_the_recipe_of_mmaction2s_videomae(size):
+    name = 'videomae_memory_ava' + ('_large' if size == 'large' else '')
+    cfg = Config.fromfile(get_config_path(f'{name}.py'))
+    theirs = get_config(
+        f'mmaction::detection/videomae/vit-{size}-p16_videomae-k400-pre_8xb8-16x4x1-'
+        '20e-adamw_ava-kinetics-rgb.py'
+    )
+    backbone = dict(cfg.model.backbone, type='mmaction.VisionTransformer')
+    (level,) = backbone.pop('memory_levels')
+    # A clip spans two seconds, a keyframe comes each second.
+    assert (level.type, list(level.ages)) == ('kmeans', [2, 4, 6, 8, 10, 12, 14, 16])
+    assert backbone == theirs.model.backbone
+    roi_head = dict(cfg.model.roi_head, type='AVARoIHead')
+    assert roi_head == theirs.model.roi_head
+    assert cfg.model.train_cfg == theirs.model.train_cfg
+    for key in ('mean', 'std', 'format_shape'):
+        assert cfg.model.data_preprocessor[key] == theirs.model.data_preprocessor[key]
+    paramwise = dict(cfg.optim_wrapper.paramwise_cfg)
+    assert set(paramwise.pop('custom_keys')) == {'gate', 'rel_pos_age', 'compress'}
+    assert paramwise == theirs.optim_wrapper.paramwise_cfg
+    for key in ('optimizer', 'clip_grad'):
+        assert cfg.optim_wrapper[key] == theirs.optim_wrapper[key]
+    for key in ('param_scheduler', 'train_cfg', 'auto_scale_lr'):
+        assert cfg[key] == theirs[key]
+    assert cfg.train_dataloader.batch_size == theirs.train_dataloader.batch_size
+    # Nothing is fetched.
+    assert cfg.load_from is None and 'init_cfg' not in cfg.model
+    for key in ('train', 'val', 'test'):
+        found, wanted = (
+            [
+                (step.type, step.get('size', step.get('scale')))
+                for step in c[f'{key}_dataloader'].dataset.pipeline[2:-2]
+            ]
+            for c in (cfg, theirs)
+        )
+        if key == 'train':
+            (steps,) = cfg.train_dataloader.dataset.pipeline[2:-2]
+            found = [(step.type, step.get('size')) for step in steps.transforms]
+        assert found == wanted
+
+
 def ava_layout(demo: Path, name: str) -> Config:
     """A config of real size on the files of the demo set, for a step."""
     cfg = Config.fromfile(get_config_path(name))
@@ -212,6 +259,45 @@ def test_the_demo_of_vit_trains_and_tests(name, demo, tmp_path):
     # What is remembered is in the backbone alone.
     assert not runner.model.roi_head.with_shared_head
     assert 0 <= runner.test()['mAP/memory'] <= 1
+
+
+def test_videomae_trains_and_tests_a_step(demo, tmp_path):
+    """From a checkpoint of MMAction2's, with layers and frames smaller than real."""
+    init_default_scope('mmaction')
+    cfg = ava_layout(demo, 'videomae_memory_ava.py')
+    cfg.train_dataloader.batch_size = 2
+    cfg.model.backbone.update(embed_dims=96, num_heads=2, drop_path_rate=0.0)
+    cfg.model.backbone.memory_levels[0].tokens = 16
+    cfg.model.roi_head.bbox_head.in_channels = 96
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        _, _, resizing, *_ = loader.dataset.pipeline
+        if resizing.type == 'StreamConsistent':
+            resizing.transforms[0].scale_range = (64, 80)
+            resizing.transforms[1]['size'] = 64
+        else:
+            resizing.scale = (-1, 64)
+    theirs = copy.deepcopy(cfg.model)
+    theirs.type, theirs.roi_head.type = 'FastRCNN', 'AVARoIHead'
+    theirs.backbone.type = 'mmaction.VisionTransformer'
+    del theirs['memory'], theirs.backbone['memory_levels']
+    zoo = MODELS.build(theirs).state_dict()
+    torch.save(dict(state_dict=zoo, meta=dict()), tmp_path / 'zoo.pth')
+    cfg.update(work_dir=str(tmp_path), load_from=str(tmp_path / 'zoo.pth'))
+    cfg.auto_scale_lr.enable = True
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1
+    groups = runner.optim_wrapper.optimizer.param_groups
+    rates = {group['group_name']: group['lr'] for group in groups}
+    # Two clips on one process instead of 64.
+    assert rates['layer_13_decay'] == pytest.approx(1.25e-4 * 2 / 64)
+    state = runner.model.state_dict()
+    # Adam moves a weight by its rate at most: it is near where it came from.
+    close = [torch.allclose(state[name], zoo[name], atol=1e-4) for name in zoo]
+    assert all(close) and len(close) == len(zoo)
+    moved = [n for n, p in runner.model.named_parameters() if n in zoo]
+    assert any(not state[name].equal(zoo[name]) for name in moved)
+    assert 0 <= runner.test()['mAP/overall'] <= 1
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:

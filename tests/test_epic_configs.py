@@ -29,7 +29,7 @@ def demo(tmp_path_factory) -> Path:
 
 
 def test_the_list_of_configs():
-    assert set(CONFIGS) == {
+    assert set(CONFIGS) == {'videomae_memory_epic_cls.py'} | {
         f'memvit_{name}.py'
         for name in (
             'epic_cls',
@@ -55,7 +55,8 @@ def test_names_agree_with_content(name):
         assert dataset.task == task and dataset.context_stride > 0
         steps = {step.type: step for step in dataset.pipeline}
         sampling = steps['SampleEpicFrames']
-        assert sampling.clip_len == backbone.temporal_size
+        frames = 'num_frames' if 'videomae' in name else 'temporal_size'
+        assert sampling.clip_len == backbone[frames]
         if 'demo' not in name:
             expected = (32, 3) if '24' in name else (16, 4)
             assert (sampling.clip_len, sampling.frame_interval) == expected
@@ -80,8 +81,9 @@ def test_names_agree_with_content(name):
         assert (head.num_verbs, head.num_nouns) == (4, 6)
         return
     assert (head.num_verbs, head.num_nouns) == (97, 300)
-    assert backbone.arch == ('base' if '24' in name else 'small')
-    assert backbone.memory_gap == (3 if '24' in name else 2)
+    if 'videomae' not in name:
+        assert backbone.arch == ('base' if '24' in name else 'small')
+        assert backbone.memory_gap == (3 if '24' in name else 2)
     best = 'overall_action_mt5r' if causal else 'all_action_accuracy_at_1'
     assert cfg.default_hooks.checkpoint.save_best == f'epic/{best}'
     assert cfg.auto_scale_lr.base_batch_size == 32
@@ -102,7 +104,11 @@ def small_frames(cfg: Config, demo: Path) -> Config:
                 step.scale = (-1, 72)
             elif step.type == 'CenterCrop':
                 step.crop_size = 64
-    cfg.model.backbone.spatial_size = 64
+    if cfg.model.backbone.type == 'MeMViT':
+        cfg.model.backbone.spatial_size = 64
+    else:
+        cfg.model.backbone.update(img_size=64, embed_dims=96, num_heads=2)
+        cfg.model.cls_head.in_channels = 96
     cfg.model.cls_head.update(num_verbs=4, num_nouns=6)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.update(annotations=f'{demo}/annotations', allow_missing=True)
@@ -113,8 +119,11 @@ def small_frames(cfg: Config, demo: Path) -> Config:
     return cfg
 
 
-# Both tasks and both sizes; the tests above and test_configs.py see to the others.
-@pytest.mark.parametrize('name', ['memvit_epic_cls', 'memvit_24_epic_anticipation'])
+# Both tasks, sizes and backbones; the tests above and test_configs.py see to the rest.
+@pytest.mark.parametrize(
+    'name',
+    ['memvit_epic_cls', 'memvit_24_epic_anticipation', 'videomae_memory_epic_cls'],
+)
 def test_models_of_real_depth_train_and_test_a_step(name, demo, tmp_path):
     cfg = small_frames(Config.fromfile(get_config_path(f'{name}.py')), demo)
     cfg.work_dir = str(tmp_path)

@@ -25,6 +25,21 @@ ARCH = dict(embed_dims=8, num_layers=3, num_heads=1, downscale_indices=[1])
 SMALL = dict(arch=ARCH, spatial_size=32, temporal_size=8, adaptive_kv_stride=(1, 4, 4))
 
 
+VIT = dict(img_size=32, num_frames=8, embed_dims=8, depth=3, num_heads=2, mlp_ratio=2)
+
+
+def test_vit_b_has_the_published_figures():
+    """VideoMAE (arXiv 2203.12602): 87 M parameters with a classifier, 180 G."""
+    init_default_scope('mmaction')
+    cfg = Config.fromfile(get_config_path('videomae_memory_ava.py'))
+    costs = model_costs(cfg.model)
+    assert costs.without_memory.macs == pytest.approx(180e9, rel=3e-3)
+    assert costs.without_memory.parameters == pytest.approx(87e6, abs=1e6)
+    # In 6 layers 128 tokens of 16 clips, of which every other one is read.
+    assert costs.backbone.stream_bytes == 6 * 16 * 128 * 768 * 4
+    assert clip_shape(cfg.model.backbone) == (3, 16, 224, 224)
+
+
 @pytest.mark.parametrize(
     'name, parameters, macs',
     [('memvit_ava.py', 35.4e6, 58.7e9), ('memvit_24_ava.py', 52.6e6, 211.7e9)],
@@ -58,6 +73,36 @@ def test_as_torchs_counter_on_mmaction2s_mvit(cls_token):
     assert ours.total == theirs.get_total_flops() / 2
     twin = dict(SMALL, **tokens, type='MeMViT', pool_first=False, memory_layers=())
     assert backbone_cost(twin, (3, 8, 32, 32)).macs == ours.total
+
+
+def test_as_torchs_counter_on_mmaction2s_videomae():
+    flop_counter = pytest.importorskip('torch.utils.flop_counter')
+    model = MODELS.get('VisionTransformer')(**VIT).eval()
+    with flop_counter.FlopCounterMode(display=False) as theirs, torch.no_grad():
+        model(torch.zeros(1, 3, 8, 32, 32))
+    plain = dict(VIT, type='MemoryViT', memory_layers=())
+    cost = backbone_cost(plain, (3, 8, 32, 32))
+    assert cost.macs == theirs.get_total_flops() / 2
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.stream_bytes == 0
+
+
+@pytest.mark.parametrize('reading', ['gated', 'joint'])
+@pytest.mark.parametrize('kind', ['kmeans', 'coreset', 'random'])
+def test_what_memory_without_parameters_adds_by_hand(kind, reading):
+    levels = [dict(type=kind, ages=(1, 2, 3), tokens=4)]
+    cfg = dict(
+        VIT, type='MemoryViT', memory_layers=(1,), memory_levels=levels, reading=reading
+    )
+    clip = (3, 8, 32, 32)
+    extra = backbone_cost(cfg, clip).macs
+    extra -= backbone_cost(dict(cfg, memory_layers=()), clip).macs
+    tokens, channels, keys = 4 * 2 * 2, 8, 3 * 4
+    # The clip against the centers, in five rounds; or against each token but the last.
+    consolidation = dict(kmeans=5 * tokens * 4, coreset=tokens * 3, random=0)[kind]
+    projections = 2 * keys * channels * channels
+    products = 2 * tokens * keys * channels
+    assert extra == consolidation * channels + projections + products
 
 
 def test_what_memory_adds_by_hand():

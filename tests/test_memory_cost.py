@@ -76,6 +76,31 @@ def test_flat_over_many_clips_and_streams():
     assert {int(row[2]) for row in rows} == {32}
 
 
+VIT = """
+model = dict(
+    type='MemoryRecognizer3D',
+    backbone=dict(
+        type='MemoryViT', img_size=16, patch_size=8, embed_dims=16, depth=2,
+        num_heads=2, num_frames=4,
+        memory_levels=[
+            dict(type='kmeans', ages=(1, 2), tokens=4),
+            dict(type='coreset', ages=(3, 4), tokens=2)]),
+    cls_head=dict(type='TimeSformerHead', num_classes=3, in_channels=16),
+    data_preprocessor=dict(type='ActionDataPreprocessor', format_shape='NCTHW'),
+    test_cfg=dict(one_by_one=False),
+    memory=dict(type='ClipMemory'))
+"""
+
+
+def test_flat_with_a_vision_transformer(tmp_path):
+    config = tmp_path / 'vit.py'
+    config.write_text(VIT)
+    options = ('--flat', '--clips', 1000, '--streams', 60, '--max-streams', 16)
+    done = fresh_process(REFERENCE / 'measure_memory.py', config, *options)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1].startswith('Flat')
+
+
 LEAK = f"""
 import sys
 

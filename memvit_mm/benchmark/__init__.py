@@ -1,4 +1,4 @@
-"""Measuring: cost against MMAction2's MViT, and how far memory reaches.
+"""Measuring: cost against MMAction2's backbones, and how far memory reaches.
 
 ``benchmark.py``, ``get_flops.py`` and ``measure_recall.py`` of ``tools/analysis_tools``
 are the command lines.

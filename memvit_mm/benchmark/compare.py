@@ -1,4 +1,4 @@
-"""A config's backbone against MMAction2's MViT, and against itself without memory."""
+"""A config's backbone against MMAction2's, and against itself without memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,32 +9,43 @@ from mmengine.config import ConfigDict
 from .complexity import Cost, backbone_cost, clip_shape
 from .measure import Case, Result, Table, measure
 
-MVIT, OURS, BASELINE, SAVING = 'MViT', 'memory full', 'no memory', 'with_cp'
-PUBLISHED = 'published schedule'
+THEIRS, OURS, BASELINE = 'MMAction2', 'memory full', 'no memory'
+SAVING, PUBLISHED = 'with_cp', 'published schedule'
+# The braces stand for the type of the backbone.
 NAMES = {
-    MVIT: "MMAction2's MViT",
-    OURS: 'MeMViT, memory full',
-    BASELINE: 'MeMViT, no memory',
+    THEIRS: "MMAction2's {}",
+    OURS: '{}, memory full',
+    BASELINE: '{}, no memory',
     SAVING: 'memory full, with_cp',
     PUBLISHED: 'the published schedule',
 }
-# Arguments of MeMViT that MMAction2's MViT has, too.
-SHARED = (
-    'arch spatial_size temporal_size in_channels out_scales drop_path_rate '
-    'use_abs_pos_embed interpolate_mode pool_kernel dim_mul head_mul '
-    'adaptive_kv_stride rel_pos_embed residual_pooling dim_mul_in_attention '
-    'with_cls_token output_cls_token rel_pos_zero_init mlp_ratio qkv_bias norm_cfg '
-    'patch_cfg'
-).split()
+# By the type of our backbone: MMAction2's, and the arguments that both have.
+COUNTERPARTS = {
+    'MeMViT': (
+        'MViT',
+        'arch spatial_size temporal_size in_channels out_scales drop_path_rate '
+        'use_abs_pos_embed interpolate_mode pool_kernel dim_mul head_mul '
+        'adaptive_kv_stride rel_pos_embed residual_pooling dim_mul_in_attention '
+        'with_cls_token output_cls_token rel_pos_zero_init mlp_ratio qkv_bias norm_cfg '
+        'patch_cfg',
+    ),
+    'MemoryViT': (
+        'VisionTransformer',
+        'img_size patch_size in_channels embed_dims depth num_heads mlp_ratio qkv_bias '
+        'qk_scale drop_rate attn_drop_rate drop_path_rate norm_cfg init_values '
+        'use_learnable_pos_emb num_frames tubelet_size use_mean_pooling '
+        'return_feat_map',
+    ),
+}
 # Name of a ratio, in which a figure's name fills the braces: what is divided by what.
 RATIOS = {
-    'forward{} against MViT': ('forward', OURS, MVIT),
-    'training{} against MViT': ('training', OURS, MVIT),
+    'forward{} against MMAction2': ('forward', OURS, THEIRS),
+    'training{} against MMAction2': ('training', OURS, THEIRS),
     'forward{}, memory on / off': ('forward', OURS, BASELINE),
     'forward{} against two clips': ('forward', OURS, PUBLISHED),
     'training{} against two clips': ('training', OURS, PUBLISHED),
     'with_cp{} against without': ('training', SAVING, OURS),
-    'with_cp{} against MViT': ('training', SAVING, MVIT),
+    'with_cp{} against MMAction2': ('training', SAVING, THEIRS),
 }
 FIGURES = {'': 'median', ' CPU time': 'cpu_median', ' peak memory': 'peak_bytes'}
 
@@ -43,25 +54,27 @@ def backbones(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Configs of what is compared, by name.
 
     Args:
-        cfg (dict): Config of a :class:`MeMViT`.
+        cfg (dict): Config of a :class:`MeMViT` or :class:`MemoryViT`.
 
     Raises:
         ValueError: If it is the config of another backbone.
     """
-    if str(cfg.get('type')).split('.')[-1] != 'MeMViT':
+    kind = str(cfg.get('type')).split('.')[-1]
+    if kind not in COUNTERPARTS:
         raise ValueError(
-            f'the backbone is of type {cfg.get("type")!r}: only configs of MeMViT can '
-            "be compared with MMAction2's MViT."
+            f'the backbone is of type {cfg.get("type")!r}: only configs of '
+            f"{' and '.join(COUNTERPARTS)} can be compared with MMAction2's backbones."
         )
+    theirs, shared = COUNTERPARTS[kind]
     cfg = ConfigDict(cfg).to_dict()
-    cfg.update(type='MeMViT', with_cp=False)
+    cfg.update(type=kind, with_cp=False)
     chosen = {
-        MVIT: dict(type='MViT', **{k: cfg[k] for k in SHARED if k in cfg}),
+        THEIRS: dict(type=theirs, **{k: cfg[k] for k in shared.split() if k in cfg}),
         OURS: cfg,
         BASELINE: dict(cfg, memory_layers=()),
         SAVING: dict(cfg, with_cp=True),
     }
-    if cfg.get('memory_levels') is not None:
+    if kind == 'MeMViT' and cfg.get('memory_levels') is not None:
         chosen[PUBLISHED] = dict(cfg, memory_levels=None)
     return chosen
 
@@ -114,7 +127,10 @@ class Comparison:
             ('forward + backward', self.training),
         ):
             if results:
-                rows = {NAMES[name]: result for name, result in results.items()}
+                rows = {
+                    NAMES[name].format(result.case.backbone['type']): result
+                    for name, result in results.items()
+                }
                 lines.append(str(Table(title, rows)))
         lines += [f'{name:48}{value:7.3f} x' for name, value in self.ratios().items()]
         return '\n'.join(lines)
@@ -127,17 +143,17 @@ def compare(
     what: Sequence[str] = ('forward', 'training'),
     only: Optional[Sequence[str]] = None,
 ) -> Comparison:
-    """Measure a backbone, MMAction2's MViT and the others of :func:`backbones` in turn.
+    """Measure a backbone, MMAction2's and the others of :func:`backbones` in turn.
 
     Args:
-        cfg (dict): Config of a :class:`MeMViT`.
+        cfg (dict): Config of a :class:`MeMViT` or :class:`MemoryViT`.
         template (Case): Size, batch, device, dtype, threads and ``compiled`` of all.
         repeats (int): Measured runs of each.
         what (sequence[str]): 'forward', 'training' or both.
         only (sequence[str], optional): Of :func:`backbones`, those.
 
     Raises:
-        ValueError: If the backbone is not MeMViT, or one of them fails.
+        ValueError: If the backbone is another, or one of them fails.
     """
     chosen = backbones(cfg)
     layers = cfg.get('memory_layers')
@@ -157,11 +173,11 @@ def compare(
         cases = {
             name: replace(
                 template,
-                name=f'{NAMES[name]}, {kind}',
+                name=f'{NAMES[name].format(backbone["type"])}, {kind}',
                 backbone=backbone,
                 training=kind == 'training',
                 # MMAction2's stays as it is.
-                compiled=template.compiled and name != MVIT,
+                compiled=template.compiled and name != THEIRS,
             )
             for name, backbone in chosen.items()
             # Checkpointing has a meaning in training only.

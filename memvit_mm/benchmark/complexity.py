@@ -232,8 +232,15 @@ def clip_shape(
         ValueError: If ``size`` is no size.
     """
     if size is None:
-        pixels = backbone.get('spatial_size', 224)
-        size = (backbone.get('temporal_size', 16), pixels, pixels)
+        # As MViT and as VisionTransformer call it.
+        frames, pixels = (
+            next((backbone[name] for name in names if name in backbone), usual)
+            for names, usual in (
+                (('temporal_size', 'num_frames'), 16),
+                (('spatial_size', 'img_size'), 224),
+            )
+        )
+        size = (frames, pixels, pixels)
     if len(size) != 3 or min(size) < 1:
         raise ValueError(
             f'a clip of size {tuple(size)} is none: give T, H, W, each at least 1.'

@@ -101,7 +101,7 @@ class Table:
 
     def __str__(self) -> str:
         lines = [
-            f'{self.title:26}{"s / clip":>9}{"ratio":>7}{"CPU s":>9}{"ratio":>7}'
+            f'{self.title:32}{"s / clip":>9}{"ratio":>7}{"CPU s":>9}{"ratio":>7}'
             f'{"clips/s":>9}{"peak MB":>9}{"ratio":>7}'
         ]
         first: list[float] = []
@@ -115,7 +115,7 @@ class Table:
             first = first or values
             time, cpu, peak = (v / (base or 1) for v, base in zip(values, first))
             lines.append(
-                f'  {name:24}{values[0]:9.3f}{time:7.2f}{values[1]:9.3f}{cpu:7.2f}'
+                f'  {name:30}{values[0]:9.3f}{time:7.2f}{values[1]:9.3f}{cpu:7.2f}'
                 f'{result.clips_per_second:9.2f}{values[2]:9.0f}{peak:7.2f}'
             )
         return '\n'.join(lines)
@@ -202,7 +202,8 @@ def prepare(case: Case) -> Callable[[], None]:
         with torch.set_grad_enabled(case.training):
             with case.autocast():
                 features = model(x, **inputs)
-            last = (features[0] if inputs else features)[-1]
+            features = features[0] if inputs else features
+            last = features if isinstance(features, Tensor) else features[-1]
             parts = last if isinstance(last, (list, tuple)) else [last]
             loss = sum(part.float().mean() for part in parts)
         if case.training:

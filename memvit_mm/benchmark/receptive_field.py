@@ -93,9 +93,8 @@ class ReceptiveField:
                     seconds += f' to {far * self.stride_seconds:.1f}'
             few, many = level.tokens
             tokens = str(few) if few == many else f'{few} to {many}'
-            lines.append(
-                f'{level.part:<18}{clips_text(level.ages):<22}{tokens:<24}{seconds}'
-            )
+            clips = f'{clips_text(level.ages)} '
+            lines.append(f'{level.part:<18}{clips:<22}{tokens:<24}{seconds}')
         return '\n'.join(lines)
 
 
@@ -213,12 +212,15 @@ def farthest(model: nn.Module, size: Sequence[int]) -> int:
 
 
 def lively_weights(model: nn.Module) -> None:
-    """Random weights of trained size: no product shrinks what passes through it."""
+    """Random weights of trained size: no product shrinks what passes through it, and
+    no gate is closed."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             std = 0.3 if 'rel_pos' in name else parameter[0].numel() ** -0.5
             parameter.data.normal_(0, std, generator=generator)
+        elif name.endswith('.gate'):
+            parameter.data.normal_(0, 1, generator=generator)
 
 
 def feed(model: nn.Module, clip: Tensor, number: int) -> list[Tensor]:

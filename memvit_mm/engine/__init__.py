@@ -1,10 +1,11 @@
-"""Hooks for runs of models with memory, and mixed precision on a CPU."""
+"""For runs of models with memory: hooks, learning rates, mixed precision on a CPU."""
 
 from .bad_clip_hook import BadClipHook
 from .checkpoint_hook import MemoryCheckpointHook
 from .cpu_amp import CPUAmpOptimWrapper
 from .finite_loss_hook import FiniteLossHook
 from .lane_workers_hook import LaneWorkersHook
+from .layer_decay import MemoryLearningRateDecayOptimizerConstructor
 from .memory_reset_hook import MemoryResetHook
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'FiniteLossHook',
     'LaneWorkersHook',
     'MemoryCheckpointHook',
+    'MemoryLearningRateDecayOptimizerConstructor',
     'MemoryResetHook',
 ]

@@ -64,8 +64,9 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
         num_frames (int): Frames of a clip.
         tubelet_size (int): Frames of a patch.
         use_mean_pooling (bool): The mean of the tokens is the feature.
-        pretrained (str, optional): Checkpoint to start from, a path. (MMAction2 1.2
-            takes it and leaves it unread.)
+        pretrained (str, optional): Checkpoint of the backbone alone to start from, a
+            path. (MMAction2 1.2 takes it and leaves it unread.) Of a whole model:
+            ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
         return_feat_map (bool): Return all tokens, on their grid.
         init_cfg (dict | list[dict], optional): As everywhere in mmengine.
         memory_layers (sequence[int], optional): Layers with memory. None: every even
@@ -170,7 +171,7 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
                 reading,
             )
             for layer, drop_path in enumerate(
-                torch.linspace(0, drop_path_rate, depth).tolist()
+                torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
             )
         )
         # Levels that do not fit a clip are refused now.

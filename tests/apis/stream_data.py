@@ -132,8 +132,11 @@ def config(pipeline: list, **dataset) -> Config:
     )
 
 
-def epic_model(max_streams: int = 64, **dataset) -> torch.nn.Module:
+def epic_model(
+    max_streams: int = 64, backbone: dict = None, **dataset
+) -> torch.nn.Module:
     """A small recognizer with verbs and nouns, and its config."""
+    backbone = backbone or small_models.backbone_cfg(output_cls_token=False)
     model = small_models.recognizer(
         cls_head=dict(
             type='EpicHead',
@@ -142,7 +145,7 @@ def epic_model(max_streams: int = 64, **dataset) -> torch.nn.Module:
             num_nouns=6,
             dropout_ratio=0.0,
         ),
-        backbone=small_models.backbone_cfg(output_cls_token=False),
+        backbone=backbone,
         data_preprocessor=PREPROCESSOR,
         memory=dict(type='ClipMemory', max_streams=max_streams),
     )
@@ -150,9 +153,9 @@ def epic_model(max_streams: int = 64, **dataset) -> torch.nn.Module:
     return model
 
 
-def ava_model() -> torch.nn.Module:
+def ava_model(detector=small_models.detector) -> torch.nn.Module:
     """A small detector, and its config."""
-    model = small_models.detector(data_preprocessor=PREPROCESSOR)
+    model = detector(data_preprocessor=PREPROCESSOR)
     model.cfg = config(ava_pipeline())
     return model
 

@@ -249,6 +249,24 @@ class TestState:
         for name, predictions in expected.items():
             assert_same(rest[name], predictions[until.get(name, 0) :])
 
+    def test_of_a_vision_transformer(self, videos):
+        vit = data.small_models.vit_map_cfg()
+        model = data.epic_model(backbone=vit)
+        expected = {name: list(VideoStream(model).run(v)) for name, v in videos.items()}
+        found, state = self.stop(data.epic_model(backbone=vit), videos, 6)
+        streams = MultiStream(data.epic_model(backbone=vit))
+        streams.load_state_dict(state)
+        for name in state:
+            streams.add(name, videos[name])
+        for prediction in streams:
+            found.setdefault(prediction.stream, []).append(prediction)
+        assert_all(found, expected)
+        # Earlier clips count in it.
+        model.register_forward_pre_hook(lambda *_: model.reset_memory())
+        cleared = list(VideoStream(model).run(videos['d']))
+        with pytest.raises(AssertionError):
+            assert_same(cleared, expected['d'], atol=1e-3)
+
     def test_interrupted_in_the_model(self, videos, expected):
         model = data.epic_model()
         step, found = model.test_step, {}
@@ -385,8 +403,9 @@ def test_options(model):
     assert list(MultiStream(model)) == []
 
 
-def test_detectors(videos):
-    model = data.ava_model()
+@pytest.mark.parametrize('detector', ['detector', 'vit_detector'])
+def test_detectors(videos, detector):
+    model = data.ava_model(getattr(data.small_models, detector))
 
     def boxes(image, second):
         return np.array([[2, 3, 30, 40, 0.9]] * (int(second) % 3))

@@ -663,7 +663,13 @@ class TestOptions:
         assert found[0].start == pytest.approx((24 - 14) / FPS)
 
     @pytest.mark.parametrize(
-        'name', ['memvit_ava.py', 'memvit_epic_cls.py', 'memvit_16_k400.py']
+        'name',
+        [
+            'memvit_ava.py',
+            'memvit_epic_cls.py',
+            'memvit_16_k400.py',
+            'videomae_memory_ava.py',
+        ],
     )
     def test_configs_of_ours(self, model, frames, name):
         # Their pipelines, with a model that takes their clips' size.

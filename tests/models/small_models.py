@@ -28,6 +28,41 @@ def backbone_cfg(**kwargs) -> dict:
     }
 
 
+def vit_cfg(**kwargs) -> dict:
+    """A small MemoryViT that reads the clips which the small MeMViT reads."""
+    return {
+        'type': 'MemoryViT',
+        'img_size': 32,
+        'embed_dims': DIMS,
+        'depth': 3,
+        'num_heads': 2,
+        'num_frames': FRAMES,
+        'memory_levels': [dict(type='kmeans', ages=(2, 4), tokens=6)],
+        **kwargs,
+    }
+
+
+def vit_map_cfg(**kwargs) -> dict:
+    """One that returns a map of features, as detectors want it."""
+    return vit_cfg(**{'return_feat_map': True, 'use_mean_pooling': False, **kwargs})
+
+
+def vit_recognizer(**kwargs) -> torch.nn.Module:
+    """As :func:`recognizer`, with a MemoryViT."""
+    return recognizer(vit_cfg(), **kwargs)
+
+
+def vit_detector(**kwargs) -> torch.nn.Module:
+    """As :func:`detector`, with a MemoryViT, one softmax over learned and other
+    memories."""
+    levels = [
+        dict(type='pool', ages=(2,), stride=(2, 1, 1)),
+        dict(type='coreset', ages=(4,), tokens=3),
+    ]
+    backbone = vit_map_cfg(reading='joint', memory_levels=levels)
+    return detector(backbone, **kwargs)
+
+
 def long_detector() -> torch.nn.Module:
     """A detector that reads each of the last clips, most of them coarsely."""
     levels = [
@@ -49,18 +84,22 @@ def build(cfg: dict) -> torch.nn.Module:
 def randomize(model: torch.nn.Module) -> torch.nn.Module:
     """Weights unlike their start, so that no term is zero by accident."""
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data.add_(0.1 * noise)
+        if name.endswith('.gate'):
+            parameter.data.add_(1.0)
     return model
 
 
 def recognizer(backbone: dict = None, **kwargs) -> torch.nn.Module:
+    backbone = backbone or backbone_cfg()
+    is_vit = backbone['type'] == 'MemoryViT'
     cfg = dict(
         type='MemoryRecognizer3D',
-        backbone=backbone or backbone_cfg(),
+        backbone=backbone,
         cls_head=dict(
-            type='MViTHead',
+            type='TimeSformerHead' if is_vit else 'MViTHead',
             num_classes=CLASSES,
             in_channels=DIMS,
             dropout_ratio=0.0,
@@ -160,11 +199,15 @@ def batch(*clips: tuple) -> tuple:
     return inputs, [sample(*c) for c in clips]
 
 
+def batch_for(model, *clips: tuple) -> tuple:
+    """As :func:`batch`, in the form that a recognizer or a detector takes."""
+    inputs, samples = batch(*clips)
+    return inputs.squeeze(1) if hasattr(model, 'roi_head') else inputs, samples
+
+
 def scores(model, *clips: tuple) -> list[torch.Tensor]:
     """Predictions of one batch, one tensor per (video, time) pair."""
-    inputs, samples = batch(*clips)
-    if hasattr(model, 'roi_head'):
-        inputs = inputs.squeeze(1)
+    inputs, samples = batch_for(model, *clips)
     with torch.no_grad():
         results = model(inputs, samples, mode='predict')
     if hasattr(model, 'roi_head'):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from small_models import FRAMES, randomize
+from mmaction.registry import MODELS
+from small_models import FRAMES, backbone_cfg, randomize, vit_cfg
+from torch.utils._pytree import tree_leaves
 
-from memvit_mm.models import ClipMemory, MeMViT, Stream
+from memvit_mm.models import ClipMemory, Stream
 
 dynamo = pytest.importorskip('torch._dynamo')
 testing = pytest.importorskip('torch._dynamo.testing')
@@ -25,15 +27,18 @@ def fresh():
     dynamo.reset()
 
 
-def build(**kwargs) -> MeMViT:
-    model = MeMViT(
-        arch=dict(embed_dims=8, num_layers=2, num_heads=1, downscale_indices=[1]),
-        spatial_size=32,
-        temporal_size=FRAMES,
-        adaptive_kv_stride=(1, 4, 4),
-        **kwargs,
-    )
-    return randomize(model)
+def memvit(**kwargs) -> dict:
+    arch = dict(embed_dims=8, num_layers=2, num_heads=1, downscale_indices=[1])
+    return backbone_cfg(arch=arch, **kwargs)
+
+
+def vit(**kwargs) -> dict:
+    # One layer, which has memory.
+    return vit_cfg(depth=1, **kwargs)
+
+
+def build(cfg: dict):
+    return randomize(MODELS.build(cfg))
 
 
 def play(model, backbone, clips: int):
@@ -44,7 +49,7 @@ def play(model, backbone, clips: int):
         step = memory.step([Stream('video')], [number])
         past = step.read(model.memory_specs(x.shape[-3:]), like=x)
         features, written = backbone(x, memory=past)
-        yield features[-1][1]
+        yield tree_leaves(features)[-1]
         step.write(written)
         step.commit()
 
@@ -53,18 +58,30 @@ LONG = [
     dict(type='pool', ages=(2,), stride=(4, 2, 2)),
     dict(type='pool', ages=(1, 3, 4), tokens=2),
 ]
+# The coreset is one of the means.
+MEANS = [
+    dict(type='kmeans', ages=(1, 2), tokens=4),
+    dict(type='coreset', ages=(3,), tokens=2),
+]
+DRAWN = [
+    dict(type='random', ages=(1, 4), tokens=4),
+    dict(type='coreset', ages=(3,), tokens=3),
+    dict(type='pool', ages=(2,), tokens=2),
+]
 
 
 @pytest.mark.parametrize(
-    'training, settings',
+    'training, cfg',
     [
-        (False, dict()),
-        (True, dict(pool_first=False)),
-        (True, dict(memory_levels=LONG)),
+        (False, memvit()),
+        (True, memvit(pool_first=False)),
+        (True, memvit(memory_levels=LONG)),
+        (True, vit(memory_levels=MEANS)),
+        (False, vit(memory_levels=DRAWN, reading='joint')),
     ],
 )
-def test_one_graph_however_full_the_memory_is(training, settings):
-    model = build(**settings).train(training)
+def test_one_graph_however_full_the_memory_is(training, cfg):
+    model = build(cfg).train(training)
     counter = testing.CompileCounter()
     # fullgraph: a graph break is an error.
     compiled = torch.compile(model, backend=counter, fullgraph=True)
@@ -76,8 +93,9 @@ def test_one_graph_however_full_the_memory_is(training, settings):
     torch.testing.assert_close(outputs, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_of_the_compiled_backbone():
-    model = build().train()
+@pytest.mark.parametrize('cfg', [memvit(), vit(memory_levels=MEANS)])
+def test_gradients_of_the_compiled_backbone(cfg):
+    model = build(cfg).train()
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     found = []
     for backbone in (compiled, model):

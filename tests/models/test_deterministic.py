@@ -7,12 +7,19 @@ so that it would say nothing here: what runs is looked at instead.
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import FRAMES, backbone_cfg, clip, detector, recognizer, sample
+from small_models import (
+    FRAMES,
+    backbone_cfg,
+    clip,
+    detector,
+    recognizer,
+    sample,
+    vit_cfg,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memvit_mm.models.relative_position import _resize
 
-KINDS = {'recognizer': recognizer, 'detector': detector}
 WITHOUT = {
     'max_pool3d_with_indices_backward',
     'avg_pool3d_backward',
@@ -62,24 +69,38 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('pool_first', [True, False])
-@pytest.mark.parametrize('kind', list(KINDS))
-def test_no_operator_without_a_deterministic_kernel(kind, pool_first):
+@pytest.mark.parametrize('build', [recognizer, detector])
+def test_no_operator_without_a_deterministic_kernel(build, pool_first):
     cfg = backbone_cfg(
-        pool_first=pool_first, output_cls_token=kind == 'recognizer', memory_gap=1
+        pool_first=pool_first, output_cls_token=build is recognizer, memory_gap=1
     )
-    model = KINDS[kind](cfg).train()
-    # The second clips read memory. Larger, so that positions are interpolated, and
-    # of another length.
+    # Larger, so that positions are interpolated, and of another length.
+    names = operators(build(cfg), FRAMES + 2, (48, 64))
+    assert {'max_pool2d_with_indices_backward', 'convolution'} <= names
+    assert not names & WITHOUT
+
+
+@pytest.mark.parametrize('kind', ['kmeans', 'coreset', 'random', 'pool'])
+def test_nor_any_of_a_vision_transformer(kind):
+    levels = [dict(type=kind, ages=(1, 2), tokens=3)]
+    names = operators(recognizer(vit_cfg(memory_levels=levels)), FRAMES, (48, 64))
+    assert 'convolution' in names
+    # MMAction2 interpolates the positions, which are trained only if one asks for it.
+    assert not names & WITHOUT
+
+
+def operators(model, frames: int, size: tuple) -> set:
+    """The names of all operators of a training step that reads memory."""
+    model.train()
     for t in range(3):
-        inputs = torch.stack([clip(v, t, (48, 64)) for v in 'ab'])
-        inputs = torch.cat([inputs, inputs], dim=2)[:, :, : FRAMES + 2]
-        inputs = inputs[:, None] if kind == 'recognizer' else inputs
-        samples = [sample(v, t, (48, 64)) for v in 'ab']
+        inputs = torch.stack([clip(v, t, size) for v in 'ab'])
+        inputs = torch.cat([inputs, inputs], dim=2)[:, :, :frames]
+        inputs = inputs if hasattr(model, 'roi_head') else inputs[:, None]
+        samples = [sample(v, t, size) for v in 'ab']
         with Operators() as ran:
             losses = model(inputs, samples, mode='loss')
             sum(v for k, v in losses.items() if 'loss' in k).backward()
-    assert {'max_pool2d_with_indices_backward', 'convolution'} <= ran.names
-    assert not ran.names & WITHOUT
+    return ran.names
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])

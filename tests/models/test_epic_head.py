@@ -6,7 +6,16 @@ from mmaction.apis.inferencers import ActionRecogInferencer
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.model import BaseModel
-from small_models import DIMS, FRAMES, backbone_cfg, build, clip, randomize
+from small_models import (
+    DIMS,
+    FRAMES,
+    backbone_cfg,
+    build,
+    clip,
+    randomize,
+    vit_cfg,
+    vit_map_cfg,
+)
 
 from memvit_mm.models.heads.epic_head import EpicHead, EpicScores
 
@@ -34,6 +43,8 @@ BACKBONES = {
         'MemoryRecognizer3D',
         4,
     ),
+    'MemoryViT': (vit_cfg(), DIMS, 'MemoryRecognizer3D', None),
+    'MemoryViT, patches': (vit_map_cfg(), DIMS, 'MemoryRecognizer3D', 4),
     'MViT, class token': (MVIT, DIMS, 'Recognizer3D', 4),
     'MViT, two scales': (
         dict(MVIT, output_cls_token=False, out_scales=[1, 2]),

@@ -10,7 +10,7 @@ from small_models import ARCH, FRAMES, randomize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from memvit_mm.models import MeMViT
+from memvit_mm.models import MemoryViT, MeMViT
 from memvit_mm.models.kernels import attention as fused_attention
 from memvit_mm.models.kernels.attention import attend, padded
 from memvit_mm.models.relative_position import folded_attention
@@ -79,18 +79,29 @@ def test_low_precision_hides_later_frames(dtype):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_no_tensor_of_queries_by_keys(training):
-    # 2048 queries of the first layer on 2048 keys and more of the memory.
-    model = MeMViT(
-        arch=ARCH, spatial_size=64, temporal_size=FRAMES, adaptive_kv_stride=(1, 1, 1)
-    )
+@pytest.mark.parametrize('reading', [None, 'gated', 'joint'])
+def test_no_tensor_of_queries_by_keys(training, reading):
+    # 1024 queries of the first layer on as many keys and more of the memory.
+    if reading:
+        levels = [dict(type='keep', ages=(1, 2))]
+        model = MemoryViT(
+            64, 4, embed_dims=8, depth=1, num_heads=2, num_frames=FRAMES,
+            reading=reading, memory_levels=levels,
+        )  # fmt: skip
+    else:
+        model = MeMViT(
+            arch=ARCH,
+            spatial_size=64,
+            temporal_size=FRAMES,
+            adaptive_kv_stride=(1, 1, 1),
+        )
     randomize(model).train(training)
     x = torch.randn(1, 3, FRAMES, 64, 64)
     queries = FRAMES // 2 * 16 * 16
     with torch.set_grad_enabled(training), Sizes() as sizes:
         features, _ = model(x, memory=model.empty_memory(x))
         if training:
-            features[0][1].sum().backward()
+            tree_leaves(features)[-1].sum().backward()
     # MLPs are 4 x 8 channels wide.
     assert queries * 32 < 2 * sizes.largest
     assert sizes.largest < queries * queries / 4

@@ -4,9 +4,18 @@ import pytest
 import torch
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
-from small_models import ARCH, DIMS, FRAMES, backbone_cfg, build, randomize
+from small_models import (
+    ARCH,
+    DIMS,
+    FRAMES,
+    backbone_cfg,
+    build,
+    randomize,
+    vit_cfg,
+    vit_map_cfg,
+)
 from torch import nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from memvit_mm.models import MeMViT
 
@@ -248,17 +257,31 @@ def test_activation_checkpointing_changes_nothing(cls_token):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-def test_bfloat16_autocast():
-    model = randomize(MeMViT(**KEYS)).train()
-    x = torch.randn(1, 3, FRAMES, 32, 32)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        features, _ = model(x, memory=model.empty_memory(x))
-    features[0][1].float().square().mean().backward()
-    with torch.no_grad():
-        exact = model(x)[0][1]
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    'cfg',
+    [backbone_cfg(), vit_cfg(), vit_cfg(reading='joint')],
+    ids=['MeMViT', 'gated', 'joint'],
+)
+@pytest.mark.parametrize('weights_too', [False, True])
+def test_low_precision(cfg, dtype, weights_too):
+    """Autocast, and weights of that type: with a memory that is empty for one row."""
+    model = randomize(MODELS.build(cfg)).train()
+    x = torch.randn(2, 3, FRAMES, 32, 32)
+    memory = model.empty_memory(x)
+    for (past,) in memory.values():
+        past.valid[1] = True
+        for tensor in (*past.recent, *past.older):
+            tensor[1].normal_()
+    exact = leaves(model(x, memory=memory)[0])[-1].detach()
+    if weights_too:
+        model, x = model.to(dtype), x.to(dtype)
+        memory = tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, memory)
+    with torch.autocast('cpu', dtype=dtype, enabled=not weights_too):
+        features = leaves(model(x, memory=memory)[0])[-1]
+    features.float().square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    error = (features[0][1].float() - exact).norm() / exact.norm()
-    assert error < 0.05
+    assert (features.float() - exact).norm() / exact.norm() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -307,10 +330,15 @@ def test_memvit_16_and_24_are_built_from_their_names():
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_features_are_float32_under_autocast(dtype):
+@pytest.mark.parametrize(
+    'cfg',
+    [backbone_cfg(), vit_cfg(), vit_map_cfg()],
+    ids=['MeMViT', 'ViT', 'ViT, its map'],
+)
+def test_features_are_float32_under_autocast(cfg, dtype):
     """As on GPUs: RoIAlign on a CPU has no bfloat16, and mixes no types."""
-    model = MODELS.build(backbone_cfg()).eval()
+    model = MODELS.build(cfg).eval()
     video = torch.randn(1, 3, FRAMES, 32, 32)
     with torch.no_grad(), torch.autocast('cpu', dtype=dtype):
-        ((patches, cls_token),) = model(video)
-    assert patches.dtype == cls_token.dtype == torch.float32
+        features = leaves(model(video))
+    assert {feature.dtype for feature in features} == {torch.float32}

@@ -12,12 +12,18 @@ from small_models import (
     recognizer,
     sample,
     scores,
+    vit_cfg,
+    vit_recognizer,
 )
 
 from memvit_mm.models import Stream
 
-KINDS = {'recognizer': recognizer, 'detector': detector}
-BOTH = pytest.mark.parametrize('kind', list(KINDS))
+KINDS = {
+    'recognizer': recognizer,
+    'detector': detector,
+    'ViT': vit_recognizer,
+}
+ALL = pytest.mark.parametrize('kind', list(KINDS))
 TIMES = range(6)
 
 
@@ -32,7 +38,7 @@ def together(model, *batches: str) -> dict:
     }
 
 
-@BOTH
+@ALL
 def test_bit_for_bit_in_any_batch_on_the_cpu(kind):
     model = KINDS[kind]()
     expected = together(model, *'abcde')
@@ -41,9 +47,9 @@ def test_bit_for_bit_in_any_batch_on_the_cpu(kind):
         assert all(torch.equal(results[key], expected[key]) for key in expected)
 
 
-@BOTH
+@ALL
 def test_rows_together_where_that_is_asked_for(kind):
-    test_cfg = dict(one_by_one=False, **({'rcnn': None} if kind == 'detector' else {}))
+    test_cfg = dict(one_by_one=False, **({'rcnn': None} if 'detector' in kind else {}))
     model = KINDS[kind](test_cfg=test_cfg)
     rows = []
     model.backbone.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
@@ -54,9 +60,12 @@ def test_rows_together_where_that_is_asked_for(kind):
         torch.testing.assert_close(results[key], expected[key], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('one_by_one', [True, False])
-def test_padding_reaches_no_result_of_a_recognizer(one_by_one):
-    model = recognizer(test_cfg=dict(one_by_one=one_by_one))
+@pytest.mark.parametrize(
+    'kind, one_by_one',
+    [('recognizer', True), ('recognizer', False), ('ViT', False)],
+)
+def test_padding_reaches_no_result_of_a_recognizer(kind, one_by_one):
+    model = KINDS[kind](test_cfg=dict(one_by_one=one_by_one))
     sizes = {'a': (32, 48), 'b': (32, 32), 'c': (48, 32), 'd': (32, 32)}
 
     def predict(inputs, samples):
@@ -92,8 +101,9 @@ def test_views_of_a_sample_run_together():
     }
 
 
-def test_a_backbone_without_memory_needs_no_streams():
-    model = recognizer(backbone_cfg(memory_layers=()))
+@pytest.mark.parametrize('cfg', [backbone_cfg, vit_cfg])
+def test_a_backbone_without_memory_needs_no_streams(cfg):
+    model = recognizer(cfg(memory_layers=()))
     inputs, samples = batch(('a', 0), ('a', 0), ('b', 1))
     for row in samples:
         row.set_metainfo({})
@@ -104,7 +114,7 @@ def test_a_backbone_without_memory_needs_no_streams():
     assert not torch.equal(results[0].pred_score, results[2].pred_score)
 
 
-@BOTH
+@ALL
 def test_a_full_memory_forgets_no_stream_of_the_batch(kind):
     # 'b' ends where 'c', earlier in its time, begins: 'a' must not make room for it.
     model = KINDS[kind](memory=dict(type='ClipMemory', max_streams=2))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
-from memvit_mm.models import ClipMemory, MeMViT, Stream
+from memvit_mm.models import ClipMemory, MemoryViT, MeMViT, Stream
 from memvit_mm.models.heads.actor_memory import ActorMemoryHead
 from memvit_mm.models.memory.layers import KeyValue
 from memvit_mm.models.memory.schedule import published_levels, read_levels
@@ -28,8 +29,16 @@ SCHEDULES = dict(
         dict(type='pool', ages=(2, 3), stride=(4, 2, 2)),
         dict(type='keep', ages=(4, 5)),
     ],
+    # Consolidated when it is seen, and that once more when it is read.
+    means=[
+        dict(type='kmeans', ages=(1, 3), tokens=7),
+        dict(type='coreset', ages=(4, 5), tokens=3),
+    ],
+    drawn_beside_learned=[
+        dict(type='random', ages=(2, 3), tokens=5),
+        dict(type='pool', ages=(1, 4, 6), tokens=2),
+    ],
 )
-ALL = pytest.mark.parametrize('name', list(SCHEDULES))
 FRAMES = 8
 
 
@@ -48,6 +57,36 @@ def backbone(levels, **kwargs) -> MeMViT:
     return model
 
 
+def vit(levels, pool_first: bool = True, **kwargs) -> MemoryViT:
+    """As :func:`backbone`; its form with and without ``pool_first`` is its reading."""
+    torch.manual_seed(0)
+    model = MemoryViT(
+        img_size=32,
+        patch_size=8,
+        embed_dims=8,
+        depth=3,
+        num_heads=2,
+        num_frames=FRAMES,
+        use_mean_pooling=False,
+        return_feat_map=True,
+        reading='gated' if pool_first else 'joint',
+        memory_levels=levels,
+        **kwargs,
+    )
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    return model
+
+
+ALL = pytest.mark.parametrize(
+    'name, backbone',
+    [
+        *((name, backbone) for name in SCHEDULES),
+        *((n, vit) for n in ('kept_on', 'means', 'drawn_beside_learned')),
+    ],
+)
+
+
 def play(model, memory, clips, stream='a'):
     """Feed clips; the features and what the first layer read, per clip."""
     outputs = []
@@ -57,7 +96,7 @@ def play(model, memory, clips, stream='a'):
         features, written = model(clip, memory=past)
         step.write(written)
         step.commit()
-        outputs.append((features[0][0], past['layer0']))
+        outputs.append((tree_leaves(features)[0], past['layer0']))
     return outputs
 
 
@@ -69,7 +108,7 @@ def clips_of(count: int, size: int = 32) -> list:
 
 
 @ALL
-def test_every_clip_of_the_schedule_is_read_and_no_other(name):
+def test_every_clip_of_the_schedule_is_read_and_no_other(name, backbone):
     levels = SCHEDULES[name]
     with torch.no_grad():
         plain = play(backbone(levels, memory_layers=[0]), ClipMemory(), clips_of(12))
@@ -81,7 +120,7 @@ def test_every_clip_of_the_schedule_is_read_and_no_other(name):
 
 
 @ALL
-def test_a_clip_is_kept_in_the_forms_that_will_be_read_and_no_longer(name):
+def test_a_clip_is_kept_in_the_forms_that_will_be_read_and_no_longer(name, backbone):
     model, memory = backbone(SCHEDULES[name]), ClipMemory()
     with torch.no_grad():
         play(model, memory, clips_of(12))
@@ -100,7 +139,7 @@ def test_a_clip_is_kept_in_the_forms_that_will_be_read_and_no_longer(name):
 
 
 @ALL
-def test_what_is_kept_is_bounded_and_told_before(name):
+def test_what_is_kept_is_bounded_and_told_before(name, backbone):
     model, memory = backbone(SCHEDULES[name]), ClipMemory()
     specs = model.memory_specs((FRAMES, 32, 32)).values()
     with torch.no_grad():
@@ -154,7 +193,9 @@ def test_what_is_kept_by_hand():
 
 @ALL
 @pytest.mark.parametrize('pool_first', [True, False])
-def test_every_weight_has_a_gradient_and_none_reaches_the_past(name, pool_first):
+def test_every_weight_has_a_gradient_and_none_reaches_the_past(
+    name, backbone, pool_first
+):
     model = backbone(SCHEDULES[name], pool_first=pool_first)
     memory, clips = ClipMemory(), clips_of(10)
     for clip in clips:
@@ -167,16 +208,16 @@ def test_every_weight_has_a_gradient_and_none_reaches_the_past(name, pool_first)
 
 
 @ALL
-def test_empty_slots_change_nothing(name):
+def test_empty_slots_change_nothing(name, backbone):
     model, clip = backbone(SCHEDULES[name]).eval(), clips_of(1)[0]
     with torch.no_grad():
-        ((plain, _),) = model(clip)
-        ((empty, _),), _ = model(clip, memory=model.empty_memory(clip))
+        plain = model(clip)
+        empty, _ = model(clip, memory=model.empty_memory(clip))
     torch.testing.assert_close(empty, plain, atol=1e-5, rtol=1e-5)
 
 
 @ALL
-def test_rows_of_a_batch_do_not_meet(name):
+def test_rows_of_a_batch_do_not_meet(name, backbone):
     model = backbone(SCHEDULES[name]).eval()
     clips = {s: [c + n for c in clips_of(9)] for n, s in enumerate('ab')}
     with torch.no_grad():
@@ -191,11 +232,10 @@ def test_rows_of_a_batch_do_not_meet(name):
             features, written = model(batch, memory=step.read(specs, batch))
             step.write(written)
             step.commit()
+            found = tree_leaves(features)[0]
             if time == 8:
-                torch.testing.assert_close(
-                    features[0][0][:1], alone[0], atol=1e-4, rtol=1e-4
-                )
-    torch.testing.assert_close(features[0][0], alone[1], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(found[:1], alone[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, alone[1], atol=1e-4, rtol=1e-4)
 
 
 def test_other_frame_sizes():
@@ -330,6 +370,20 @@ def test_ages_of_actors_start_as_nothing():
             'tokens=0 must be a whole number, 1 or more',
         ),
         ([FINE, dict(FINE, ages=(4, 5))], r'\[1\]: ages has 4, which another level'),
+        (
+            [dict(FINE, type='kmeans')],
+            r"type='kmeans' does not take \['stride'\], only .*'seed', 'tokens'",
+        ),
+        (
+            [dict(type='random', ages=(1,), seed=-1)],
+            'seed=-1 must be a whole number, 0',
+        ),
+        ([dict(type='coreset', ages=(1,), seed=0.5)], 'seed=0.5 must be a whole'),
+        ([dict(type='coreset', ages=(1,), tokens=0)], 'tokens=0 must be a whole'),
+        (
+            [dict(type='kmeans', ages=(1,)), dict(FINE, ages=(2, 3))],
+            r'\[1\]: a level with stride pools a grid.* tokens instead',
+        ),
         (
             [
                 dict(type='pool', ages=(1,), tokens=2),

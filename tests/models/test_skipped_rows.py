@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_models import batch, detector, recognizer
+from small_models import batch, detector, recognizer, vit_detector, vit_recognizer
 
 from memvit_mm.models.memory.remember import nothing_read
 
-KINDS = {'recognizer': recognizer, 'detector': detector}
+KINDS = [recognizer, detector, vit_recognizer, vit_detector]
 # Said once per model; a test says that it is.
 pytestmark = pytest.mark.filterwarnings('ignore:A clip is left out')
 STEPS = [
@@ -19,9 +19,9 @@ STEPS = [
 BAD = {('b', 0), ('c', 1), ('b', 2), ('b', 4)}
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=KINDS, ids=lambda build: build.__name__)
 def model(request):
-    return KINDS[request.param]()
+    return request.param()
 
 
 def samples_of(model, clips, bad=()):

@@ -13,6 +13,7 @@ from small_models import (
     FRAMES,
     backbone_cfg,
     batch,
+    batch_for,
     build,
     clip,
     detector,
@@ -20,17 +21,27 @@ from small_models import (
     recognizer,
     sample,
     scores,
+    vit_cfg,
+    vit_detector,
+    vit_map_cfg,
+    vit_recognizer,
 )
 
 KINDS = {'recognizer': recognizer, 'detector': detector}
 BOTH = pytest.mark.parametrize('kind', list(KINDS))
-# The third reads every clip of the past, most of them coarsely.
-ALL = pytest.mark.parametrize('kind', [*KINDS, 'long'])
+# These read the clips two and four back.
+TWO_BACK = {**KINDS, 'ViT': vit_recognizer, 'ViT detector': vit_detector}
+EACH = pytest.mark.parametrize('kind', list(TWO_BACK))
+# This one reads every clip of the past, most of them coarsely.
+READERS = {**TWO_BACK, 'long': long_detector}
+ALL = pytest.mark.parametrize('kind', list(READERS))
+# One of each sort, where no other can behave differently.
+SOME = pytest.mark.parametrize('kind', ['ViT', 'detector', 'long'])
 
 
 @pytest.fixture
 def model(kind):
-    return {**KINDS, 'long': long_detector}[kind]()
+    return READERS[kind]()
 
 
 def alone(model, video: str, times) -> list:
@@ -45,7 +56,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-@BOTH
+@EACH
 def test_memory_matters_and_the_first_clip_has_none(kind, model):
     with_memory = alone(model, 'a', range(6))
     fresh = [alone(model, 'a', [t])[0] for t in range(6)]
@@ -75,9 +86,7 @@ def test_interleaved_streams_are_each_as_alone(kind, model):
 
 def training_step(model, *clips: tuple) -> tuple:
     """Losses of a batch, with their gradients."""
-    inputs, samples = batch(*clips)
-    if hasattr(model, 'roi_head'):
-        inputs = inputs.squeeze(1)
+    inputs, samples = batch_for(model, *clips)
     model.zero_grad()
     losses = model(inputs, samples, mode='loss')
     total = sum(v for k, v in losses.items() if 'loss' in k)
@@ -111,7 +120,7 @@ def test_two_clips_of_a_stream_in_a_training_batch(kind, model):
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
-@ALL
+@SOME
 def test_a_new_video_in_a_batch_of_four(kind, model):
     expected = {v: alone(model, v, range(8)) for v in 'abcde'}
     for t in range(4):
@@ -123,7 +132,7 @@ def test_a_new_video_in_a_batch_of_four(kind, model):
             close(result, expected[video][time])
 
 
-@ALL
+@SOME
 def test_a_jump_back_starts_afresh_with_one_warning(kind, model):
     fresh = alone(model, 'a', range(2, 6))
     for t in range(5):
@@ -136,7 +145,7 @@ def test_a_jump_back_starts_afresh_with_one_warning(kind, model):
         close(a, b)
 
 
-@ALL
+@SOME
 def test_in_order_nothing_is_said(kind, model):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -158,15 +167,13 @@ def test_a_sample_without_its_stream_is_refused(kind, model, key):
         model(inputs, samples, mode='predict')
 
 
-@BOTH
+@EACH
 def test_tensor_mode_uses_and_updates_memory(kind, model):
-    other = KINDS[kind]()
+    other, detects = READERS[kind](), hasattr(model, 'roi_head')
     for t in range(5):
-        inputs, samples = batch(('a', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t))
         with torch.no_grad():
-            if kind != 'recognizer':
+            if detects:
                 logits = model(inputs, samples, mode='tensor')[1]
                 result = logits.sigmoid()
             else:
@@ -174,7 +181,7 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
                 result = logits
         assert len(model.memory) == 1
         expected = scores(other, ('a', t))[0]
-        if kind != 'recognizer':
+        if detects:
             close(result, expected)
         else:
             close(result.softmax(-1)[0], expected)
@@ -185,7 +192,7 @@ def test_tensor_mode_uses_and_updates_memory(kind, model):
     assert len(model.memory) == 0
 
 
-@ALL
+@SOME
 def test_reset_of_one_video(kind, model):
     expected = {v: alone(model, v, range(6)) for v in 'ab'}
     fresh = alone(model, 'a', [4, 5])
@@ -198,35 +205,56 @@ def test_reset_of_one_video(kind, model):
         close(b, expected['b'][t])
 
 
-@BOTH
+@EACH
 def test_memory_saved_and_restored_in_mid_video(kind, model, tmp_path):
     expected = alone(model, 'a', range(7))
     for t in range(4):
         scores(model, ('a', t))
     torch.save(model.memory.state_dict(), tmp_path / 'memory.pth')
-    other = KINDS[kind]()
+    other = READERS[kind]()
     state = torch.load(tmp_path / 'memory.pth', weights_only=True)
     other.memory.load_state_dict(state)
     for t in range(4, 7):
         close(scores(other, ('a', t))[0], expected[t])
 
 
-@BOTH
-@pytest.mark.parametrize('gap', [1, 2, 3])
-@pytest.mark.parametrize('pool_first', [True, False])
-def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
+def memvit(gap: int, pool_first: bool) -> tuple:
+    """A backbone, and a recognizer's head for it. Patch tokens decide, so that the last
+    block's positions matter."""
     cfg = backbone_cfg(memory_gap=gap, pool_first=pool_first, output_cls_token=False)
-    # Patch tokens decide in both, so that the last block's positions matter.
+    head = dict(type='MViTHead', num_classes=CLASSES, in_channels=DIMS)
+    return cfg, dict(head, with_cls_token=False)
+
+
+def vit(gap: int, reading: str) -> tuple:
+    """As :func:`memvit`."""
+    kind = 'kmeans' if reading == 'gated' else 'pool'
+    level = dict(type=kind, ages=(gap, 2 * gap), tokens=2)
+    cfg = vit_map_cfg(reading=reading, memory_levels=[level], init_values=0.5)
+    return cfg, dict(type='I3DHead', num_classes=CLASSES, in_channels=DIMS)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    'gap, parts, form',
+    [
+        *(
+            (gap, memvit, pool_first)
+            for gap in (1, 2, 3)
+            for pool_first in (True, False)
+        ),
+        *((gap, vit, reading) for gap in (1, 3) for reading in ('gated', 'joint')),
+    ],
+)
+def test_every_parameter_gets_a_gradient(kind, gap, parts, form):
+    cfg, head = parts(gap, form)
     kwargs = dict(actors=dict(memory_gap=gap))
     if kind == 'recognizer':
-        head = dict(type='MViTHead', num_classes=CLASSES, in_channels=DIMS)
-        kwargs = dict(cls_head=dict(head, with_cls_token=False))
+        kwargs = dict(cls_head=head)
     model = KINDS[kind](cfg, **kwargs).train()
     for t in range(2 * gap + 1):
         model.zero_grad()
-        inputs, samples = batch(('a', t), ('b', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t), ('b', t))
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
         sum(v for k, v in losses.items() if 'loss' in k).backward()
@@ -237,14 +265,12 @@ def test_every_parameter_gets_a_gradient(kind, gap, pool_first):
     assert not zero
 
 
-@ALL
+@SOME
 def test_no_gradient_reaches_past_clips(kind, model):
     model.train()
     past = []
     for t in range(5):
-        inputs, samples = batch(('a', t))
-        if kind != 'recognizer':
-            inputs = inputs.squeeze(1)
+        inputs, samples = batch_for(model, ('a', t))
         inputs.requires_grad_()
         losses = model(inputs, samples, mode='loss')
         past.append(inputs)
@@ -253,19 +279,22 @@ def test_no_gradient_reaches_past_clips(kind, model):
     assert all(inputs.grad is None for inputs in past[:-1])
 
 
-@BOTH
-def test_activation_checkpointing_same_loss_gradients_and_memory(kind):
+@pytest.mark.parametrize(
+    'build, cfg',
+    [
+        (recognizer, backbone_cfg()),
+        (detector, backbone_cfg(output_cls_token=False)),
+        (recognizer, vit_cfg(drop_rate=0.1, attn_drop_rate=0.1)),
+        (detector, vit_map_cfg(reading='joint')),
+    ],
+)
+def test_activation_checkpointing_same_loss_gradients_and_memory(build, cfg):
     results = []
     for with_cp in (False, True):
-        cfg = backbone_cfg(
-            with_cp=with_cp, drop_path_rate=0.2, output_cls_token=kind == 'recognizer'
-        )
-        model = KINDS[kind](cfg).train()
+        model = build(dict(cfg, with_cp=with_cp, drop_path_rate=0.2)).train()
         torch.manual_seed(5)
         for t in range(5):
-            inputs, samples = batch(('a', t), ('b', t))
-            if kind != 'recognizer':
-                inputs = inputs.squeeze(1)
+            inputs, samples = batch_for(model, ('a', t), ('b', t))
             losses = model(inputs, samples, mode='loss')
             loss = sum(v for k, v in losses.items() if 'loss' in k)
             loss.backward()
@@ -296,14 +325,12 @@ def test_portrait_landscape_and_larger_frames(kind, model):
         model.reset_memory()
         for t in range(5):
             inputs = clip('a', t, size)[None]
-            samples = [sample('a', t, size)]
-            if kind == 'recognizer':
-                inputs = inputs[None]
+            samples, detects = [sample('a', t, size)], hasattr(model, 'roi_head')
             with torch.no_grad():
-                (result,) = model(inputs, samples, mode='predict')
-        values = (
-            result.pred_instances.scores if kind != 'recognizer' else result.pred_score
-        )
+                (result,) = model(
+                    inputs if detects else inputs[None], samples, mode='predict'
+                )
+        values = result.pred_instances.scores if detects else result.pred_score
         assert values.isfinite().all()
 
 
@@ -352,8 +379,13 @@ def slow_only() -> dict:
 # ------------------------------------------------------------------ recognizer only
 
 
-def test_views_are_streams_of_their_own():
-    model = recognizer()
+RECOGNIZERS = pytest.mark.parametrize('build', [recognizer, vit_recognizer])
+DETECTORS = pytest.mark.parametrize('build', [detector, vit_detector])
+
+
+@RECOGNIZERS
+def test_views_are_streams_of_their_own(build):
+    model = build()
     expected = {v: alone(model, v, range(5)) for v in 'abc'}
     for t in range(5):
         inputs = torch.stack([clip(v, t) for v in 'abc'])[None]
@@ -399,8 +431,9 @@ def predict(model, *rows: tuple):
     return [result.pred_instances for result in results]
 
 
-def test_any_batch_size_and_frames_without_a_box():
-    model = detector()
+@DETECTORS
+def test_any_batch_size_and_frames_without_a_box(build):
+    model = build()
     rows = [('a', 3), ('b', 0), ('c', 1), ('d', 8)]
     alone_ = {}
     for video, people in rows:
@@ -434,8 +467,9 @@ def test_more_people_than_positions():
         close(same.scores, b.scores)
 
 
-def test_padding_of_smaller_frames_reaches_no_result():
-    model = detector()
+@DETECTORS
+def test_padding_of_smaller_frames_reaches_no_result(build):
+    model = build()
     sizes = {'wide': (32, 48), 'small': (32, 32)}
     expected = {}
     for video, size in sizes.items():
@@ -501,8 +535,9 @@ def test_plain_roi_head_and_plain_detector_take_the_parts():
     assert len(model.memory) == 1
 
 
-def test_actor_memory_reaches_back_by_itself():
-    model = detector(backbone_cfg(output_cls_token=False, memory_layers=()))
+@pytest.mark.parametrize('cfg', [backbone_cfg(output_cls_token=False), vit_map_cfg()])
+def test_actor_memory_reaches_back_by_itself(cfg):
+    model = detector(dict(cfg, memory_layers=()))
     with_memory = alone(model, 'a', range(5))
     for t in range(5):
         changed = (with_memory[t] - alone(model, 'a', [t])[0]).abs().max()
@@ -535,16 +570,21 @@ def launches(model) -> list:
 
 
 ACTORS = pytest.mark.parametrize(
-    'actors',
-    [dict(), None, dict(memory_length=0)],
-    ids=['actor memory', 'no actor head', 'actors of a clip'],
+    'build, actors',
+    [
+        (detector, dict()),
+        (detector, None),
+        (detector, dict(memory_length=0)),
+        (vit_detector, dict()),
+    ],
+    ids=['actor memory', 'no actor head', 'actors of a clip', 'ViT'],
 )
 
 
 @ACTORS
 @pytest.mark.parametrize('mode', ['predict', 'tensor'])
-def test_nobody_in_a_batch(actors, mode):
-    model = detector(actors=actors)
+def test_nobody_in_a_batch(build, actors, mode):
+    model = build(actors=actors)
     launched = launches(model)
     for t in range(4):
         inputs, samples = batch(('a', t), ('b', t))
@@ -565,8 +605,8 @@ def test_nobody_in_a_batch(actors, mode):
 @ACTORS
 @pytest.mark.parametrize('boxes', [0, 1])
 @pytest.mark.parametrize('rows', ['one', 'all'])
-def test_training_rows_in_which_nobody_is_annotated(boxes, rows, actors):
-    model = detector(actors=actors).train()
+def test_training_rows_in_which_nobody_is_annotated(boxes, rows, build, actors):
+    model = build(actors=actors).train()
     launched = launches(model)
     for t in range(4):
         inputs, samples = batch(('a', t), ('b', t))
@@ -679,9 +719,10 @@ def test_high_frames_follow_the_rule_of_wide_ones(pool_first):
         close(a.pred_score, b.pred_score)
 
 
-def test_frames_that_turn_in_mid_video_start_afresh():
+@RECOGNIZERS
+def test_frames_that_turn_in_mid_video_start_afresh(build):
     # As many tokens, in another arrangement.
-    model = recognizer()
+    model = build()
     for t in range(4):
         with torch.no_grad():
             model(clip('a', t, (32, 64))[None, None], [sample('a', t)], mode='predict')

@@ -2,22 +2,29 @@
 
 import pytest
 import torch
-from small_models import ARCH, FRAMES, batch, randomize, recognizer
+from mmaction.registry import MODELS
+from small_models import FRAMES, backbone_cfg, batch, randomize, recognizer, vit_cfg
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
-from memvit_mm.models import MeMViT
 from memvit_mm.models.kernels import onednn
 
+BACKBONES = {
+    'pool first': backbone_cfg(),
+    'project first': backbone_cfg(pool_first=False),
+    'gated': vit_cfg(memory_levels=[dict(type='kmeans', ages=(2, 4), tokens=3)]),
+    'joint': vit_cfg(
+        reading='joint', memory_levels=[dict(type='coreset', ages=(1,), tokens=3)]
+    ),
+}
 
-@pytest.fixture(params=[True, False], ids=['pool first', 'project first'])
+
+@pytest.fixture(params=list(BACKBONES))
 def model(request, monkeypatch):
     # Small products, too, go the way of large ones.
     monkeypatch.setattr(onednn, 'SMALLEST', 1)
-    model = MeMViT(
-        arch=ARCH, spatial_size=32, temporal_size=FRAMES, pool_first=request.param
-    )
+    model = MODELS.build(BACKBONES[request.param])
     return randomize(model).train().double()
 
 
@@ -35,9 +42,10 @@ def clips(model, batch: int) -> tuple:
 
 def loss(parameters, model, x, memory) -> torch.Tensor:
     """Of a batch."""
-    (features,), _ = functional_call(model, parameters, (x,), dict(memory=memory))
-    patches, cls_token = features
-    return patches.square().mean() + cls_token.sin().mean()
+    features, _ = functional_call(model, parameters, (x,), dict(memory=memory))
+    # Patches and class token, or what both would be.
+    leaves = pytree.tree_leaves(features)
+    return leaves[0].square().mean() + leaves[-1].sin().mean()
 
 
 def split(model) -> dict:
@@ -66,7 +74,7 @@ def test_borrowed_weights(model):
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     borrowed = {name: (1.3 * p).requires_grad_() for name, p in own.items()}
     found = torch.autograd.grad(loss(borrowed, model, x, memory), borrowed.values())
-    model.load_state_dict({name: p.detach() for name, p in borrowed.items()})
+    model.load_state_dict({name: p.detach() for name, p in borrowed.items()}, False)
     wanted = plain_gradients(model, x, memory)
     torch.testing.assert_close(dict(zip(borrowed, found)), wanted)
 

@@ -71,7 +71,7 @@ def parse_args():
         '--lengths', type=int, nargs='+', metavar='N', help='clips of the made videos'
     )
     parser.add_argument(
-        '--only', choices=['detector', 'recognizer'], help='only this made model'
+        '--only', choices=['detector', 'recognizer', 'vit'], help='only this made model'
     )
     parser.add_argument('--out', metavar='DIR', help='keep set, logs and dumps here')
     parser.add_argument('--json', metavar='FILE', help='write the table to this file')
@@ -107,7 +107,9 @@ def models(args, out: Path) -> dict[str, tuple[PathLike, PathLike]]:
 
     made_set.write_set(out, args.lengths or made_set.LENGTHS)
     writers = dict(
-        detector=made_set.write_detector, recognizer=made_set.write_recognizer
+        detector=made_set.write_detector,
+        recognizer=made_set.write_recognizer,
+        vit=made_set.write_vit,
     )
     return {
         name: write(out) for name, write in writers.items() if args.only in (None, name)

@@ -84,12 +84,35 @@ def write_detector(folder: Path) -> tuple[Path, Path]:
 
 def write_recognizer(folder: Path) -> tuple[Path, Path]:
     """A recognizer with the demo's backbone on MMAction2's RawframeDataset."""
-    cfg = _demo_config()
+    backbone = dict(_demo_config().model.backbone, output_cls_token=True)
+    return _write_recognizer(folder / 'recognizer.py', backbone, 'MViTHead')
+
+
+def write_vit(folder: Path) -> tuple[Path, Path]:
+    """A recognizer with a small MemoryViT, on the same."""
+    backbone = dict(
+        type='MemoryViT',
+        img_size=32,
+        patch_size=8,
+        embed_dims=48,
+        depth=3,
+        num_heads=2,
+        num_frames=CLIP_LEN,
+        memory_levels=[
+            dict(type='kmeans', ages=(1, 2), tokens=12),
+            dict(type='coreset', ages=(3, 4), tokens=6),
+        ],
+    )
+    return _write_recognizer(folder / 'vit.py', backbone, 'TimeSformerHead')
+
+
+def _write_recognizer(path: Path, backbone: dict, head: str) -> tuple[Path, Path]:
+    folder, cfg = path.parent, _demo_config()
     cfg.model = dict(
         type='MemoryRecognizer3D',
-        backbone=dict(cfg.model.backbone, output_cls_token=True),
+        backbone=backbone,
         cls_head=dict(
-            type='MViTHead',
+            type=head,
             num_classes=CLASSES,
             in_channels=48,
             dropout_ratio=0.0,
@@ -122,7 +145,7 @@ def write_recognizer(folder: Path) -> tuple[Path, Path]:
     )
     evaluator = dict(type='AccMetric', metric_list=('top_k_accuracy',))
     keys = dict(video_key='frame_dir', order_key='offset')
-    return _write(folder / 'recognizer.py', cfg, dataset, evaluator, keys)
+    return _write(path, cfg, dataset, evaluator, keys)
 
 
 def _demo_config():
@@ -167,7 +190,9 @@ def _write(
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
+        if name.endswith('.gate'):
+            parameter.data.add_(1.0)
     torch.save(dict(state_dict=model.state_dict()), path.with_suffix('.pth'))
     return path, path.with_suffix('.pth')

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from _common import add_cfg_options, read_config, run
 
-from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, backbones
+from memvit_mm.benchmark.compare import BASELINE, OURS, THEIRS, backbones
 from memvit_mm.benchmark.complexity import clip_shape
 from memvit_mm.benchmark.measure import Case, Result, Table, measure, peak_bytes
 from memvit_mm.benchmark.receptive_field import build_model, feed
@@ -57,7 +57,7 @@ def with_frame_size(
             template, backbone=chosen[name], size=(frames, size, size)
         )
         for size in sizes
-        for name in (MVIT, OURS)
+        for name in (THEIRS, OURS)
     }
     return _table('frame size (pixels)', cases, repeats)
 

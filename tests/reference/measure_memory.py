@@ -92,11 +92,7 @@ class Clips:
         self.detects = hasattr(model, 'roi_head')
         head = model.roi_head.bbox_head if self.detects else model.cls_head
         self.classes = head.num_classes
-        backbone = model.backbone
-        self.size = [
-            n * s
-            for n, s in zip(backbone.patch_embed.init_out_size, backbone_stride(model))
-        ]
+        self.size = list(model.backbone.clip_size)
         self.pixels = torch.randint(0, 256, (3, *self.size), dtype=torch.uint8)
 
     def batch(self, streams: list[str], times: list[int]) -> dict:
@@ -121,11 +117,6 @@ class Clips:
             samples.append(sample)
         clip = self.pixels if self.detects else self.pixels[None]
         return dict(inputs=[clip] * len(streams), data_samples=samples)
-
-
-def backbone_stride(model) -> tuple[int, int, int]:
-    """Frames and pixels per token of the patch embedding."""
-    return tuple(model.backbone.patch_embed.projection.stride)
 
 
 def synchronize() -> None:

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from _common import add_cfg_options, read_config, run
 
-from memvit_mm.benchmark.compare import MVIT, NAMES, OURS, backbones
+from memvit_mm.benchmark.compare import NAMES, OURS, THEIRS, backbones
 from memvit_mm.benchmark.complexity import clip_shape
 from memvit_mm.benchmark.measure import Case, build_backbone, prepare
 from memvit_mm.models.attention import MemoryAttention, pooled_size
@@ -332,13 +332,16 @@ def parse_args():
 def profile_all(cfg: Mapping[str, Any], template: Case, count: int) -> None:
     """Print where the time of MMAction2's MViT and of ours goes."""
     for name, backbone in backbones(cfg).items():
-        for training in (False, True) if name in (MVIT, OURS) else ():
+        for training in (False, True) if name in (THEIRS, OURS) else ():
             step = prepare(replace(template, backbone=backbone, training=training))
             step()
             found = profile_operators(step, template.device)
             kind = 'forward + backward' if training else 'forward'
             ratio = f'whole / products {found["ratio"]:.2f}'
-            print(f'\n{NAMES[name]}, {kind}: {ratio}; attention {found["backends"]}')
+            print(
+                f'\n{NAMES[name].format(backbone["type"])}, {kind}: {ratio}; '
+                f'attention {found["backends"]}'
+            )
             for operator, seconds, calls in found['slowest'][:count]:
                 print(f'  {operator:56}{seconds * 1e3:9.1f} ms{calls:7d} calls')
 

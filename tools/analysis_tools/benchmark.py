@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a config's backbone costs against MMAction2's MViT, and how far back it sees.
+"""What a config's backbone costs against MMAction2's, and how far back it sees.
 
 python tools/analysis_tools/benchmark.py configs/memvit_ava.py --threads 2
 python tools/analysis_tools/benchmark.py CONFIG --tables all --json benchmark.json
@@ -26,16 +26,16 @@ TABLES = ('compare', 'field')
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Measure what a config costs')
-    parser.add_argument('config', help='config file of a MeMViT model')
+    parser.add_argument('config', help='config file of a MeMViT or MemoryViT model')
     parser.add_argument(
         '--tables',
         nargs='+',
         choices=[*TABLES, 'all'],
         default=['compare'],
-        help="compare: against MMAction2's MViT, the baseline without memory and, if "
-        'the config has memory_levels, the published schedule of two clips, each in '
-        'its own process, in turn; field: which earlier clips move the features '
-        '(default: compare)',
+        help="compare: against MMAction2's MViT (MemoryViT: VisionTransformer), the "
+        'baseline without memory and, if a MeMViT has memory_levels, the published '
+        'schedule of two clips, each in its own process, in turn; field: which earlier '
+        'clips move the features (default: compare)',
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
     parser.add_argument(
@@ -47,7 +47,7 @@ def parse_args():
     parser.add_argument(
         '--only',
         nargs='+',
-        choices=['MViT', 'memory', 'no-memory', 'with-cp', 'published'],
+        choices=['MMAction2', 'memory', 'no-memory', 'with-cp', 'published'],
         help='compare: those alone',
     )
     parser.add_argument(
@@ -111,12 +111,12 @@ def environment(args) -> dict:
 
 
 def comparisons(backbone, template, args) -> dict:
-    """Print the tables against MMAction2's MViT, and return them by batch size."""
+    """Print the tables against MMAction2's backbone; return them by batch size."""
     from memvit_mm.benchmark import compare
-    from memvit_mm.benchmark.compare import BASELINE, MVIT, OURS, PUBLISHED, SAVING
+    from memvit_mm.benchmark.compare import BASELINE, OURS, PUBLISHED, SAVING, THEIRS
 
     names = {
-        'MViT': MVIT,
+        'MMAction2': THEIRS,
         'memory': OURS,
         'no-memory': BASELINE,
         'with-cp': SAVING,

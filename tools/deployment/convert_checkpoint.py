@@ -14,8 +14,8 @@ from _common import import_package, run
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description='Convert a checkpoint of published MeMViT, of MMAction2 (MViT) or '
-        'of memvit_mm; which one it is, its content tells'
+        description='Convert a checkpoint of published MeMViT, of MMAction2 (MViT, '
+        'VideoMAE) or of memvit_mm; which one it is, its content tells'
     )
     parser.add_argument('src', help='checkpoint to read; nothing in it is executed')
     parser.add_argument('dst', help='checkpoint to write')

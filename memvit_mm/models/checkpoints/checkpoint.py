@@ -1,4 +1,4 @@
-"""Read, convert and load checkpoints: published MeMViT, MMAction2's MViT, our own."""
+"""Read, convert and load checkpoints: published ones, MMAction2's and our own."""
 
 import io
 import os
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
-from .key_map import Report, State, convert_state
+from .key_map import (
+    POSITIONS,
+    Report,
+    State,
+    closed_memory,
+    convert_state,
+    is_memory,
+)
 
 PathLike = Union[str, os.PathLike]
 
@@ -34,8 +41,8 @@ def convert_checkpoint(
 
     Args:
         src (path): A published MeMViT checkpoint (AVA or Kinetics), one of MMAction2's
-            MViT, or one of ours; it is recognized by its content. Only weights are
-            read: a file that could run code is refused.
+            MViT or VideoMAE, or one of ours; it is recognized by its content. Only
+            weights are read: a file that could run code is refused.
         dst (path): The file to write. It is there as a whole or not at all.
         config (path | Config, optional): Every name and shape is checked against the
             model that this config builds, and tables of relative positions are
@@ -94,7 +101,8 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
             "with 'state_dict' or 'model_state'."
         )
     state = content
-    for key in ('model_state', 'state_dict'):
+    # The last two are what VideoMAE's authors call it.
+    for key in ('model_state', 'state_dict', 'model', 'module'):
         if isinstance(content.get(key), dict):
             state = content[key]
             break
@@ -129,6 +137,9 @@ def load_weights(
 ) -> None:
     """Load weights of which none may be missing or of another shape.
 
+    But a memory whose gates are still closed changes no prediction: it may be missing,
+    as from MMAction2's VideoMAE. There is a warning then.
+
     Args:
         model (nn.Module): The model.
         weights (dict[str, Tensor]): As :func:`read_checkpoint` gives them.
@@ -140,8 +151,15 @@ def load_weights(
     """
     own = model.state_dict()
     # What counts batches, or is computed from the config, need not be there.
-    needed = [name for name, value in own.items() if value.is_floating_point()]
+    computed = {name for name, _ in model.named_buffers() if name == POSITIONS}
+    needed = [
+        name
+        for name, value in own.items()
+        if value.is_floating_point() and name not in computed
+    ]
     missing = [name for name in needed if name not in weights]
+    closed = closed_memory(missing)
+    missing = [name for name in missing if name not in closed]
     unused = [name for name in weights if name not in own]
     wrong = [
         f'{name} ({list(weights[name].shape)}, not {list(own[name].shape)})'
@@ -156,6 +174,12 @@ def load_weights(
         )
     if wrong:
         told.append(f'{len(wrong)} have another shape, the first is {wrong[0]}')
+    if missing and not wrong and all(map(is_memory, missing)):
+        remedy = (
+            'it was trained without this memory, whose weights change what is '
+            "predicted: train it first (load_from), or set reading='gated' of a "
+            'MemoryViT'
+        )
     if told:
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
@@ -165,6 +189,14 @@ def load_weights(
         warnings.warn(
             f'{checkpoint} has {len(unused)} weights that the model of {config} does '
             f'not use, the first is {unused[0]}.',
+            stacklevel=2,
+        )
+    if closed:
+        warnings.warn(
+            f'{checkpoint} has been trained without memory: the {len(closed)} weights '
+            f'that memory adds to the model of {config} are missing, and its '
+            'predictions are those without memory. Train it with load_from='
+            f'{checkpoint} first.',
             stacklevel=2,
         )
     model.load_state_dict(weights, strict=False)

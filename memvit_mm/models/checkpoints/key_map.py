@@ -1,13 +1,14 @@
 """Tables of weight names of other models, and the conversion to our names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from mmaction.models.backbones.vit_mae import get_sinusoid_encoding
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -16,15 +17,28 @@ MEMORY = (
     r'attn\.(?:compress_(?:query|[kv]\.weight)|norm_compress_[kv]\.(?:weight|bias)'
     r'|rel_pos_(?:mem_[thw]|age0))'
 )
+GATE = r'backbone\.blocks\.\d+\.attn\.gate'
 # Of the levels of a memory's schedule after the first: the layer, and which level.
 FURTHER = (
     r'(backbone\.blocks\.\d+\.attn\.)(?:norm_compress|compress|rel_pos_age)([1-9]\d*)'
     r'(?:_query|_[kv]\.(?:weight|bias))?'
 )
 BLOCK = (
-    r'(?:norm[12]|proj|mlp\.fc[12]|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
+    r'(?:norm[12]|proj|mlp\.(?:fc[12]|layers\.(?:0\.0|1))'
+    r'|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
     r'\.(?:weight|bias)|attn\.pool_[qkv]\.weight|attn\.rel_pos_[thw]'
+    r'|attn\.[qv]_bias|gamma_[12]'
 )
+# What the layers of a VisionTransformer have, and those of an MViT have not.
+VIT = 'backbone.blocks.0.mlp.layers.0.0.weight'
+VIT_NORM = r'backbone\.(?:fc_)?norm\.\w+'
+# Which checkpoints that its authors' were converted to may not have.
+POSITIONS = 'backbone.pos_embed'
+# Checkpoints of VideoMAE's authors, by a name in them.
+FOREIGN = {
+    'encoder.blocks.0.norm1.weight': 'from pre-training, its encoder and decoder',
+    'blocks.0.attn.q_bias': "in its authors' form",
+}
 # In the settings beside published weights, which are YAML.
 DETECTION_ENABLED = r'DETECTION:\n(?:[ \t].*\n)*?[ \t]+ENABLE: true'
 # What sigmoid and softmax turn to zero, in float16 too.
@@ -37,6 +51,7 @@ class Kind(Enum):
     DETECTION = 'published MeMViT for AVA'
     CLASSIFICATION = 'published classification model'
     MVIT = "MMAction2's MViT"
+    VIDEOMAE = "MMAction2's VideoMAE (VisionTransformer)"
     OURS = 'memvit_mm'
 
 
@@ -68,6 +83,10 @@ OPTIONAL = {
         'the ActorMemoryHead has no such level of memory',
         'the checkpoint has no such level of memory; training teaches it',
     ),
+    GATE: (
+        "the model has no gate in this layer (no memory, or reading='joint')",
+        'starts at 0: memory changes no prediction before training opens it',
+    ),
     rf'backbone\.blocks\.(\d+)\.{MEMORY}': (
         'the model has no memory in this layer (the published model carries memory '
         'parameters in every layer and uses them in even ones only)',
@@ -80,6 +99,12 @@ OPTIONAL = {
     r'backbone\.norm(\d+)\.\w+': (
         'the model returns no features of this scale',
         'the checkpoint was trained without features of this scale',
+    ),
+    VIT_NORM: (
+        'the model differs in use_mean_pooling: it normalizes the mean of all tokens, '
+        'or each of them',
+        'the checkpoint differs in use_mean_pooling: it normalizes the mean of all '
+        'tokens, or each of them',
     ),
     r'roi_head\.shared_head\..+': (
         'the model has no ActorMemoryHead',
@@ -153,14 +178,22 @@ def recognize(state: Mapping[str, Tensor], notes: str = '') -> Kind:
     Raises:
         ValueError: If it is none of those in :class:`Kind`; the message names them.
     """
+    for name, what in FOREIGN.items():
+        if name in state:
+            raise ValueError(
+                f"it is a checkpoint of VideoMAE {what}: take one of MMAction2's model "
+                'zoo, trained on Kinetics or AVA.'
+            )
     if 'patch_embed.proj.weight' in state and 'blocks.0.norm1.weight' in state:
         detects = any(name.startswith('box_blocks.') for name in state)
         detects = detects or re.search(DETECTION_ENABLED, notes, re.I)
         return Kind.DETECTION if detects else Kind.CLASSIFICATION
     if 'backbone.blocks.0.norm1.weight' in state:
         plain = 'backbone.blocks.0.attn.qkv.weight' in state
-        memory = any(re.search(MEMORY, name) for name in state)
-        return Kind.MVIT if plain and not memory else Kind.OURS
+        memory = any(re.search(rf'{MEMORY}|{GATE}', name) for name in state)
+        if memory or not plain:
+            return Kind.OURS
+        return Kind.VIDEOMAE if VIT in state else Kind.MVIT
     kinds = ', '.join(f'"{kind.value}"' for kind in Kind)
     some = ', '.join(list(state)[:3])
     raise ValueError(
@@ -178,7 +211,7 @@ def convert_state(
 
     Args:
         state (mapping[str, Tensor]): Weights of a published MeMViT, of MMAction2's
-            MViT or of ours.
+            MViT or VideoMAE, or of ours.
         model (mapping[str, Tensor], optional): State of the model that they are for,
             with its names and shapes. Without it, names are mapped as for a model
             with memory in every even layer, and no table is resized.
@@ -241,9 +274,11 @@ def convert_state(
     for name, (value, how) in _further_levels(converted, model or {}).items():
         converted[name] = value
         report.changed[name] = how
-    for name in model or ():
+    for name, value in (model or {}).items():
         if name not in converted:
-            reason = _initial(name, converted)
+            reason = _initial(name, converted, report.left_out)
+            if name == POSITIONS and _are_sines(value):
+                reason = 'sines and cosines, computed from the config'
             if reason:
                 report.initial[name] = reason
             else:
@@ -314,10 +349,39 @@ def _further_levels(
     return values
 
 
+def closed_memory(missing: Iterable[str]) -> set[str]:
+    """Weights of memories that change no prediction, since no gate to them is trained.
+
+    Args:
+        missing (iterable[str]): Weights of a model that a checkpoint has not.
+
+    Examples:
+        >>> attn = 'backbone.blocks.0.attn.'
+        >>> sorted(closed_memory([f'{attn}gate', f'{attn}rel_pos_age0', 'norm.bias']))
+        ['backbone.blocks.0.attn.gate', 'backbone.blocks.0.attn.rel_pos_age0']
+        >>> closed_memory([f'{attn}rel_pos_age0'])
+        set()
+    """
+    missing = list(missing)
+    closed = tuple(n.removesuffix('gate') for n in missing if re.fullmatch(GATE, n))
+    return {name for name in missing if name.startswith(closed) and is_memory(name)}
+
+
+def is_memory(name: str) -> bool:
+    """Whether it is a weight that memory adds to a backbone's layer."""
+    layer = r'backbone\.blocks\.\d+\.'
+    return bool(re.fullmatch(rf'{layer}{MEMORY}|{FURTHER}|{GATE}', name))
+
+
 def _optional(name: str) -> Optional[re.Match]:
     """The match of the pattern in ``OPTIONAL`` that one of our names has, or None."""
     matches = (re.fullmatch(pattern, name) for pattern in OPTIONAL)
     return next(filter(None, matches), None)
+
+
+def _are_sines(positions: Tensor) -> bool:
+    """Whether positions [1, N, C] are those that VisionTransformer computes."""
+    return positions.equal(get_sinusoid_encoding(*positions.shape[1:]))
 
 
 def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
@@ -327,11 +391,19 @@ def _other_classes(name: str, value: Tensor, target: str, wanted: int) -> str:
     return f'the checkpoint tells {theirs} classes apart, the model {ours}'
 
 
-def _initial(name: str, converted: Mapping[str, Tensor]) -> str:
+def _initial(
+    name: str, converted: Mapping[str, Tensor], left_out: Mapping[str, str]
+) -> str:
     """Why a weight of the model may stay as it is; '' if it may not."""
     match = _optional(name)
     if match is None:
         return ''
+    if match.re.pattern == VIT_NORM:
+        # One of its two norms every checkpoint has.
+        other = any(re.fullmatch(VIT_NORM, left) for left in left_out)
+        return OPTIONAL[VIT_NORM][1] if other else ''
+    if match.re.pattern == GATE:
+        return OPTIONAL[GATE][1]
     others = [other for other in map(_optional, converted) if other]
     same = [other.groups() for other in others if other.re == match.re]
     # Without any norm even the last scale's is missing.
@@ -417,8 +489,16 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
     """Say what differs as a whole, instead of a hundred names and shapes."""
     if 'backbone.blocks.0.norm1.weight' not in model:
         raise ValueError(
-            "the config's model has no MeMViT or MViT backbone: these weights do not "
-            'fit it.'
+            "the config's model has no MeMViT, MViT or MemoryViT backbone: these "
+            'weights do not fit it.'
+        )
+    if (VIT in state) != (VIT in model):
+        names = ('MeMViT or MViT', 'MemoryViT or VisionTransformer (VideoMAE)')
+        fitting = ('memvit_ava.py', 'videomae_memory_ava.py')[VIT in state]
+        raise ValueError(
+            f'these are weights of {names[VIT in state]}, but the backbone of the '
+            f"config's model is {names[VIT in model]}: take a config of the "
+            f"checkpoint's backbone, such as {fitting}."
         )
     # Layers, width, and whether q, k and v have a projection each (pool first).
     (layers, width, pool_first), theirs = (
@@ -426,10 +506,11 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
         for blocks in map(_blocks, (state, model))
     )
     if (layers, width) != theirs[:2]:
+        size = 'depth and embed_dims' if VIT in model else 'arch'
         raise ValueError(
             f'the checkpoint has {layers} layers that begin with {width} channels, the '
             f"config's model {theirs[0]} layers that begin with {theirs[1]}: use the "
-            "config of the checkpoint's size (model.backbone.arch)."
+            f"config of the checkpoint's size (model.backbone.{size})."
         )
     if pool_first != theirs[2]:
         order = ('projects, then pools (MViTv2)', 'pools, then projects (MeMViT)')

@@ -82,7 +82,7 @@ def pooling_weights(keys: Tensor, query: Tensor, with_cls_token: bool) -> Tensor
         Tensor: [B, tokens, cls + S].
     """
     tokens, channels = query.shape
-    count = keys.shape[1] - with_cls_token
+    count = keys.shape[1] - int(with_cls_token)
     part = torch.arange(count, device=keys.device) * tokens // count
     outside = part != torch.arange(tokens, device=keys.device)[:, None]
     outside = F.pad(outside, (int(with_cls_token), 0))

@@ -5,10 +5,10 @@ Source: k-means, coreset and random choice of past activations, as MC-ViT (arXiv
 nothing else: not on the batch, the video or how often it was called.
 """
 
-import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +34,9 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     Returns:
         KeyValue: [B, tokens, C] each, without gradient; one tensor if ``clip`` is.
     """
-    shared, drawn = clip.value is clip.key, draw(clip.key.shape[1], tokens, seed)
+    # While torch.jit traces, sizes are tensors.
+    shared, count = clip.value is clip.key, int(clip.key.shape[1])
+    drawn = draw(count, tokens, seed)
     key, value = (x.detach() for x in clip)
     with torch.no_grad(), _exactly(key.device.type):
         if kind == 'kmeans':
@@ -59,7 +61,6 @@ def _exactly(device: str) -> AbstractContextManager:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
     """Some of the numbers below ``count``, each at most once.
 
@@ -67,8 +68,9 @@ def draw(count: int, tokens: int, seed: int) -> tuple[int, ...]:
         >>> sorted(draw(4, 4, seed=0))
         [0, 1, 2, 3]
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(count, generator=generator, device='cpu')
+    # Not torch's: vmap refuses to draw, and modes would see it. NumPy keeps these
+    # numbers the same in all its versions.
+    order = np.random.RandomState(seed % 2**32).permutation(count)
     return tuple(order[:tokens].tolist())
 
 

@@ -175,15 +175,18 @@ class MemoryStep:
         return PastClips(
             self._joined(recent, spec, level.source, like),
             self._joined(older, spec, level.form, like),
-            self._filled(filled, like.device),
+            self._filled(level.ages, filled, like.device),
         )
 
-    def _filled(self, filled: tuple, device: torch.device) -> Tensor:
-        """Which slots hold a clip: bool, [B, slots]; one tensor for alike layers."""
-        if (filled, device) not in self._valid:
+    def _filled(self, ages: tuple, filled: tuple, device: torch.device) -> Tensor:
+        """Which slots hold a clip: bool, [B, slots]; one tensor for alike layers.
+
+        Levels have one each, for torch.compile tells apart whether two tensors are one.
+        """
+        if (ages, filled, device) not in self._valid:
             # Copying it to a GPU waits for the GPU: once, not once a layer.
-            self._valid[filled, device] = torch.tensor(filled, device=device)
-        return self._valid[filled, device]
+            self._valid[ages, filled, device] = torch.tensor(filled, device=device)
+        return self._valid[ages, filled, device]
 
     def _joined(
         self,
