@@ -40,6 +40,8 @@ def test_the_list_of_configs():
         'memvit_ava_videos.py',
         'memvit_demo.py',
         'memvit_demo_no_memory.py',
+        'memvit_demo_vit.py',
+        'memvit_demo_vit_pool.py',
         'videomae_memory_ava.py',
         'videomae_memory_ava_large.py',
         'videomae_memory_epic_cls.py',
@@ -234,6 +236,29 @@ def test_ava_at_its_real_size_trains_and_tests_a_step(name, demo, tmp_path):
     assert [n for n in same if not re.search('compress|rel_pos_(mem|age)', n)] == []
     metrics = runner.test()
     assert 0 <= metrics['mAP/overall'] <= 1
+
+
+@pytest.mark.parametrize('name', ['memvit_demo_vit.py', 'memvit_demo_vit_pool.py'])
+def test_the_demo_of_vit_trains_and_tests(name, demo, tmp_path):
+    cfg = Config.fromfile(get_config_path(name))
+    options = dict(option.split('=', 1) for option in demo_options(demo)[1:])
+    options = {k: int(v) if v.isdecimal() else v for k, v in options.items()}
+    cfg.merge_from_dict(options)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.indices = 16
+    cfg.work_dir, cfg.log_level = str(tmp_path), 'ERROR'
+    cfg.default_hooks.checkpoint = None
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    with torch.no_grad():
+        same = [n for n, p in runner.model.named_parameters() if p.equal(before[n])]
+    assert same == []
+    # What is remembered is in the backbone alone.
+    assert not runner.model.roi_head.with_shared_head
+    assert 0 <= runner.test()['mAP/memory'] <= 1
 
 
 def test_videomae_trains_and_tests_a_step(demo, tmp_path):
