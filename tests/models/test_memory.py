@@ -309,7 +309,7 @@ def test_bfloat16_round_trip():
     step = memory.step([Stream('a')], [1])
     step.read(SPECS, like=LIKE)
     values = torch.randn(1, 4, CHANNELS).bfloat16()
-    step.write({'layer0': Written(KeyValue(values, values.clone()))})
+    step.write({'layer0': Written(KeyValue(values, values))})
     step.commit()
     step = memory.step([Stream('a')], [2])
     spec = {'layer0': spec_of(4, 1, ages=(1,))}
