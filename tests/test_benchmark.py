@@ -129,6 +129,16 @@ def test_one_command_against_mmaction2(base, tmp_path):
             ['{config}', '--cfg-options', 'model.backbone.type=MViT'],
             "the backbone is of type 'MViT': only configs of MeMViT and MemoryViT can",
         ),
+        (
+            ['{vit}', '--only', 'published'],
+            'only=published: this MemoryViT has no such case to measure, its cases are '
+            'MMAction2, memory, no-memory, with-cp.',
+        ),
+        (
+            ['{config}', '--only', 'memory']
+            + ['--cfg-options', 'model.backbone.memory_layers=()'],
+            'this MeMViT has no such case to measure, its cases are MMAction2, no-mem',
+        ),
     ],
 )
 def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys):
@@ -136,7 +146,10 @@ def test_options_that_cannot_be(args, message, config_file, monkeypatch, capsys)
         pytest.skip('there is a GPU')
     import runpy
 
-    args = [arg.format(config=config_file) for arg in args]
+    files = dict(config=config_file, vit=config_file)
+    if '{vit}' in args:
+        files.update(vit=write_config(config_file.parent, VIT))
+    args = [arg.format(**files) for arg in args]
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', *args])
     monkeypatch.syspath_prepend(os.path.dirname(get_tool_path('benchmark.py')))
     with pytest.raises(SystemExit):

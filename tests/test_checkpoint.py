@@ -379,6 +379,33 @@ def test_half_a_level_is_refused():
             convert_state(half, state)
 
 
+def test_the_type_of_a_level_may_change():
+    """Grids have relative positions of their own, k-means has them by age."""
+    kmeans = [dict(type='kmeans', ages=level['ages'], tokens=2) for level in LONG]
+    kept, pooled = (state_of(classifier_cfg(memory_levels=s)) for s in (kmeans, LONG))
+    state, report = convert_state(kept, pooled)
+    assert len(report.initial) == 2 * (6 + 3 + 5) and len(report.left_out) == 2
+    told = str(report)
+    assert "14: the checkpoint's memory has no learned compression; train" not in told
+    assert "22: the checkpoint's memory has no learned compression; train" in told
+    assert "6: the checkpoint's memory has relative positions by age, not on" in told
+    assert "2: the model's level of memory has relative positions on a grid" in told
+    assert set(state) | set(report.initial) == set(pooled)
+    state, report = convert_state(pooled, kept)
+    told = str(report)
+    assert "22: the model's level of memory keeps clips without parameters" in told
+    assert "6: the model's level of memory has relative positions by age" in told
+    assert "2: the checkpoint's memory has relative positions on a grid, not" in told
+    assert set(state) | set(report.initial) == set(kept)
+    # A part of the compression, all of it, or all positions are missing.
+    for missing in ('norm_compress_k.weight', '.*compress_.*', 'rel_pos_mem_.'):
+        half = {
+            k: v for k, v in pooled.items() if not re.search(rf'0.attn.{missing}', k)
+        }
+        with pytest.raises(ValueError, match='nothing explains it: backbone.blocks.0'):
+            convert_state(half, pooled)
+
+
 def test_schedules_of_other_lengths():
     cfgs = [
         classifier_cfg(memory_levels=[*LONG[:1], dict(LONG[1], ages=range(5, last))])

@@ -1,6 +1,7 @@
 """MMAction2's checkpoints of VideoMAE, converted or not: predictions stay."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -252,15 +253,126 @@ def test_our_own_checkpoints(zoo, tmp_path):
     torch.save(dict(state_dict=model.state_dict()), path)
     report = convert_checkpoint(path, tmp_path / 'a.pth', ours('videomae_memory_ava'))
     assert not report.left_out and not report.initial
-    # For the published form of reading: gates are left out.
     cfg = ours('videomae_memory_ava')
     cfg.model.backbone.reading = 'joint'
     assert recognize(build(cfg).state_dict()) is Kind.OURS
-    report = convert_checkpoint(path, tmp_path / 'b.pth', cfg)
-    assert set(report.left_out) == {f'backbone.blocks.{n}.attn.gate' for n in (0, 2)}
     # Without memory it is MMAction2's.
     cfg.model.backbone.memory_layers = ()
     assert recognize(build(cfg).state_dict()) is Kind.VIDEOMAE
+    report = convert_checkpoint(path, tmp_path / 'b.pth', cfg)
+    assert len(report.left_out) == 2 * 2
+    assert all('the model has no memory' in why for why in report.left_out.values())
+
+
+def saved(cfg: Config, folder: Path, without: str = 'nothing') -> tuple[Path, dict]:
+    """A checkpoint of a config's model, of which weights may be missing."""
+    path, model = folder / 'src.pth', build(cfg)
+    state = {n: v for n, v in model.state_dict().items() if not re.search(without, n)}
+    torch.save(dict(state_dict=state), path)
+    return path, state
+
+
+def variant(**backbone) -> Config:
+    cfg = ours('videomae_memory_ava')
+    cfg.model.backbone.update(backbone)
+    return cfg
+
+
+def refused(path: Path, cfg: Config, sentence: str) -> None:
+    """By the loaders and by the converter."""
+    with pytest.raises(ValueError, match=sentence):
+        init_detector_model(cfg, path, device='cpu')
+    dst = path.with_name('dst.pth')
+    with pytest.raises(ValueError, match=sentence):
+        convert_checkpoint(path, dst, cfg)
+    assert not dst.exists()
+
+
+@pytest.mark.parametrize('pair', [('gated', 'joint'), ('joint', 'gated')])
+def test_another_reading_is_refused(pair, tmp_path):
+    trained, wanted = pair
+    path = saved(variant(reading=trained), tmp_path)[0]
+    sentence = (
+        f"its memory was trained with reading='{trained}', and the model reads with "
+        f"'{wanted}': set model.backbone.reading='{trained}'"
+    )
+    refused(path, variant(reading=wanted), sentence)
+    refused(path, variant(reading=wanted, memory_layers=(1, 3)), sentence)
+
+
+@pytest.mark.parametrize('missing', ['gate', 'rel_pos_age0'])
+def test_half_a_memory_is_refused(missing, tmp_path):
+    path = saved(variant(), tmp_path, rf'blocks\.2\.attn\.{missing}')[0]
+    sentence = f'is damaged: memory without attn.{missing} in layer 2, which others ha'
+    refused(path, variant(), sentence)
+    with pytest.raises(ValueError, match=sentence):
+        convert_checkpoint(path, path.with_name('dst.pth'))
+    pooled = variant(memory_levels=[dict(type='pool', ages=(1, 2), tokens=2)])
+    path = saved(pooled, tmp_path, r'blocks\.2\.attn\.(gate|rel_pos_age0)')[0]
+    with pytest.raises(ValueError, match='2 of its .* missing, .*; take the config'):
+        init_detector_model(pooled, path, device='cpu')
+    with pytest.raises(ValueError, match='2 weights .*attn.rel_pos_age0 .of the model'):
+        convert_checkpoint(path, path.with_name('dst.pth'), pooled)
+
+
+def test_memory_in_more_layers(tmp_path):
+    path, state = saved(variant(), tmp_path)
+    for layers, where in (
+        ((0, 1, 2, 3), 'layers 1, 3: the 4 .* is read in them'),
+        ((0, 2, 3), 'layer 3: the 2 .* is read in it'),
+        ((1, 3), 'layers 1, 3: the 4'),
+    ):
+        cfg = variant(memory_layers=layers)
+        with pytest.warns(UserWarning, match=f'trained without memory in {where}'):
+            model = init_detector_model(cfg, path, device='cpu')
+        for name, value in model.state_dict().items():
+            assert name not in state or value.equal(state[name])
+        report = convert_checkpoint(path, tmp_path / 'dst.pth', cfg, overwrite=True)
+        assert any('blocks.3.attn.gate' in name for name in report.initial)
+    joint = variant(reading='joint')
+    path = saved(joint, tmp_path)[0]
+    joint.model.backbone.memory_layers = (0, 1, 2)
+    with pytest.raises(ValueError, match=r'1 of its .*: train it first .load_from.\.$'):
+        init_detector_model(joint, path, device='cpu')
+
+
+KMEANS = [dict(type='kmeans', ages=(age,), tokens=4) for age in (1, 2)]
+POOL = [dict(type='pool', ages=(1,), stride=(4, 1, 1)), dict(KMEANS[1], type='pool')]
+
+
+def test_from_kmeans_to_learned_compression_and_back(tmp_path):
+    path = saved(variant(memory_levels=KMEANS), tmp_path)[0]
+    pooled, dst = variant(memory_levels=POOL), tmp_path / 'dst.pth'
+    report = convert_checkpoint(path, dst, pooled)
+    reason = "the checkpoint's memory has no learned compression; training teaches it"
+    assert set(report.initial.values()) == {reason} and not report.left_out
+    # Of each layer, convolutions or a query, and norms.
+    assert len(report.initial) == 2 * (6 + 5)
+    with pytest.raises(ValueError, match='22 of its .*: train it first .load_from.'):
+        init_detector_model(pooled, dst, device='cpu')
+    path = saved(pooled, tmp_path)[0]
+    dst.unlink()
+    report = convert_checkpoint(path, dst, variant(memory_levels=KMEANS))
+    reason = "the model's level of memory keeps clips without parameters"
+    assert set(report.left_out.values()) == {reason} and not report.initial
+    init_detector_model(variant(memory_levels=KMEANS), dst, device='cpu')
+
+
+@pytest.mark.parametrize('trained', ['MMAction2', 'ours'])
+def test_a_backbone_alone(trained, zoo, tmp_path):
+    model = zoo['detector'][0]
+    if trained == 'ours':
+        model = build(ours('videomae_memory_ava'))
+    path, dst = tmp_path / 'src.pth', tmp_path / 'dst.pth'
+    torch.save(model.backbone.state_dict(), path)
+    report = convert_checkpoint(path, dst, ours('videomae_memory_ava'))
+    assert report.kind is (Kind.OURS if trained == 'ours' else Kind.VIDEOMAE)
+    head = {name for name in model.state_dict() if not name.startswith('backbone.')}
+    assert head == {name for name in report.initial if 'roi_head' in name}
+    state = torch.load(dst, weights_only=True)['state_dict']
+    assert all(value.equal(model.state_dict()[name]) for name, value in state.items())
+    with pytest.raises(ValueError, match='2 of its .*first is roi_head.bbox_head.fc_c'):
+        init_detector_model(ours('videomae_memory_ava'), path, device='cpu')
 
 
 def test_weights_that_would_change_predictions_are_asked_for(zoo):
@@ -268,7 +380,7 @@ def test_weights_that_would_change_predictions_are_asked_for(zoo):
     cfg.model.backbone.reading = 'joint'
     with pytest.raises(
         ValueError,
-        match="2 of its .* missing, the first is .*rel_pos_age0; .*set reading='gated'",
+        match="2 of its .* the first is .*rel_pos_age0; .*backbone.reading='gated'",
     ):
         init_detector_model(cfg, zoo['detector'][1], device='cpu')
     # And a classifier always.
@@ -305,7 +417,10 @@ def test_what_belongs_elsewhere_is_refused(zoo, tmp_path):
         ),
         (
             'module',
-            vit,
+            {
+                n.replace('projection', 'proj').replace('layers.0.0', 'fc1'): v
+                for n, v in vit.items()
+            },
             "checkpoint of VideoMAE in its authors' form: take one of MMAction2's mo",
         ),
     ):

@@ -11,6 +11,14 @@ from .measure import Case, Result, Table, measure
 
 THEIRS, OURS, BASELINE = 'MMAction2', 'memory full', 'no memory'
 SAVING, PUBLISHED = 'with_cp', 'published schedule'
+# What ``only`` of :func:`compare` takes.
+SHORT = {
+    'MMAction2': THEIRS,
+    'memory': OURS,
+    'no-memory': BASELINE,
+    'with-cp': SAVING,
+    'published': PUBLISHED,
+}
 # The braces stand for the type of the backbone.
 NAMES = {
     THEIRS: "MMAction2's {}",
@@ -150,10 +158,12 @@ def compare(
         template (Case): Size, batch, device, dtype, threads and ``compiled`` of all.
         repeats (int): Measured runs of each.
         what (sequence[str]): 'forward', 'training' or both.
-        only (sequence[str], optional): Of :func:`backbones`, those.
+        only (sequence[str], optional): Those alone, of 'MMAction2', 'memory',
+            'no-memory', 'with-cp' and, if it has a schedule, 'published'.
 
     Raises:
-        ValueError: If the backbone is another, or one of them fails.
+        ValueError: If the backbone is another or has not what ``only`` names, or if
+            one of them fails.
     """
     chosen = backbones(cfg)
     layers = cfg.get('memory_layers')
@@ -161,7 +171,15 @@ def compare(
         # It has no memory: it is its own baseline.
         del chosen[OURS], chosen[SAVING]
         chosen.pop(PUBLISHED, None)
-    chosen = {k: v for k, v in chosen.items() if only is None or k in only}
+    known = {short: name for short, name in SHORT.items() if name in chosen}
+    for short in only or known:
+        if short not in known:
+            raise ValueError(
+                f'only={short}: this {chosen[BASELINE]["type"]} has no such case to '
+                f'measure, its cases are {", ".join(known)}.'
+            )
+    wanted = {known[short] for short in only or known}
+    chosen = {k: v for k, v in chosen.items() if k in wanted}
     clip = clip_shape(cfg, template.size)
     costs = {
         name: backbone_cost(chosen[name], clip)

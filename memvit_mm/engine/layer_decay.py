@@ -1,9 +1,12 @@
 """Layer-wise learning rates for models with memory."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from mmaction.engine import LearningRateDecayOptimizerConstructor
 from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.logging import MMLogger
 from torch import nn
 
 
@@ -23,7 +26,8 @@ class MemoryLearningRateDecayOptimizerConstructor(
     vectors of ages have no weight decay otherwise.
 
     Raises:
-        ValueError: If the backbone has another number of layers than ``num_layers``.
+        ValueError: If the backbone has another number of layers than ``num_layers``,
+            or a key's settings are no dict.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -50,26 +54,49 @@ class MemoryLearningRateDecayOptimizerConstructor(
         theirs: list[dict] = []
         super().add_params(theirs, module, **kwargs)
         groups: dict[str, dict] = {}
-        for group in theirs:
-            for name, param in zip(group['param_names'], group['params']):
-                ours = self._settings(name, group)
-                ours = groups.setdefault(ours['group_name'], ours)
-                ours['params'].append(param)
-                ours['param_names'].append(name)
+        for before in theirs:
+            for name, param in zip(before['param_names'], before['params']):
+                settings = self._settings(name, before)
+                group = groups.setdefault(
+                    settings['group_name'], dict(settings, params=[], param_names=[])
+                )
+                group['params'].append(param)
+                group['param_names'].append(name)
         params.extend(groups.values())
+        # MMAction2 has logged its own groups.
+        kept = {group['group_name'] for group in theirs}
+        changed = {
+            name: {key: value for key, value in group.items() if key != 'params'}
+            for name, group in groups.items()
+            if name not in kept
+        }
+        if changed:
+            MMLogger.get_current_instance().info(
+                'Param groups of custom_keys and ages, in place of what is said of '
+                f'their parameters above = {json.dumps(changed, indent=2)}'
+            )
+
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        for key, settings in self.paramwise_cfg.get('custom_keys', {}).items():
+            if not isinstance(settings, Mapping):
+                raise ValueError(
+                    f'paramwise_cfg.custom_keys has {key!r}: {settings!r}: each takes '
+                    'a dict of lr_mult and decay_mult, such as dict(lr_mult=10.0).'
+                )
 
     def _settings(self, name: str, group: dict) -> dict:
-        """A group for a parameter that MMAction2's would put into this one."""
+        """The settings of a parameter that MMAction2's would put into this group."""
         custom = self.paramwise_cfg.get('custom_keys', {})
-        group = dict(group, params=[], param_names=[])
+        settings = dict(group)
         if 'rel_pos_age' in name:
-            group.update(weight_decay=0.0, group_name=f'{group["group_name"]}_ages')
+            settings.update(weight_decay=0.0, group_name=f'{group["group_name"]}_ages')
         for key in sorted(sorted(custom), key=len, reverse=True):
             if key in name:
                 lr_scale = custom[key].get('lr_mult', group['lr_scale'])
-                group.update(lr_scale=lr_scale, lr=lr_scale * self.base_lr)
+                settings.update(lr_scale=lr_scale, lr=lr_scale * self.base_lr)
                 if 'decay_mult' in custom[key]:
-                    group['weight_decay'] = self.base_wd * custom[key]['decay_mult']
-                group['group_name'] += f'_{key}'
+                    settings['weight_decay'] = self.base_wd * custom[key]['decay_mult']
+                settings['group_name'] += f'_{key}'
                 break
-        return group
+        return settings

@@ -1,11 +1,14 @@
 """Layer-wise learning rates: MMAction2's, and what memory adds at rates of its own."""
 
 import copy
+import json
+import re
 
 import pytest
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from small_runs import VIDEOS, runner_of
@@ -96,6 +99,35 @@ def test_another_number_of_layers_is_refused():
         ValueError, match='num_layers=12, but the backbone has 4 layers: set num_lay'
     ):
         groups_of(cfg)
+
+
+def test_settings_that_are_no_dict_are_refused():
+    cfg = config('videomae_memory_ava')
+    cfg.optim_wrapper.paramwise_cfg.custom_keys.gate = 10.0
+    sentence = "custom_keys has 'gate': 10.0: each takes a dict of lr_mult and decay_mu"
+    with pytest.raises(ValueError, match=sentence):
+        groups_of(cfg)
+
+
+def test_the_log_has_the_rates_of_what_is_new(monkeypatch):
+    told, cfg = [], config('videomae_memory_ava')
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'info', told.append)
+    lr = cfg.optim_wrapper.optimizer.lr
+    rates = groups_of(cfg)
+    title, _, groups = told[-1].partition(' = ')
+    assert title.startswith('Param groups of custom_keys and ages')
+    groups = json.loads(groups)
+    assert groups['layer_1_no_decay_gate']['lr'] == pytest.approx(10 * lr)
+    logged = {
+        name: (group['lr'], group['weight_decay'])
+        for group in groups.values()
+        for name in group['param_names']
+    }
+    # What memory adds, and nothing that MMAction2 has logged as it is.
+    assert logged == {name: rates[name] for name in logged}
+    assert all(re.search('gate|rel_pos_age|compress', name) for name in logged)
+    assert len(logged) == 2 * (1 + 2 + 5)
 
 
 class Rates(Hook):

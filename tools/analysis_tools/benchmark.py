@@ -113,22 +113,13 @@ def environment(args) -> dict:
 def comparisons(backbone, template, args) -> dict:
     """Print the tables against MMAction2's backbone; return them by batch size."""
     from memvit_mm.benchmark import compare
-    from memvit_mm.benchmark.compare import BASELINE, OURS, PUBLISHED, SAVING, THEIRS
 
-    names = {
-        'MMAction2': THEIRS,
-        'memory': OURS,
-        'no-memory': BASELINE,
-        'with-cp': SAVING,
-        'published': PUBLISHED,
-    }
-    only = [names[name] for name in args.only] if args.only else None
     sizes = dict(forward=args.forward_batch, training=args.training_batch)
     found = {}
     for batch in dict.fromkeys([*args.forward_batch, *args.training_batch]):
         what = [kind for kind, chosen in sizes.items() if batch in chosen]
         case = replace(template, batch=batch)
-        table = compare(backbone, case, args.repeats, what, only)
+        table = compare(backbone, case, args.repeats, what, args.only)
         print(f'\nbatch {batch}, medians of {args.repeats} runs\n{table}', flush=True)
         found[f'batch {batch}'] = table.to_dict()
     return found

@@ -17,12 +17,17 @@ from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
 from .key_map import (
+    BACKBONE_ALONE,
     POSITIONS,
+    VIT,
     Report,
     State,
+    check_reading,
     closed_memory,
     convert_state,
-    is_memory,
+    is_new_memory,
+    layers_text,
+    memory_layers,
 )
 
 PathLike = Union[str, os.PathLike]
@@ -83,9 +88,9 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
     """The weights in a file, and what else is needed of it.
 
     Returns:
-        tuple: Weights by name, without the prefix of DistributedDataParallel; and
-        'notes', the settings as text ('' if there are none), and 'dataset_meta'
-        where the file has it.
+        tuple: Weights by name, without the prefix of DistributedDataParallel, those of
+        a backbone alone as in a whole model ('backbone.'); and 'notes', the settings as
+        text ('' if there are none), and 'dataset_meta' where the file has it.
 
     Raises:
         ValueError: If the file holds no weights or more than data.
@@ -121,6 +126,8 @@ def read_checkpoint(path: PathLike) -> tuple[State, dict[str, Any]]:
         )
     if all(key.startswith('module.') for key in weights):
         weights = {key[len('module.') :]: value for key, value in weights.items()}
+    if weights.keys() >= BACKBONE_ALONE:
+        weights = {f'backbone.{key}': value for key, value in weights.items()}
     extras = dict(notes=content['cfg'] if isinstance(content.get('cfg'), str) else '')
     meta = content.get('meta')
     if isinstance(meta, dict) and 'dataset_meta' in meta:
@@ -137,8 +144,8 @@ def load_weights(
 ) -> None:
     """Load weights of which none may be missing or of another shape.
 
-    But a memory whose gates are still closed changes no prediction: it may be missing,
-    as from MMAction2's VideoMAE. There is a warning then.
+    But a memory whose gate is still closed changes no prediction: all of it may be
+    missing, as from MMAction2's VideoMAE. There is a warning then.
 
     Args:
         model (nn.Module): The model.
@@ -147,9 +154,16 @@ def load_weights(
         remedy (str): What to do if they do not fit, for the message.
 
     Raises:
-        ValueError: If the checkpoint is of another model.
+        ValueError: If the checkpoint is of another model, or its memory was trained
+            with another ``reading``.
     """
     own = model.state_dict()
+    try:
+        check_reading(weights, own)
+    except ValueError as error:
+        raise ValueError(
+            f'{checkpoint} does not fit the model of {config}: {error}'
+        ) from None
     # What counts batches, or is computed from the config, need not be there.
     computed = {name for name, _ in model.named_buffers() if name == POSITIONS}
     needed = [
@@ -158,7 +172,7 @@ def load_weights(
         if value.is_floating_point() and name not in computed
     ]
     missing = [name for name in needed if name not in weights]
-    closed = closed_memory(missing)
+    closed = closed_memory(missing, weights)
     missing = [name for name in missing if name not in closed]
     unused = [name for name in weights if name not in own]
     wrong = [
@@ -174,12 +188,13 @@ def load_weights(
         )
     if wrong:
         told.append(f'{len(wrong)} have another shape, the first is {wrong[0]}')
-    if missing and not wrong and all(map(is_memory, missing)):
+    if missing and not wrong and all(is_new_memory(n, weights) for n in missing):
         remedy = (
             'it was trained without this memory, whose weights change what is '
-            "predicted: train it first (load_from), or set reading='gated' of a "
-            'MemoryViT'
+            'predicted: train it first (load_from)'
         )
+        if VIT in own and not memory_layers(weights):
+            remedy += ", or set model.backbone.reading='gated'"
     if told:
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
@@ -192,11 +207,17 @@ def load_weights(
             stacklevel=2,
         )
     if closed:
+        where, these = '', f'memory adds to the model of {config}'
+        what = 'its predictions are those without memory'
+        if memory_layers(weights):
+            layers = memory_layers(closed)
+            where = f' in {layers_text(layers)}'
+            these = f'it adds to {"these" if len(layers) > 1 else "this"}'
+            what = f'no memory is read in {"them" if len(layers) > 1 else "it"}'
         warnings.warn(
-            f'{checkpoint} has been trained without memory: the {len(closed)} weights '
-            f'that memory adds to the model of {config} are missing, and its '
-            'predictions are those without memory. Train it with load_from='
-            f'{checkpoint} first.',
+            f'{checkpoint} has been trained without memory{where}: the {len(closed)} '
+            f'weights that {these} are missing, and {what}. Train the model of '
+            f'{config} with load_from={checkpoint} first.',
             stacklevel=2,
         )
     model.load_state_dict(weights, strict=False)

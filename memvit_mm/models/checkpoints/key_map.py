@@ -34,11 +34,13 @@ VIT = 'backbone.blocks.0.mlp.layers.0.0.weight'
 VIT_NORM = r'backbone\.(?:fc_)?norm\.\w+'
 # Which checkpoints that its authors' were converted to may not have.
 POSITIONS = 'backbone.pos_embed'
-# Checkpoints of VideoMAE's authors, by a name in them.
+# Checkpoints of VideoMAE's authors, by names in them.
 FOREIGN = {
-    'encoder.blocks.0.norm1.weight': 'from pre-training, its encoder and decoder',
-    'blocks.0.attn.q_bias': "in its authors' form",
+    ('encoder.blocks.0.norm1.weight',): 'from pre-training, its encoder and decoder',
+    ('blocks.0.attn.q_bias', 'patch_embed.proj.weight'): "in its authors' form",
 }
+# What is in the state of a backbone of MMAction2, or ours, by itself.
+BACKBONE_ALONE = {'patch_embed.projection.weight', 'blocks.0.norm1.weight'}
 # In the settings beside published weights, which are YAML.
 DETECTION_ENABLED = r'DETECTION:\n(?:[ \t].*\n)*?[ \t]+ENABLE: true'
 # What sigmoid and softmax turn to zero, in float16 too.
@@ -84,7 +86,7 @@ OPTIONAL = {
         'the checkpoint has no such level of memory; training teaches it',
     ),
     GATE: (
-        "the model has no gate in this layer (no memory, or reading='joint')",
+        'the model has no memory in this layer, and no gate to it',
         'starts at 0: memory changes no prediction before training opens it',
     ),
     rf'backbone\.blocks\.(\d+)\.{MEMORY}': (
@@ -113,6 +115,23 @@ OPTIONAL = {
     CLASSIFIER: (
         'the model has no such classifier',
         'the checkpoint has no classifier of these classes',
+    ),
+}
+# The same of a level of memory that both have, by what of it (see _part).
+CHANGED = {
+    'compression': (
+        "the model's level of memory keeps clips without parameters",
+        "the checkpoint's memory has no learned compression; training teaches it",
+    ),
+    'ages': (
+        "the model's level of memory has relative positions on a grid",
+        "the checkpoint's memory has relative positions on a grid, not by age; "
+        'training teaches these',
+    ),
+    'grid': (
+        "the model's level of memory has relative positions by age",
+        "the checkpoint's memory has relative positions by age, not on a grid; "
+        'training teaches these',
     ),
 }
 
@@ -178,8 +197,8 @@ def recognize(state: Mapping[str, Tensor], notes: str = '') -> Kind:
     Raises:
         ValueError: If it is none of those in :class:`Kind`; the message names them.
     """
-    for name, what in FOREIGN.items():
-        if name in state:
+    for names, what in FOREIGN.items():
+        if all(name in state for name in names):
             raise ValueError(
                 f"it is a checkpoint of VideoMAE {what}: take one of MMAction2's model "
                 'zoo, trained on Kinetics or AVA.'
@@ -230,7 +249,9 @@ def convert_state(
         _check_complete(state)
     else:
         _check_build(state, model)
+    check_reading(state, model or {})
     our_names = _our_names(state, kind, model)
+    theirs, ours = _parts(our_names.values()), _parts(model or ())
 
     def has(name: str) -> bool:
         if model is not None:
@@ -247,7 +268,9 @@ def convert_state(
             if match is None:
                 unexplained.append(name)
             else:
-                report.left_out[name] = OPTIONAL[match.re.pattern][0]
+                level, part = _part(target)
+                reasons = CHANGED[part] if level in ours else OPTIONAL[match.re.pattern]
+                report.left_out[name] = reasons[0]
             continue
         classifier = re.fullmatch(CLASSIFIER, target)
         wanted = value.shape if model is None else model[target].shape
@@ -276,7 +299,10 @@ def convert_state(
         report.changed[name] = how
     for name, value in (model or {}).items():
         if name not in converted:
-            reason = _initial(name, converted, report.left_out)
+            if is_memory(name):
+                reason = _why_new(name, theirs)
+            else:
+                reason = _initial(name, converted, report.left_out)
             if name == POSITIONS and _are_sines(value):
                 reason = 'sines and cosines, computed from the config'
             if reason:
@@ -349,28 +375,149 @@ def _further_levels(
     return values
 
 
-def closed_memory(missing: Iterable[str]) -> set[str]:
-    """Weights of memories that change no prediction, since no gate to them is trained.
+def check_reading(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Refuse a MemoryViT's memory that is read in another way than the model's.
 
     Args:
-        missing (iterable[str]): Weights of a model that a checkpoint has not.
+        state (mapping[str, Tensor]): Weights of a checkpoint.
+        model (mapping[str, Tensor]): State of the model that they are for, or {}.
+
+    Raises:
+        ValueError: If the checkpoint was trained with another ``reading``, or is
+            damaged: all of its layers with memory have a gate, or none has.
+    """
+    theirs = _reading(state)
+    ours = _reading(model)
+    if theirs and ours and theirs != ours:
+        raise ValueError(
+            f'its memory was trained with reading={theirs!r}, and the model reads with '
+            f'{ours!r}: set model.backbone.reading={theirs!r}.'
+        )
+
+
+def _reading(state: Mapping[str, Tensor]) -> str:
+    """'gated' or 'joint', by the memory of a MemoryViT; '' without any."""
+    if VIT not in state:
+        return ''
+    gated, aged = (
+        {layer for layer, names in _blocks(state).items() if name in names}
+        for name in ('attn.gate', 'attn.rel_pos_age0')
+    )
+    if gated and gated != aged:
+        what = 'gate' if aged - gated else 'rel_pos_age0'
+        layers = aged - gated or gated - aged
+        raise ValueError(
+            f'it is damaged: memory without attn.{what} in {layers_text(layers)}, '
+            'which others have; fetch or write it again.'
+        )
+    return 'gated' if gated else 'joint' if aged else ''
+
+
+def closed_memory(missing: Iterable[str], there: Iterable[str]) -> set[str]:
+    """Weights of memories that change no prediction, since no gate to them is trained.
+
+    Those are the memories of which a checkpoint has nothing, where a model has a gate.
+
+    Args:
+        missing (iterable[str]): Weights of the model that the checkpoint has not.
+        there (iterable[str]): Weights of the checkpoint.
 
     Examples:
         >>> attn = 'backbone.blocks.0.attn.'
-        >>> sorted(closed_memory([f'{attn}gate', f'{attn}rel_pos_age0', 'norm.bias']))
+        >>> sorted(closed_memory([f'{attn}gate', f'{attn}rel_pos_age0', 'bias'], []))
         ['backbone.blocks.0.attn.gate', 'backbone.blocks.0.attn.rel_pos_age0']
-        >>> closed_memory([f'{attn}rel_pos_age0'])
+        >>> closed_memory([f'{attn}rel_pos_age0'], [])
+        set()
+        >>> closed_memory([f'{attn}gate'], [f'{attn}rel_pos_age0'])
         set()
     """
     missing = list(missing)
-    closed = tuple(n.removesuffix('gate') for n in missing if re.fullmatch(GATE, n))
-    return {name for name in missing if name.startswith(closed) and is_memory(name)}
+    gates = {_layer(name) for name in missing if re.fullmatch(GATE, name)}
+    closed = gates - {_layer(name) for name in there if is_memory(name)}
+    return {name for name in missing if is_memory(name) and _layer(name) in closed}
 
 
 def is_memory(name: str) -> bool:
     """Whether it is a weight that memory adds to a backbone's layer."""
     layer = r'backbone\.blocks\.\d+\.'
     return bool(re.fullmatch(rf'{layer}{MEMORY}|{FURTHER}|{GATE}', name))
+
+
+def is_new_memory(name: str, there: Iterable[str]) -> bool:
+    """Whether a weight of a model's memory, which a checkpoint with the weights
+    ``there`` has not, is new as a whole, and not the rest of something damaged."""
+    return is_memory(name) and bool(_why_new(name, _parts(there)))
+
+
+def memory_layers(names: Iterable[str]) -> set[int]:
+    """The layers of a backbone that have memory, by names of weights."""
+    return {_layer(name) for name in names if is_memory(name)}
+
+
+def layers_text(layers: Iterable[int]) -> str:
+    """Name layers.
+
+    Examples:
+        >>> layers_text({3, 1}), layers_text([2])
+        ('layers 1, 3', 'layer 2')
+    """
+    numbers = sorted(layers)
+    return f'layer{"s" * (len(numbers) > 1)} {", ".join(map(str, numbers))}'
+
+
+def _layer(name: str) -> int:
+    """The layer of a weight of a backbone's memory."""
+    return int(name.split('.')[2])
+
+
+# A level of memory: its layer and its number.
+Level = tuple[int, int]
+
+
+def _part(name: str) -> tuple[Optional[Level], str]:
+    """The level of memory that a weight belongs to, if any, and what it is there."""
+    if not is_memory(name) or re.fullmatch(GATE, name):
+        return None, ''
+    number = re.search(r'(?:compress|age)(\d+)', name)
+    level = _layer(name), int(number[1]) if number else 0
+    if 'compress' in name:
+        return level, 'compression'
+    return level, 'grid' if 'rel_pos_mem' in name else 'ages'
+
+
+def _parts(names: Iterable[str]) -> dict[Level, set[str]]:
+    """What there is of each level of memory."""
+    found: dict[Level, set[str]] = {}
+    for level, part in filter(all, map(_part, names)):
+        found.setdefault(level, set()).add(part)
+    return found
+
+
+def _why_new(name: str, there: Mapping[Level, set[str]]) -> str:
+    """Why a weight of the model's memory may stay as it is; '' if it may not.
+
+    Args:
+        name (str): The weight.
+        there (mapping): :func:`_parts` of the checkpoint.
+    """
+    level, part = _part(name)
+    if level is None:
+        # A gate: the others of its layer are new, too.
+        known = any(layer == _layer(name) for layer, _ in there)
+        return '' if known else OPTIONAL[GATE][1]
+    known = there.get(level, set())
+    if not known:
+        # Levels are counted from the first: none is left out before another.
+        if any(of[0] == level[0] and of > level for of in there if 'ages' in there[of]):
+            return ''
+        return OPTIONAL[_optional(name).re.pattern][1]
+    # Compression by a convolution has positions on a grid in a MeMViT.
+    new = dict(
+        compression=known == {'ages'},
+        ages='grid' in known and 'ages' not in known,
+        grid='ages' in known and 'grid' not in known,
+    )
+    return CHANGED[part][1] if new[part] else ''
 
 
 def _optional(name: str) -> Optional[re.Match]:
@@ -402,8 +549,6 @@ def _initial(
         # One of its two norms every checkpoint has.
         other = any(re.fullmatch(VIT_NORM, left) for left in left_out)
         return OPTIONAL[VIT_NORM][1] if other else ''
-    if match.re.pattern == GATE:
-        return OPTIONAL[GATE][1]
     others = [other for other in map(_optional, converted) if other]
     same = [other.groups() for other in others if other.re == match.re]
     # Without any norm even the last scale's is missing.
