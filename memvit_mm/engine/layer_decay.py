@@ -79,7 +79,8 @@ class MemoryLearningRateDecayOptimizerConstructor(
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         for key, settings in self.paramwise_cfg.get('custom_keys', {}).items():
-            if not isinstance(settings, Mapping):
+            known = {'lr_mult', 'decay_mult'}
+            if not isinstance(settings, Mapping) or set(settings) - known:
                 raise ValueError(
                     f'paramwise_cfg.custom_keys has {key!r}: {settings!r}: each takes '
                     'a dict of lr_mult and decay_mult, such as dict(lr_mult=10.0).'

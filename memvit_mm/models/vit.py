@@ -212,25 +212,25 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
             ``return_feat_map``, else [B, C]. With memory, a tuple of that and the
             ``dict[str, Written]`` to be remembered.
         """
+        frames = x.shape[2]
         size = pooled_size(x.shape[-3:], self.patch_embed.projection)
         past, written = self.past_of(x, memory), {}
         x = self.patch_embed(x)[0]
-        x = self.pos_drop(x + self._positions(size).to(x))
+        x = self.pos_drop(x + self._positions(size, frames).to(x))
         for i in range(len(self.blocks)):
             x, size = self.run_block(i, x, size, past, written)
         features = self._output(x, size)
         return features if memory is None else (features, written)
 
-    def _positions(self, size: Size) -> Tensor:
-        """Positions of a grid T, H, W: [1, T*H*W, C]."""
+    def _positions(self, size: Size, frames: int) -> Tensor:
+        """Positions of the grid T, H, W of a clip: [1, T*H*W, C]."""
         height, width = self.grid_size
         steps = self.pos_embed.shape[1] // (height * width)
         if size[0] != steps:
-            frames = self.patch_embed.projection.stride[0]
             raise ValueError(
-                f'clips of {size[0] * frames} frames for a MemoryViT with num_frames='
-                f'{steps * frames}: set num_frames of the backbone, or clip_len of the '
-                'data.'
+                f'clips of {frames} frames for a MemoryViT with num_frames='
+                f'{self.clip_size[0]}: set num_frames of the backbone, or clip_len of '
+                'the data.'
             )
         if size[1:] == self.grid_size:
             return self.pos_embed

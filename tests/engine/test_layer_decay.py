@@ -101,10 +101,11 @@ def test_another_number_of_layers_is_refused():
         groups_of(cfg)
 
 
-def test_settings_that_are_no_dict_are_refused():
+@pytest.mark.parametrize('settings', [10.0, dict(lr_mul=10.0)])
+def test_settings_of_another_form_are_refused(settings):
     cfg = config('videomae_memory_ava')
-    cfg.optim_wrapper.paramwise_cfg.custom_keys.gate = 10.0
-    sentence = "custom_keys has 'gate': 10.0: each takes a dict of lr_mult and decay_mu"
+    cfg.optim_wrapper.paramwise_cfg.custom_keys.gate = settings
+    sentence = "custom_keys has 'gate': .*: each takes a dict of lr_mult and decay_mult"
     with pytest.raises(ValueError, match=sentence):
         groups_of(cfg)
 

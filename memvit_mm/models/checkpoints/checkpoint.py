@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -17,6 +18,7 @@ from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
 from .key_map import (
+    CLASSIFIER,
     BACKBONE_ALONE,
     POSITIONS,
     VIT,
@@ -195,6 +197,11 @@ def load_weights(
         )
         if VIT in own and not memory_layers(weights):
             remedy += ", or set model.backbone.reading='gated'"
+    if missing and not wrong and all(re.fullmatch(CLASSIFIER, n) for n in missing):
+        remedy = (
+            'it has no classifier of these classes: train one first, with load_from='
+            f'{checkpoint}'
+        )
     if told:
         raise ValueError(
             f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
