@@ -18,8 +18,8 @@ from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
 from .key_map import (
-    CLASSIFIER,
     BACKBONE_ALONE,
+    CLASSIFIER,
     POSITIONS,
     VIT,
     Report,
