@@ -234,8 +234,10 @@ def test_ava_at_its_real_size_trains_and_tests_a_step(name, demo, tmp_path):
         same = [n for n, p in runner.model.named_parameters() if p.equal(before[n])]
     # Nothing is remembered yet.
     assert [n for n in same if not re.search('compress|rel_pos_(mem|age)', n)] == []
-    metrics = runner.test()
-    assert 0 <= metrics['mAP/overall'] <= 1
+    if name == 'memvit_ava.py':
+        # One of them is enough: half of the time goes into this.
+        metrics = runner.test()
+        assert 0 <= metrics['mAP/overall'] <= 1
 
 
 @pytest.mark.parametrize('name', ['memvit_demo_vit.py', 'memvit_demo_vit_pool.py'])
