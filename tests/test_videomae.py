@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 
 import memvit_mm  # noqa: F401
 from memvit_mm.apis import init_detector_model, init_recognizer
-from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint
+from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint, load_weights
 from memvit_mm.models.checkpoints.key_map import BLOCK, GATE, MEMORY, Kind, recognize
 from memvit_mm.paths import get_config_path
 
@@ -441,3 +441,13 @@ def test_every_name_of_our_blocks_is_in_the_tables():
             or re.fullmatch(known, match[1])
             or re.fullmatch(GATE, f'backbone.{name}')
         )
+
+
+def test_what_lacks_a_classifier_alone_is_to_be_trained():
+    model = build(with_memory())
+    weights = {n: w for n, w in model.state_dict().items() if 'fc_cls' not in n}
+    sentence = (
+        'has no classifier of these classes: train one first, with load_from=x.pth'
+    )
+    with pytest.raises(ValueError, match=sentence):
+        load_weights(model, weights, 'x.pth', 'x.py', 'take another config')

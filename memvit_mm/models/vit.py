@@ -180,8 +180,9 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
                 torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
             )
         )
-        for layer, spec in self.memory_specs(self.clip_size).items():
-            self.blocks[int(layer[len('layer') :])].attn.check_levels(spec)
+        specs = self.memory_specs(self.clip_size).values()
+        for layer, spec in zip(self.memory_layers, specs):
+            self.blocks[layer].attn.check_levels(spec)
 
     def extra_repr(self) -> str:
         """The schedule of the memory and how it is read, for ``print``."""

@@ -1,4 +1,4 @@
-"""MLPs that keep none of their wide tensors for the backward pass."""
+"""MLPs that keep one or none of their wide tensors for the backward pass."""
 
 from collections.abc import Sequence
 from typing import Optional
