@@ -28,7 +28,10 @@ REQUIRES = [
     # What MMAction2 imports and does not declare.
     'importlib_metadata',
 ]
-TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter']
+# To run exported models, and to make them.
+ONNX = ['numpy', 'onnxruntime>=1.17']
+EXPORT = [*ONNX, 'onnx', 'onnxscript']
+TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter', *EXPORT]
 
 
 class BuildWithMim(build_py):
@@ -90,7 +93,7 @@ setup(
     package_data={PACKAGE: ['apis/report/report_page/*']},
     python_requires='>=3.9',
     install_requires=REQUIRES,
-    extras_require={'tests': TESTS},
+    extras_require={'onnx': ONNX, 'export': EXPORT, 'tests': TESTS},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

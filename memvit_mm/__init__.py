@@ -2,20 +2,18 @@
 
 ``custom_imports = dict(imports=['memvit_mm'], allow_failed_imports=False)`` in a config
 registers everything and mends what MMAction2 1.2.0 needs on current torch and numpy.
+
+Where torch or OpenMMLab's packages are missing, as on a device that runs exported
+models, ``memvit_mm.deploy`` works all the same, and nothing else does.
 """
 
 import importlib
+import importlib.util
 
-from . import compat
+from .version import __version__
 
-compat.apply()
-
-from .io import safe_load  # noqa: E402
-
-safe_load.install()
-
-from . import datasets, engine, evaluation, models  # noqa: E402
-from .version import __version__  # noqa: E402
+STACK = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmaction')
+_missing = [name for name in STACK if importlib.util.find_spec(name) is None]
 
 
 def _whole_video_pipeline(transforms):
@@ -35,6 +33,29 @@ def _read_whole_videos():
         module.Compose = _whole_video_pipeline
 
 
-_read_whole_videos()
+if not _missing:
+    from . import compat
+
+    compat.apply()
+
+    from .io import safe_load
+
+    safe_load.install()
+
+    from . import datasets, engine, evaluation, models
+
+    _read_whole_videos()
+
+
+def __getattr__(name):
+    if name in __all__ and _missing:
+        raise ModuleNotFoundError(
+            f'memvit_mm.{name} needs {", ".join(_missing)}, which is not installed '
+            'here: pip install memvit_mm with its dependencies (memvit_mm.deploy alone '
+            'goes without).',
+            name=_missing[0],
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 __all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', '__version__']

@@ -159,7 +159,8 @@ def query_channels(
         Tensor: [B, heads, T*H*W, E], in the order that :func:`key_codes` expects.
     """
     steps, height, width = q_size
-    heads = q.shape[1]
+    # Not len(q), a number that torch.export would take for that of any batch.
+    batch, heads = q.shape[:2]
     tables = [table.to(q.dtype) for table in tables]
     t, h, w = (
         [table[:, :n], table[:, n:]] if n < table.shape[1] else [table]
@@ -190,12 +191,12 @@ def query_channels(
     # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     rows = torch.matmul(
-        tokens.reshape(len(q), steps * height, width * heads, q.shape[-1]), table
+        tokens.reshape(batch, steps * height, width * heads, q.shape[-1]), table
     )
     rows = rows.reshape(*tokens.shape[:3], table.shape[-1])
     # (W*heads, B*T*H, C) x (W*heads, C, k) -> (B, T*H*W, heads, k)
     table = torch.cat(by_column, dim=1).transpose(1, 2).repeat_interleave(heads, dim=0)
-    columns = tokens.reshape(len(q) * steps * height, width * heads, q.shape[-1])
+    columns = tokens.reshape(batch * steps * height, width * heads, q.shape[-1])
     columns = torch.bmm(columns.transpose(0, 1), table).transpose(0, 1)
     columns = columns.reshape(*tokens.shape[:3], table.shape[-1])
 

@@ -120,13 +120,6 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
     """
     counts = _counts(model)
     found = find_names(labels, cfg, getattr(model, 'dataset_meta', None))
-    other = [kind for kind in found if kind not in counts]
-    if labels is not None and other:
-        files = 'two files, of verbs and of nouns' if 'verbs' in counts else 'one file'
-        raise ValueError(
-            f'The labels are names of {" and ".join(other)}, but the model tells '
-            f'{" and ".join(counts)}: give {files}.'
-        )
     chosen, reserved = (), False
     if hasattr(model, 'roi_head'):
         chosen, count = custom_classes(cfg), counts['actions']
@@ -138,24 +131,53 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
             )
         head = model.roi_head.bbox_head
         reserved = bool(chosen) or getattr(head, 'background_class', True)
+    return name_classes(counts, found, labels is not None, chosen, reserved)
+
+
+def name_classes(
+    counts: Mapping[str, Optional[int]],
+    found: Mapping[str, Sequence[str]],
+    given: bool = False,
+    chosen: Sequence[int] = (),
+    reserved: bool = False,
+) -> Classes:
+    """Names for so many classes.
+
+    Args:
+        counts (mapping): How many there are of each kind.
+        found (mapping): The names that are known, by kind.
+        given (bool): Whether the caller gave them.
+        chosen (sequence[int]): The labels that ``custom_classes`` has.
+        reserved (bool): Whether number 0 of the actions is no class.
+
+    Raises:
+        ValueError, FileNotFoundError: As :func:`classes_of`.
+    """
+    other = [kind for kind in found if kind not in counts]
+    if given and other:
+        files = 'two files, of verbs and of nouns' if 'verbs' in counts else 'one file'
+        raise ValueError(
+            f'The labels are names of {" and ".join(other)}, but the model tells '
+            f'{" and ".join(counts)}: give {files}.'
+        )
     names = {}
     for kind, count in counts.items():
-        given = found.get(kind, ())
-        if chosen and (not given or len(given) > count):
-            given = _choose(given, chosen)
-        told = f'There are {len(given)} names for {count} classes ({kind})'
+        own = found.get(kind, ())
+        if chosen and (not own or len(own) > count):
+            own = _choose(own, chosen)
+        told = f'There are {len(own)} names for {count} classes ({kind})'
         # Names by number have a 'class 0' in front.
-        if reserved and given and given[0] != 'class 0' and len(given) + 1 == count:
+        if reserved and own and own[0] != 'class 0' and len(own) + 1 == count:
             raise ValueError(
                 f'{told}, of which number 0 is reserved: put a name for number 0 '
                 "first, or give a dict from numbers, {1: 'bend', ...}."
             )
-        if count is not None and len(given) > count:
+        if count is not None and len(own) > count:
             raise ValueError(
                 f'{told}: give those of the classes that the model was trained on '
                 '(number 0 is no class in AVA).'
             )
-        names[kind] = all_names(given, count)
+        names[kind] = all_names(own, count)
     return Classes(names, reserved, any(kind in found for kind in counts))
 
 

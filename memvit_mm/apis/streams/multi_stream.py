@@ -7,14 +7,13 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from torch import nn
-
 from memvit_mm.apis.models.results import Prediction, StreamCounts
 
 from .clip_buffer import BufferState
 from .clip_grid import check_at_least
 from .predictor import PreparedClip, predictor_of
 from .reader import PATIENCE, SourceReader
+from .runners import Model
 from .sources import Source
 from .stream import VideoStream
 
@@ -59,8 +58,8 @@ class MultiStream:
     ``one_by_one=False``: :class:`MemoryOwner` says why.)
 
     Args:
-        model (nn.Module): As for :class:`VideoStream`. Its ``ClipMemory`` needs
-            ``max_streams`` as large as the number of streams times views.
+        model (nn.Module | OnnxModel): As for :class:`VideoStream`. A ``ClipMemory``
+            needs ``max_streams`` as large as the number of streams times views.
         sources (Mapping, optional): Sources by name, as for :meth:`add`.
         max_batch (int): Clips that run together at most, one of a stream.
         wait (float): Seconds for which a clip waits for others to run with.
@@ -72,7 +71,7 @@ class MultiStream:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         sources: Optional[Mapping[Hashable, Source]] = None,
         max_batch: int = 16,
         wait: float = 0.0,
@@ -148,9 +147,8 @@ class MultiStream:
                     f'There is a stream {name!r} already: remove it first, or choose '
                     'another name.'
                 )
-            if getattr(self.predictor.model, 'remembers', False):
-                count = len(self._open) + len(self._opening) + 1
-                self.predictor.memory.check_room(count)
+            count = len(self._open) + len(self._opening) + 1
+            self.predictor.runner.check_room(count)
             self._opening.add(name)
             self.ended.pop(name, None)
             self._left.pop(name, None)
@@ -238,7 +236,7 @@ class MultiStream:
             states[name] = stream.state_dict()
             states[name]['dropped'] += reader.dropped
             if name in self._waiting:
-                states[name]['memory'] = self._waiting[name]
+                states[name]['memory'] = self.predictor.plain(self._waiting[name])
         return states
 
     def load_state_dict(self, states: Mapping[Hashable, dict]) -> None:

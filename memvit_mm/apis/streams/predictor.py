@@ -7,19 +7,17 @@ from typing import Any, NamedTuple, Optional, Union
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from torch import nn
 
-from memvit_mm.apis.models.classes import Labels, classes_of
+from memvit_mm.apis.models.classes import Labels
 from memvit_mm.apis.models.load_model import load_config
 from memvit_mm.apis.models.results import EpicPrediction, PeoplePrediction, Prediction
 from memvit_mm.apis.people.boxes import BoxSource, PersonBoxes, box_source
 from memvit_mm.datasets.clip_recipe import read_recipe
 
 from .clip_buffer import Clip
+from .runners import Model, runner_of
 
 # One for each model, held while it runs or its memory changes, in whatever thread.
 _locks: WeakKeyDictionary = WeakKeyDictionary()
@@ -41,9 +39,10 @@ class Predictor:
     """A model with its config's test pipeline.
 
     Args:
-        model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
-            It is put into evaluation mode.
-        cfg (Config | str, optional): Its config. Defaults to ``model.cfg``.
+        model (nn.Module | OnnxModel): A recognizer or detector, as ``init_recognizer``
+            gives it, which is put into evaluation mode; or what was exported of one.
+        cfg (Config | str, optional): Its config. Defaults to ``model.cfg``; an
+            ``OnnxModel`` has none.
         boxes (callable | Mapping | str, optional): Where people are, for detectors, see
             :class:`VideoStream`.
         labels (optional): Names of the classes, see :class:`VideoStream`.
@@ -55,18 +54,14 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         cfg: Union[Config, str, None] = None,
         boxes: Optional[BoxSource] = None,
         labels: Labels = None,
         sampler: Optional[dict] = None,
     ) -> None:
-        cfg = cfg if cfg is not None else getattr(model, 'cfg', None)
-        if not isinstance(model, nn.Module):
-            raise ValueError(
-                f'model is a {type(model).__name__}: give what init_recognizer or '
-                'init_detector_model returns.'
-            )
+        self.runner = runner_of(model)
+        cfg = cfg if cfg is not None else self.runner.cfg
         if cfg is None:
             raise ValueError(
                 'The model has no config (model.cfg), which says how frames become '
@@ -74,18 +69,18 @@ class Predictor:
             )
         if not hasattr(cfg, 'get'):
             cfg = load_config(cfg)
-        self.model = model.eval()
+        self.model = model
         self.cfg = cfg
-        self.detects = hasattr(model, 'roi_head')
+        self.detects = self.runner.detects
         if self.detects and boxes is None:
             raise ValueError(
-                f'{type(model).__name__} classifies people in boxes: give boxes=..., a '
+                f'{self.runner.name} classifies people in boxes: give boxes=..., a '
                 'function of a frame [H, W, 3] and its time in seconds that returns '
                 'boxes [people, 4] in pixels, or a proposal file.'
             )
         if not self.detects and boxes is not None:
             raise ValueError(
-                f'{type(model).__name__} classifies whole clips: leave boxes=... out.'
+                f'{self.runner.name} classifies whole clips: leave boxes=... out.'
             )
         init_default_scope(cfg.get('default_scope') or 'mmaction')
         self.recipe = read_recipe(cfg, sampler)
@@ -94,21 +89,19 @@ class Predictor:
             self._lock = _locks.setdefault(model, threading.RLock())
         # MMAction2's Resize keeps what it does on itself: one for each thread.
         self._of_thread = threading.local()
-        self.classes = classes_of(model, cfg, labels)
+        self.classes = self.runner.classes(cfg, labels)
 
     # ------------------------------------------------------------------- the memory
 
     @property
     def memory(self) -> Any:
-        """The model's ``ClipMemory``, None where it has none."""
-        return getattr(self.model, 'memory', None)
+        """The model's ``ClipMemory`` or ``OnnxMemory``, None where it has none."""
+        return self.runner.memory
 
     @property
     def memory_steps(self) -> int:
         """Clips that a layer of the model looks back at most; 0 without a memory."""
-        modules = () if self.memory is None else self.model.modules()
-        ages = (age for module in modules for age in getattr(module, 'ages', ()))
-        return max(ages, default=0)
+        return self.runner.memory_steps
 
     def begin(self, stream: Hashable, owner: Any) -> None:
         """A stream begins, with an empty memory.
@@ -145,23 +138,37 @@ class Predictor:
                 self.memory.reset(stream)
 
     def remembered(self, *streams: Hashable) -> list[dict]:
-        """What is remembered of some streams, as plain values and tensors."""
+        """What is remembered of some streams; :meth:`plain` is to be saved."""
         if self.memory is None:
             return []
         with self._lock:
             entries = self.memory.state_dict()['streams']
         return [e for e in entries if e['stream'][0] in streams]
 
+    def plain(self, entries: list[dict]) -> list[dict]:
+        """What :meth:`remembered` gave as plain values and tensors."""
+        return self.runner.plain(entries)
+
     def remember(self, entries: list[dict], *streams: Hashable) -> None:
-        """Take back what :meth:`remembered` gave, of some streams and no others.
+        """Take back what :meth:`remembered` gave, plain or not, of some streams and no
+        others.
 
         Args:
             entries (list[dict]): Of these streams, and maybe of others.
             *streams: Their names; what is remembered of others is left as it is.
+
+        Raises:
+            ValueError: If they are of a model in ONNX and this one is in PyTorch, or
+                the other way round.
         """
         if self.memory is None:
             return
         entries = [e for e in entries if e['stream'][0] in streams]
+        if any(self.runner.saved_as not in entry for entry in entries):
+            raise ValueError(
+                'The state was saved with a model of another kind, PyTorch or ONNX: go '
+                'on with one of that kind, or begin anew.'
+            )
         with self._lock:
             others = self.memory.state_dict()['streams']
             others = [e for e in others if e['stream'][0] not in streams]
@@ -201,7 +208,7 @@ class Predictor:
         if self.boxes is not None:
             find_time = clip.time if hasattr(self.boxes, 'table') else time
             people = self.boxes(clip.images[key], video, find_time)
-            classes = self.model.roi_head.bbox_head.num_classes
+            classes = self.runner.num_classes
             results.update(
                 gt_bboxes=np.zeros((0, 4), dtype=np.float32),
                 gt_labels=np.zeros((0, classes), dtype=np.float32),
@@ -229,8 +236,6 @@ class Predictor:
 
     def predict(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """What the model says about some clips, of any streams, in one batch."""
-        if self.model.training:
-            self.model.eval()
         samples = [clip.data['data_samples'] for clip in clips]
         # MMAction2's detectors fail where nobody is, and have nothing to remember.
         rows = [
@@ -239,17 +244,17 @@ class Predictor:
             if self.memory is not None or clip.people is None or len(clip.people.boxes)
         ]
         if rows:
-            with self._lock, torch.no_grad():
-                batch = pseudo_collate([clips[row].data for row in rows])
-                for row, sample in zip(rows, self.model.test_step(batch)):
-                    samples[row] = sample.cpu()
+            with self._lock:
+                found = self.runner.run([clips[row].data for row in rows])
+            for row, sample in zip(rows, found):
+                samples[row] = sample
         return [self._result(*pair) for pair in zip(clips, samples)]
 
     def _result(self, clip: PreparedClip, sample: Any) -> Prediction:
         names = self.classes.names
         about = dict(clip.about, names=names.get('actions'), data_sample=sample)
         if self.detects:
-            scores = np.zeros((0, self.model.roi_head.bbox_head.num_classes), 'f4')
+            scores = np.zeros((0, self.runner.num_classes), 'f4')
             if 'pred_instances' in sample:
                 scores = sample.pred_instances.scores.float().numpy()
             return PeoplePrediction(
@@ -276,7 +281,7 @@ class Predictor:
         )
 
 
-def predictor_of(model: Union[nn.Module, Predictor], **options: Any) -> Predictor:
+def predictor_of(model: Union[Model, Predictor], **options: Any) -> Predictor:
     """A model's predictor, or what is one already.
 
     Raises:

@@ -9,7 +9,6 @@ from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.config import Config
-from torch import nn
 
 from memvit_mm.apis.models.classes import Labels
 from memvit_mm.apis.models.results import Prediction, StreamCounts
@@ -28,6 +27,7 @@ from .clip_grid import (
 )
 from .predictor import PreparedClip, predictor_of
 from .reader import WHEN_SLOW, SourceReader
+from .runners import Model
 from .sources import Source, open_source, path_of
 
 _numbers = itertools.count(1)
@@ -72,7 +72,8 @@ class VideoStream:
     too: :class:`VideoFile`.
 
     Args:
-        model (nn.Module): A recognizer or detector, as ``init_recognizer`` gives it.
+        model (nn.Module | OnnxModel): A recognizer or detector, as ``init_recognizer``
+            gives it, or what was exported of one, with ``cfg``.
         boxes (callable | Mapping | str, optional): For detectors (``MemoryFastRCNN``),
             where people are: a function that is called as ``boxes(image, time)``, with
             a keyframe (``[H, W, 3]`` uint8 RGB) and its time in seconds, by the thread
@@ -124,7 +125,7 @@ class VideoStream:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         boxes: Optional[BoxSource] = None,
         stride: Optional[float] = None,
         clip_times: Optional[Sequence[float]] = None,
@@ -309,7 +310,7 @@ class VideoStream:
             path=self._path,
             settings=None,
             buffer=None,
-            memory=self.predictor.remembered(self.name),
+            memory=self.predictor.plain(self.predictor.remembered(self.name)),
             tracker=None if self._tracker is None else self._tracker.state_dict(),
         )
         if self.buffer is not None:

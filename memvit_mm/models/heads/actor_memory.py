@@ -296,7 +296,7 @@ class ActorMemoryHead(BaseModule):
             Without memory, [people, C, 1, 1, 1]; with memory, a tuple of that and the
             ``dict[str, Written]`` to be remembered, as the backbone's.
         """
-        people = x.mean(dim=2).amax(dim=(2, 3))
+        people = self.pooled(x)
         rows = rois[:, 0].long()
         batch = len(img_metas or ()) or (int(rows.max()) + 1 if len(rows) else 0)
         # Place of each person among those of its row.
@@ -306,7 +306,29 @@ class ActorMemoryHead(BaseModule):
         # (people, C) -> (B, L, C)
         sequence = x.new_zeros(batch, length, self.in_channels)
         sequence = sequence.index_put((rows, place), people)
+        sequence, written = self.relate(sequence, memory)
+        # (B, L, C) -> (people, C, 1, 1, 1)
+        people = sequence[rows, place][:, :, None, None, None]
+        return people if memory is None else (people, written)
 
+    @staticmethod
+    def pooled(x: Tensor) -> Tensor:
+        """RoI features as one vector each: [people, C, T, H, W] -> [people, C]."""
+        return x.mean(dim=2).amax(dim=(2, 3))
+
+    def relate(
+        self, sequence: Tensor, memory: Optional[LayerMemories] = None
+    ) -> tuple[Tensor, LayerWrites]:
+        """Relate people that are in their places.
+
+        Args:
+            sequence (Tensor): [B, L, C], zeros where there is nobody; L is at least
+                ``max_actors``.
+            memory (dict[str, tuple[PastClips, ...]], optional): As in :meth:`forward`.
+
+        Returns:
+            tuple: [B, L, C], and what is to be remembered.
+        """
         written = {}
         for i, block in enumerate(self.blocks):
             name = f'actors{i}'
@@ -314,6 +336,4 @@ class ActorMemoryHead(BaseModule):
             sequence, new = block(sequence, self.max_actors, past)
             if new is not None:
                 written[name] = new
-        # (B, L, C) -> (people, C, 1, 1, 1)
-        people = sequence[rows, place][:, :, None, None, None]
-        return people if memory is None else (people, written)
+        return sequence, written

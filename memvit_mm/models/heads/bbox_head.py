@@ -59,7 +59,8 @@ class MemoryBBoxHeadAVA(BBoxHeadAVA):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores before the sigmoid: [people, C, T, H, W] -> [people, classes]."""
-        if len(x) == 0:
+        # Not len(x), a number that torch.export would take for the only one.
+        if x.shape[0] == 0:
             # MMAction2's cannot reshape an empty tensor.
             return self.fc_cls(x.mean(dim=(2, 3, 4)))
         return super().forward(x)

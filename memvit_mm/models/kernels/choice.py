@@ -28,6 +28,11 @@ def is_compiling() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing, which needs each operator to be torch's own."""
+    return getattr(torch.compiler, 'is_exporting', lambda: False)()
+
+
 def is_transforming() -> bool:
     """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode
     differentiation is at work."""

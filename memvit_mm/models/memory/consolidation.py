@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memvit_mm.models.kernels.choice import is_compiling
+from memvit_mm.models.kernels.choice import is_compiling, is_exporting
 
 from .layers import KeyValue
 
@@ -38,8 +38,9 @@ def consolidate(kind: str, clip: KeyValue, tokens: int, seed: int) -> KeyValue:
     (key, value), dims = (x.detach() for x in clip), clip.key.shape[-1]
     shared = clip.value is clip.key
     points = key if shared else torch.cat([key, value.to(key)], dim=-1)
-    # One operator while torch.compile traces, instead of the steps of all loops.
-    run = _operator if is_compiling() else _consolidate
+    # One operator while torch.compile traces, instead of the steps of all loops; but
+    # what is exported has to go without it.
+    run = _operator if is_compiling() and not is_exporting() else _consolidate
     kept = run(kind, points, dims, tokens, seed)
     key = kept[..., :dims]
     return KeyValue(key, key if shared else kept[..., dims:])
@@ -112,7 +113,7 @@ def kmeans(points: Tensor, first: Sequence[int], dims: int) -> Tensor:
 
 def _sums(points: Tensor, label: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Sums [B, K, C] and numbers [B, K, 1] of the points [B, N, C] of each label."""
-    if points.is_cuda:
+    if points.is_cuda or is_exporting():
         # Adding in place would take turns there, each time in another order.
         chosen = F.one_hot(label, number).to(points)
         return chosen.transpose(1, 2) @ points, chosen.sum(dim=1)[..., None]
