@@ -65,7 +65,7 @@ def export_onnx(
             why.
         ImportError: If onnx or onnxscript is missing, or torch is too old.
     """
-    _check_packages()
+    check_packages()
     _check_model(model)
     shape = _clip_shape(model, shape)
     dtype = torch.float16 if half else torch.float32
@@ -162,7 +162,12 @@ def _about(
     )
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Refuse an environment that cannot export.
+
+    Raises:
+        ImportError: If onnx or onnxscript is missing, or torch is too old.
+    """
     if digit_version(torch.__version__) < digit_version(TORCH):
         raise ImportError(
             f'Exporting to ONNX needs torch {TORCH} or newer, and this is '

@@ -12,6 +12,7 @@ ENDINGS = dict(
     lines=('.jsonl', '.json'),
     timeline=('.png', '.pdf', '.svg', '.jpg'),
     report=('.html', '.htm'),
+    model=('.onnx',),
 )
 
 
@@ -19,7 +20,7 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
     """Make sure that a file can be written, and its folder exists.
 
     Args:
-        kind (str): 'video', 'lines', 'timeline' or 'report'.
+        kind (str): 'video', 'lines', 'timeline', 'report' or 'model'.
         path (str): The file. Folders on the way to it are made.
         source (str, optional): The file that is read, which it must not replace.
 

@@ -8,6 +8,7 @@ python tools/deployment/stream_video.py street.mp4 \\
     --det-config mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_ms-1x_coco-person.py \\
     --det-checkpoint E.pth --out out.mp4
 
+--onnx model.onnx in the place of --checkpoint runs what export_onnx.py made of it.
 Ctrl-C leaves files that are complete up to there.
 """
 
@@ -39,6 +40,7 @@ def parse_args():
         '--config', required=True, help="the model's config, or the name of one of ours"
     )
     add('--checkpoint', help='its weights; random without')
+    add('--onnx', help='what export_onnx.py made of it, to be run in its place')
     add('--device', help='by default a GPU if there is one')
     add('--stride', type=float, help='seconds from one clip to the next')
     add(
@@ -122,7 +124,9 @@ def check(args, cfg) -> None:
         )
     if args.boxes and not os.path.isfile(args.boxes):
         raise FileNotFoundError(f'There is no file of proposals {args.boxes}.')
-    if not args.checkpoint:
+    if args.onnx and args.checkpoint:
+        raise ValueError('--onnx has the weights in it: leave --checkpoint out.')
+    if not args.checkpoint and not args.onnx:
         warnings.warn('Without --checkpoint the weights are random.', stacklevel=2)
 
 
@@ -146,8 +150,16 @@ def build_stream(args, cfg, file):
     from memvit_mm.apis.visualization.annotate import short_stride
 
     detects = kind_of(cfg) == 'detector'
-    make = init_detector_model if detects else init_recognizer
-    model = make(cfg, args.checkpoint, args.device)
+    if args.onnx:
+        model = load_onnx(args.onnx, args.device)
+        if model.detects != detects:
+            raise ValueError(
+                f'{args.onnx} is no model of {args.config}: give the config that it '
+                'was exported with.'
+            )
+    else:
+        make = init_detector_model if detects else init_recognizer
+        model = make(cfg, args.checkpoint, args.device)
     boxes = args.boxes
     if args.det_config:
         options = dict(device=args.device, score_thr=args.det_score_thr)
@@ -156,7 +168,7 @@ def build_stream(args, cfg, file):
     if labels:
         labels = dict(zip(('verbs', 'nouns'), labels)) if labels[1:] else labels[0]
     kind = Predictor if args.no_comparison else ComparingPredictor
-    predictor = kind(model, boxes=boxes, labels=labels)
+    predictor = kind(model, cfg, boxes=boxes, labels=labels)
     name = args.video_id or Path(args.video).stem
     if args.boxes:
         known = list(dict.fromkeys(video for video, _ in predictor.boxes.table))
@@ -173,6 +185,26 @@ def build_stream(args, cfg, file):
         on_damage=args.on_damage,
         track=True if detects else None,
     )
+
+
+def load_onnx(path, device):
+    """An exported model on a device that torch would call so."""
+    import onnxruntime
+    import torch
+
+    from memvit_mm.deploy import OnnxModel
+
+    # As many threads as torch would take, which do not spin while they wait.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    providers = None
+    if device:
+        kind, _, number = device.partition(':')
+        cuda = ('CUDAExecutionProvider', dict(device_id=number or '0'))
+        providers = [cuda] if kind == 'cuda' else []
+        providers.append('CPUExecutionProvider')
+    return OnnxModel(path, providers, options)
 
 
 def annotate(args) -> None:
@@ -203,7 +235,7 @@ def annotate(args) -> None:
     cfg = load_config(args.config)
     check(args, cfg)
     stream = build_stream(args, cfg, file)
-    about = dict(config=args.config, checkpoint=args.checkpoint)
+    about = dict(config=args.config, checkpoint=args.onnx or args.checkpoint)
     begin, told = time.monotonic(), ''
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
