@@ -2,6 +2,7 @@
 
 from .attention import attend, hidden_keys, padded
 from .choice import is_transforming
+from .drop_path import run_drop_path
 from .mlp import LeanFFN, LeanMLP
 from .onednn import linear, run_linear
 from .pooling import Size, depthwise_pool, max_pool
@@ -17,5 +18,6 @@ __all__ = [
     'linear',
     'max_pool',
     'padded',
+    'run_drop_path',
     'run_linear',
 ]

@@ -7,8 +7,6 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from memvit_mm.models.relative_position import HIDDEN
-
 from .schedule import Schedule, clips_text
 
 
@@ -206,16 +204,3 @@ def describe_levels(levels: Schedule, specs: Collection[MemorySpec], what: str) 
             f'back, {keys} keys a clip in each of {len(specs)} {what}'
         )
     return '\n'.join(lines)
-
-
-def hidden_slots(valid: Tensor, tokens: int) -> Tensor:
-    """Scores that hide the keys of empty slots.
-
-    Args:
-        valid (Tensor): bool, [B, slots].
-        tokens (int): Keys per slot.
-
-    Returns:
-        Tensor: [B, slots * tokens], 0 or ``HIDDEN``.
-    """
-    return (~valid).float().mul(HIDDEN).repeat_interleave(tokens, dim=1)
