@@ -18,9 +18,10 @@ from .kernels import Size, attend, hidden_keys, padded
 from .kernels.choice import is_eager
 from .kernels.constants import constant
 
-# The score of a key that must not be seen. Its weight is exactly zero after the
-# softmax in every dtype, and it fits into float16.
-HIDDEN = -3e4
+# The score, before it is divided by sqrt(C), of a key that must not be seen. Its weight
+# is exactly zero after the softmax in every dtype; it fits into float16 and is exact in
+# bfloat16, too.
+HIDDEN = -7.0 * 2**12
 
 
 def _resize(table: Tensor, length: int) -> Tensor:

@@ -107,6 +107,11 @@ class MemorySpec:
         return next((n.shared for n in self.levels if n.form == form), self.shared)
 
     @property
+    def kept_forms(self) -> set[int]:
+        """All forms in which a clip is kept."""
+        return self.written_forms | {level.form for level in self.levels}
+
+    @property
     def kept_numbers(self) -> int:
         """What is kept of a stream between two clips, once every slot is full: the
         numbers in keys and values."""
