@@ -43,9 +43,14 @@ def is_eager() -> bool:
     return not is_compiling() and not is_transforming()
 
 
+def kind_of_device(x: Tensor) -> str:
+    """'cpu', 'cuda', …, by which forms are chosen."""
+    return x.device.type
+
+
 def is_for_cpu(x: Tensor) -> bool:
     """Whether the forms that are made for a CPU take a tensor."""
-    return x.device.type == 'cpu' and is_eager()
+    return kind_of_device(x) == 'cpu' and is_eager()
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
@@ -63,6 +68,13 @@ def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     weight = getattr(layer, 'weight', None)
     tensor = type(weight) in (nn.Parameter, Tensor, type(None))
     return type(layer) is kind and tensor and not hooks and 'forward' not in vars(layer)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy what the host made to a device, without waiting for a GPU."""
+    if device.type != 'cuda':
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -80,7 +80,8 @@ def _is_lean(x: Tensor, up: nn.Module, act: nn.Module, down: nn.Module) -> bool:
     )
     plain = plain and is_plain(act, nn.GELU) and act.approximate == 'none'
     plain = plain and not any(layer.bias is None for layer in linears)
-    return plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1 and is_eager()
+    known = x.device.type in ('cpu', 'cuda')
+    return plain and known and x.dim() > 1 and is_eager()
 
 
 def lean_mlp(
@@ -128,7 +129,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _some_tokens(x: Tensor, width: int) -> tuple[Tensor, ...]:
     """Parts of [N, C] that are small when they are ``width`` wide; whole on a GPU."""
-    if x.device.type != 'cpu':
+    if not is_for_cpu(x):
         return (x,)
     return x.chunk(max(-(-len(x) * width // WIDE), 1))
 

@@ -10,6 +10,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from memvit_mm.models.kernels import to_device
+
 from .layers import KeyValue, MemorySpec
 
 # Reserved rows: zeros, for slots without a clip; and what is written for nobody.
@@ -186,8 +188,6 @@ class Plan:
         return [table for group in self.groups for table in group.tables.values()]
 
 
-def numbers(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows of numbers as int64, on a device, without waiting for it."""
-    on_gpu = device.type == 'cuda'
-    made = torch.tensor(rows, dtype=torch.long, pin_memory=on_gpu)
-    return made.to(device, non_blocking=on_gpu)
+def numbers(rows: Sequence, device: torch.device) -> Tensor:
+    """Rows of numbers as int64, on a device."""
+    return to_device(torch.tensor(rows, dtype=torch.long), device)
