@@ -207,14 +207,14 @@ def _attention_inputs(attn: MemoryAttention, x: Tensor, size: tuple) -> tuple:
     return (
         *(made(n, channels) for n in (queries, keys, keys)),
         made(queries, extra),
-        torch.randn(1, 1, keys, extra, device=x.device),
+        torch.randn(keys, extra, device=x.device),
     )
 
 
 def _plain_attention(q, k, v, q_extra, k_extra) -> Tensor:
     """The formula, with its scores and bias of queries x keys."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores + q_extra @ k_extra.transpose(-2, -1)).softmax(dim=-1) @ v
+    scores = q @ k.transpose(-2, -1) + q_extra @ k_extra.transpose(-2, -1)
+    return (scores * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
 
 
 def _count(size: tuple) -> int:
