@@ -1,5 +1,6 @@
 """One ONNX file that remembers: equal to PyTorch, without PyTorch, and in streams."""
 
+import itertools
 import json
 import runpy
 import subprocess
@@ -18,7 +19,8 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / 'apis'), str(HERE / 'models')]
+sys.path.insert(0, str(HERE / 'apis'))
+sys.path.insert(0, str(HERE / 'models'))
 
 import small_models
 import stream_data as data
@@ -74,9 +76,7 @@ class Exported:
         self.torch, self.parity = model, parity
         self.path = folder / 'model.onnx'
         size = (parity.meta['frames'], *parity.meta['input_hw'])
-        # One that takes several streams at once, and others that take one.
-        several = parity.meta['case'] != 'causal_frame_level_two_heads'
-        self.about = export_onnx(model, str(self.path), size, dynamic_batch=several)
+        self.about = export_onnx(model, str(self.path), size)
         self.onnx = load(self.path)
 
     @property
@@ -438,7 +438,7 @@ def test_streams_take_it(kitchen):
 
     # Left in the middle, saved, and gone on with elsewhere.
     stream.reset()
-    some = [p for p, _ in zip(stream.run(video), range(3))]
+    some = list(itertools.islice(stream.run(video), 3))
     torch.save(stream.state_dict(), folder / 'state.pth')
     state = torch.load(folder / 'state.pth', weights_only=True)
     again = VideoStream(load(folder / 'kitchen.onnx'), cfg=cfg, name='two')
@@ -492,7 +492,7 @@ def test_half(kitchen, tmp_path):
     half, full = load(tmp_path / 'half.onnx'), load(folder / 'kitchen.onnx')
     assert half.path.endswith('half.onnx')
     size = [Path(one.path).stat().st_size for one in (half, full)]
-    assert size[0] < 0.7 * size[1]
+    assert size[0] < 0.8 * size[1]
     rng = np.random.default_rng(0)
     for time in range(6):
         clip = rng.integers(0, 256, half.clip_shape).astype(np.uint8)
@@ -653,10 +653,9 @@ class TestMistakes:
             export_onnx(model, str(tmp_path / 'model.onnx'))
 
     def test_an_operator_that_onnx_lacks(self, tmp_path):
-        model = small_models.vit_recognizer()
-        model.backbone.blocks = model.backbone.blocks[:1]
+        model = small_models.recognizer(small_models.vit_cfg(depth=1))
         model.backbone.blocks[0].mlp = Rare()
-        told = r'blocks.0.mlp \(Rare\): ONNX has no operator for aten.*lgamma'
+        told = r'blocks.0.mlp \(Rare\): ONNX has no operator for .*lgamma'
         with pytest.raises(ValueError, match=told):
             export_onnx(model, str(tmp_path / 'model.onnx'))
 

@@ -26,6 +26,8 @@ TORCH = '2.8'
 # GELU is an operator from this one on; onnxruntime 1.17 has it.
 OPSET = 20
 PACKAGES = ('onnx', 'onnxscript')
+# Bytes of a tensor that is computed when the file is made.
+FOLDED = 2**24
 
 
 def export_onnx(
@@ -257,24 +259,29 @@ def _converted(program: Any, inputs: list[str], outputs: list[str]) -> Any:
     """The program as an ``ONNXProgram``."""
     with torch.no_grad(), _quiet():
         try:
-            return torch.onnx.export(
+            made = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
                 input_names=inputs,
                 output_names=outputs,
                 opset_version=OPSET,
+                optimize=False,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             text = ''.join(traceback.format_exception(error))
             operator = re.search(r"op='([\w.]+)'", text)
-            reason = f'ONNX has no operator for {operator[1]}' if operator else error
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = f'ONNX has no operator for {operator[1]}' if operator else cause
             node = next(
                 (
                     node
                     for node in program.graph.nodes
-                    if operator and str(node.target).startswith(operator[1])
+                    if operator
+                    and str(node.target).split('.')[1:2] == operator[1].split('.')[1:]
                 ),
                 None,
             )
@@ -284,10 +291,41 @@ def _converted(program: Any, inputs: list[str], outputs: list[str]) -> Any:
             name, kind = stack[-1] if stack else ('the model', '')
             kind = str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]
             raise _cannot(name.removeprefix('model.'), kind, reason) from error
+        _simplify(made.model)
+    return made
+
+
+def _simplify(model: Any) -> None:
+    """Compute in a graph what depends on weights alone.
+
+    The exporter's own ``optimize`` looks for patterns besides, which takes longer than
+    all else; onnxruntime does so when it loads a file.
+    """
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.inline(model)
+    optimizer.fold_constants(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    for node in model.graph:
+        # The exporter makes up a bias of another shape where a convolution has none.
+        if node.op_type == 'Conv' and len(node.inputs) == 3:
+            shape = node.inputs[2].shape
+            if shape is not None and len(shape) != 1:
+                node.replace_input_with(2, None)
+    optimizer.remove_unused_nodes(model)
+    for simplify in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        simplify(model)
 
 
 def _cannot(name: str, module: Any, reason: Any) -> ValueError:
-    if isinstance(reason, Exception):
+    if isinstance(reason, BaseException):
         lines = str(reason).strip().splitlines() or [type(reason).__name__]
         reason = lines[0]
     kind = module if isinstance(module, str) else type(module).__name__
@@ -300,12 +338,14 @@ def _cannot(name: str, module: Any, reason: Any) -> ValueError:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporter logs about itself."""
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(n) for n in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

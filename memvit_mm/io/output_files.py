@@ -36,9 +36,10 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
         ValueError: The timeline a.txt must end in .png, .pdf, .svg or .jpg.
     """
     path = osp.expanduser(os.fspath(path))
-    *first, last = ENDINGS[kind]
     if osp.splitext(path)[1].lower() not in ENDINGS[kind]:
-        raise ValueError(f'The {kind} {path} must end in {", ".join(first)} or {last}.')
+        *first, last = ENDINGS[kind]
+        told = f'{", ".join(first)} or {last}' if first else last
+        raise ValueError(f'The {kind} {path} must end in {told}.')
     if osp.isdir(path):
         raise ValueError(f'The {kind} {path} is a folder: name a file in it.')
     if source is not None and osp.exists(path) and osp.samefile(path, source):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernels import Size, attend, hidden_keys, padded
-from .kernels.choice import is_eager
+from .kernels.choice import is_eager, is_exporting
 from .kernels.constants import constant
 
 # The score, before it is divided by sqrt(C), of a key that must not be seen. Its weight
@@ -185,7 +185,7 @@ def position_vectors(
         Tensor: [rows, C].
     """
     scale = weights[0].shape[1] ** 0.5
-    if not is_eager():
+    if not is_eager() and not is_exporting():
         return (_fold(weights, at) * scale).to(dtype)
     lengths = tuple(len(weight) for weight in weights)
     weights = (torch.cat(list(weights)) * scale).to(dtype)

@@ -8,8 +8,9 @@ from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from .choice import is_eager
+from .choice import is_eager, is_exporting
 
 # The constants that are kept of one kind: those of some five sizes of frames.
 KEPT = 32
@@ -33,6 +34,10 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(make)
     def get(*args, device: torch.device, dtype: torch.dtype) -> Tensor:
+        if is_exporting():
+            # The graph gets the numbers, not the steps that make them.
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                return kept(*args, device=device, dtype=dtype)
         run = kept if is_eager() and not _are_fake() else make
         return run(*args, device=device, dtype=dtype)
 
