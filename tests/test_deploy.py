@@ -18,9 +18,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / 'apis'))
-sys.path.insert(0, str(HERE / 'models'))
+sys.path.insert(0, str(Path(__file__).resolve().parent / 'apis'))
+sys.path.insert(0, str(Path(__file__).resolve().parent / 'models'))
 
 import small_models
 import stream_data as data
@@ -59,24 +58,11 @@ def load(path) -> OnnxModel:
 
 
 class Exported:
-    """The model of a parity file, in PyTorch and in ONNX."""
+    """A model in PyTorch and in ONNX."""
 
-    def __init__(self, parity: Parity, folder: Path) -> None:
-        config, source = folder / 'config.py', folder / 'published.pyth'
-        config.write_text(
-            f"default_scope = 'mmaction'\nmodel = {parity.model_cfg()!r}\n"
-        )
-        torch.save(parity.published(), source)
-        convert_checkpoint(source, folder / 'ours.pth', config)
-        init_default_scope('mmaction')
-        model = MODELS.build(ConfigDict(parity.model_cfg())).eval()
-        load_checkpoint(model, str(folder / 'ours.pth'), 'cpu', strict=True)
-        if not hasattr(model, 'roi_head'):
-            model.cls_head.average_clips = 'prob'
-        self.torch, self.parity = model, parity
-        self.path = folder / 'model.onnx'
-        size = (parity.meta['frames'], *parity.meta['input_hw'])
-        self.about = export_onnx(model, str(self.path), size)
+    def __init__(self, model, folder: Path, size, **options) -> None:
+        self.torch, self.path = model, folder / 'model.onnx'
+        self.about = export_onnx(model, str(self.path), size, **options)
         self.onnx = load(self.path)
 
     @property
@@ -88,7 +74,7 @@ class Exported:
         samples = []
         for row, stream in enumerate(streams):
             sample = ActionDataSample()
-            size = tuple(self.parity.meta['input_hw'])
+            size = self.onnx.clip_shape[2:]
             sample.set_metainfo(dict(video_id=stream, timestamp=time, img_shape=size))
             if self.detects:
                 sample.proposals = InstanceData(bboxes=torch.from_numpy(boxes[row]))
@@ -102,14 +88,39 @@ class Exported:
         return [sample.pred_score.numpy() for sample in found]
 
 
+def model_of(parity: Parity, folder: Path) -> torch.nn.Module:
+    """The model of a parity file, its weights through the converter."""
+    config, source = folder / 'config.py', folder / 'published.pyth'
+    config.write_text(f"default_scope = 'mmaction'\nmodel = {parity.model_cfg()!r}\n")
+    torch.save(parity.published(), source)
+    convert_checkpoint(source, folder / 'ours.pth', config)
+    init_default_scope('mmaction')
+    model = MODELS.build(ConfigDict(parity.model_cfg())).eval()
+    load_checkpoint(model, str(folder / 'ours.pth'), 'cpu', strict=True)
+    if not hasattr(model, 'roi_head'):
+        model.cls_head.average_clips = 'prob'
+    return model
+
+
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """Models of parity files, each exported once."""
+    """Models of parity files, and one that takes several streams; each made once."""
     made = {}
+
+    def make(name: str, folder: Path) -> Exported:
+        if name == 'several streams':
+            arch = dict(embed_dims=small_models.DIMS, num_layers=1, num_heads=1)
+            arch['downscale_indices'] = []
+            backbone = small_models.backbone_cfg(arch=arch, output_cls_token=False)
+            model = small_models.detector(backbone)
+            return Exported(model, folder, (8, 32, 32), dynamic_batch=True)
+        parity = Parity(name)
+        size = (parity.meta['frames'], *parity.meta['input_hw'])
+        return Exported(model_of(parity, folder), folder, size)
 
     def get(name: str) -> Exported:
         if name not in made:
-            made[name] = Exported(Parity(name), tmp_path_factory.mktemp(name))
+            made[name] = make(name, tmp_path_factory.mktemp(name.replace(' ', '_')))
         model = made[name]
         model.onnx.reset()
         model.torch.reset_memory()
@@ -120,8 +131,8 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize('name', FILES)
 def test_published_numbers_at_every_step(exported, name):
-    model = exported(name)
-    meta, parity = model.parity.meta, model.parity
+    model, parity = exported(name), Parity(name)
+    meta = parity.meta
     for step, clips in enumerate(parity.clips()):
         streams = [str(video) for video in meta['videos'][step]]
         boxes = None
@@ -148,7 +159,9 @@ def test_published_numbers_at_every_step(exported, name):
 
 
 @pytest.mark.parametrize('batch', [1, 4])
-@pytest.mark.parametrize('name', ['det_gap2_nonsquare', 'cls_gap2_batch2'])
+@pytest.mark.parametrize(
+    'name', ['det_gap2_nonsquare', 'cls_gap2_batch2', 'several streams']
+)
 def test_equal_to_pytorch(exported, name, batch):
     model, rng = exported(name), np.random.default_rng(batch)
     shape = model.onnx.clip_shape
@@ -176,12 +189,16 @@ def test_equal_to_pytorch(exported, name, batch):
 
 class TestMemory:
     def test_a_batch_changes_nothing(self, exported):
-        model, rng = exported('cls_gap2_batch2').onnx, np.random.default_rng(0)
+        model, rng = exported('several streams').onnx, np.random.default_rng(0)
         clips = rng.standard_normal((6, 2, *model.clip_shape), dtype=np.float32)
-        together = [model.run('ab', [n, n], list(pair)) for n, pair in enumerate(clips)]
+        boxes = np.float32([[1, 2, 20, 30], [5, 5, 9, 9]])
+        together = [
+            model.run('ab', [n, n], list(pair), [boxes, boxes])
+            for n, pair in enumerate(clips)
+        ]
         model.reset()
         alone = [
-            [model(name, n, one) for name, one in zip('ab', pair)]
+            [model(name, n, one, boxes) for name, one in zip('ab', pair)]
             for n, pair in enumerate(clips)
         ]
         np.testing.assert_allclose(together, alone, atol=1e-5)
