@@ -102,7 +102,11 @@ def export_onnx(
     made = _converted(program, [*inputs, *memory], outputs)
     about = _about(model, graph, clip, dynamic_batch, names, reserved)
     made.model.metadata_props[KEY] = json.dumps(about)
-    write_bytes(path, made.model_proto.SerializeToString())
+    proto = made.model_proto
+    # Shapes of what is in between, which onnxruntime infers itself; its quantisation
+    # would contradict those of the weights that it turns.
+    del proto.graph.value_info[:]
+    write_bytes(path, proto.SerializeToString())
     return about
 
 
@@ -320,6 +324,8 @@ def _simplify(model: Any) -> None:
         common.RemoveUnusedOpsetsPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
+        # Traces of this machine's files.
+        common.ClearMetadataAndDocStringPass(),
     ):
         simplify(model)
 
