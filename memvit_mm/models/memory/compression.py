@@ -48,6 +48,7 @@ def pool_tokens(
     norm: nn.Module,
     num_heads: int,
     causal: bool = False,
+    planes: Optional[Tensor] = None,
 ) -> tuple[Tensor, Size]:
     """Pool tokens by a depthwise convolution, then normalize them.
 
@@ -62,12 +63,13 @@ def pool_tokens(
         norm (nn.Module): Over C channels.
         num_heads (int): Heads that the channels are split into.
         causal (bool): Pad the past only, so that no output sees a later frame.
+        planes (Tensor, optional): Of :func:`shared_planes`, of the patches.
 
     Returns:
         tuple: [B, cls + T'*H'*W', num_heads * C] and (T', H', W').
     """
     cls_token, patches = x
-    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal)
+    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal, planes)
     if cls_token.shape[1]:
         patches = torch.cat([cls_token, patches], dim=1)
     # (B, tokens, heads*C) -> (B, tokens, heads, C) -> (B, tokens, heads*C)
