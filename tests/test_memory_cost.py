@@ -117,7 +117,7 @@ kept, commit = [], MemoryStep.commit
 
 
 def keep_all(self):
-    kept.append(self._new)
+    kept.append(self._pasts)
     commit(self)
 
 

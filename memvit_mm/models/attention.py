@@ -312,7 +312,11 @@ class MemoryAttention(MemoryWriter, BaseModule):
             m_size = self.level_grid(0, k_size)
             m_size = (clips * m_size[0], *m_size[1:])
             stride = self._memory_stride()
-        at = Positions(q_size, k_size, m_size, stride, self.built_len, self.pool_first)
+        # On the 'meta' device multiply-adds are counted.
+        multiple = 1 if q.is_meta else 8
+        at = Positions(
+            q_size, k_size, m_size, stride, self.built_len, self.pool_first, multiple
+        )
         if self.rel_pos_embed:
             weights = [getattr(self, f'rel_pos_{axis}') for axis in 'thw']
             if m_size is not None:

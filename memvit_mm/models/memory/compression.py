@@ -399,8 +399,8 @@ def add_ages(keys: Tensor, memory: MemoryKeys, num_heads: int) -> Tensor:
     others = keys.shape[1] - sum(slots * tokens for slots, tokens in spans)
     codes = keys_of_slots(spans, others, device=keys.device, dtype=keys.dtype)
     ages = torch.cat(memory.ages) * memory.ages[0].shape[1] ** 0.5
-    # (slots, K), (slots, C) -> (K, 1, C)
-    terms = (codes.t() @ ages.to(keys.dtype))[:, None]
+    # (C, slots) x (slots, K) -> (K, 1, C)
+    terms = (ages.to(keys.dtype).t() @ codes).t()[:, None]
     return (keys.unflatten(-1, (num_heads, -1)) + terms).flatten(2)
 
 
