@@ -15,11 +15,8 @@ from torch.utils._pytree import tree_map
 
 from memvit_mm.paths import get_config_path
 
-# All that is drawn at random in training, beside the blending of clips.
-RATES = (
-    *('drop_path_rate', 'attn_drop_rate', 'qkv_drop_rate', 'drop_rate'),
-    'dropout_ratio',
-)
+# What is drawn at random in training, beside the blending of clips and dropout.
+RATES = ('drop_path_rate', 'attn_drop_rate', 'qkv_drop_rate', 'drop_rate')
 
 
 def without_dropout(cfg: Any) -> Any:
@@ -40,6 +37,9 @@ def model_of(name: str, **options: Any) -> nn.Module:
     init_default_scope('mmaction')
     torch.manual_seed(0)
     model = MODELS.build(without_dropout(cfg.model))
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
     return randomize(model, 0.02)
 
 
