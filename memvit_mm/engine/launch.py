@@ -17,6 +17,10 @@ from torch import distributed
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config, over gloo where there is no GPU.
 
+    With ``randomness=dict(deterministic=True)`` torch refuses cuBLAS's products on a
+    GPU unless ``CUBLAS_WORKSPACE_CONFIG`` is set, which mmengine leaves to the user;
+    it is set here if it is not.
+
     Args:
         cfg (Config): A whole config; ``launcher`` says who started the processes.
             Without GPUs it is changed as :func:`use_cpu` does.
@@ -25,6 +29,8 @@ def build_runner(cfg: Config) -> Runner:
         ValueError: If the launcher works on GPUs alone and there are none.
     """
     use_cpu(cfg)
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if runner.rank != 0:
         # mmengine writes a test's metrics from every process into one file, at once.
