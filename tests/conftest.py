@@ -25,6 +25,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 # Files that take longest begin first, lest one core waits for the other at the end.
 SLOW = (
+    'gpu/test_gpu_training.py',
+    'gpu/test_gpu_compile.py',
     'engine/test_resume.py',
     'test_configs.py',
     'engine/test_checkpoint_hook.py',

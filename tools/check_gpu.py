@@ -309,11 +309,12 @@ def table(found: dict) -> str:
         lines.append(f'{goal["name"]:62}{goal["value"]:7.2f} {goal["goal"]:>8}  {word}')
     step = found.get('step', {})
     if 'seconds' in step:
+        times = [1000 * step[key] for key in ('seconds', 'data_seconds')]
         lines.append(
-            f'configs/memvit_ava.py --amp, batch {step["batch"]}: '
-            f'{step["seconds"] * 1000:.0f} ms a step ({step["data_seconds"] * 1000:.0f} '
-            f'ms waiting for clips), peak {step["peak_bytes"] / 2**20:.0f} MB, loss '
-            f'{step["loss"][0]:.2f} to {step["loss"][1]:.2f} in {step["steps"]} steps'
+            f'configs/memvit_ava.py --amp, batch {step["batch"]}: {times[0]:.0f} ms a '
+            f'step ({times[1]:.0f} ms of it waiting for clips), peak '
+            f'{step["peak_bytes"] / 2**20:.0f} MB, loss {step["loss"][0]:.2f} to '
+            f'{step["loss"][1]:.2f} in {step["steps"]} steps'
         )
     for part in PARTS:
         if 'error' in found.get(part, {}):

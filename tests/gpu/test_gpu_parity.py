@@ -20,6 +20,8 @@ pytestmark = pytest.mark.gpu
 TOKENS, OUTPUT = 0.04, 0.04
 
 
+# On a CPU it is what test_parity.py does.
+@pytest.mark.long
 @pytest.mark.parametrize('batch', ['as published', 'of another size'])
 def test_float32(parity, converted, device, batch):  # noqa: F811
     model, report = converted
