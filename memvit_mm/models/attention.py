@@ -1,5 +1,6 @@
 """Pooling attention over a clip and the memories of earlier clips."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
@@ -11,28 +12,27 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
-from .kernels import Size, linear, run_linear
-from .kernels.choice import is_plain
+from .kernels import Size, linear, run_linear, shared_planes
+from .kernels.choice import autocast_dtype, is_plain
+from .kernels.constants import constant
 from .memory.compression import (
     MemoryKeys,
     MemoryWriter,
     add_ages,
     depthwise_conv,
+    hidden_scores,
     pool_tokens,
     pooled_size,
+    split_cls,
 )
 from .memory.layers import KeyValue, MemorySpec, PastClips, Written
 from .memory.schedule import Schedule
 from .relative_position import (
-    HIDDEN,
-    axis_table,
-    causal_time_terms,
-    concat_tables,
+    Positions,
     folded_attention,
     key_codes,
-    memory_time_table,
+    position_vectors,
     query_channels,
-    spatial_tables,
 )
 
 
@@ -214,11 +214,11 @@ class MemoryAttention(MemoryWriter, BaseModule):
         levels = self.level_specs(size, tokens, shared=False)
         return MemorySpec(self.memory_dims, tokens, levels, size)
 
-    def _pool(self, x: Tensor, size: Size, name: str) -> tuple[Tensor, Size]:
+    def _pool(
+        self, x: Sequence[Tensor], size: Size, name: str, planes: Optional[Tensor]
+    ) -> tuple[Tensor, Size]:
         conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
-        return pool_tokens(
-            x, size, conv, norm, self.num_heads, self.with_cls_token, self.causal
-        )
+        return pool_tokens(x, size, conv, norm, self.num_heads, self.causal, planes)
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[Sequence[PastClips]] = None
@@ -235,13 +235,17 @@ class MemoryAttention(MemoryWriter, BaseModule):
             be remembered (None if ``past`` is).
         """
         if self.pool_first:
-            q, k, v = x, x, x
+            # Once, and not in each of the three convolutions.
+            x = x.to(autocast_dtype(x))
+            q = k = v = split_cls(x, self.with_cls_token)
+            planes = shared_planes(q[1], in_size, self.num_heads)
         else:
+            planes = None
             # Not one product and three parts of it: each lies in one piece.
-            q, k, v = self._project(x)
-        q, q_size = self._pool(q, in_size, 'q')
-        k, k_size = self._pool(k, in_size, 'k')
-        v, _ = self._pool(v, in_size, 'v')
+            q, k, v = (split_cls(n, self.with_cls_token) for n in self._project(x))
+        q, q_size = self._pool(q, in_size, 'q', planes)
+        k, k_size = self._pool(k, in_size, 'k', planes)
+        v, _ = self._pool(v, in_size, 'v', planes)
         if self.pool_first:
             q = run_linear(self.q, q)
         q = self._split(q)
@@ -255,12 +259,18 @@ class MemoryAttention(MemoryWriter, BaseModule):
             values = torch.cat([*(clip.value.to(v) for clip in memory.clips), v], dim=1)
         if self.pool_first:
             keys, values = run_linear(self.k, keys), run_linear(self.v, values)
+        hidden = None
         if memory is not None:
-            keys = add_ages(keys, memory.ages, self.num_heads)
+            keys = add_ages(keys, memory, self.num_heads)
+        # Empty slots, and in a causal model the clip's class token, which has seen all
+        # of the clip.
+        hide_first = self.causal and self.with_cls_token
+        if memory is not None or hide_first:
+            hidden = hidden_scores(memory, k.shape[1], hide_first, like=keys)
 
-        q_extra, k_extra = self._bias(q, q_size, k_size, memory)
+        q_extra, k_extra = self._positions(q, q_size, k_size, memory)
         out = folded_attention(
-            q, self._split(keys), self._split(values), q_extra, k_extra
+            q, self._split(keys), self._split(values), q_extra, k_extra, hidden
         )
         if self.residual_pooling:
             out = self._add_queries(out, q)
@@ -278,8 +288,7 @@ class MemoryAttention(MemoryWriter, BaseModule):
         """Residual pooling: q [B, heads, N, C] is added, but not the class token's."""
         if not self.with_cls_token:
             return out + q
-        patches = q.new_ones(q.shape[2], 1)
-        patches[:1] = 0
+        patches = all_but_first(q.shape[2], device=q.device, dtype=q.dtype)
         return torch.addcmul(out, q, patches)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -290,109 +299,43 @@ class MemoryAttention(MemoryWriter, BaseModule):
         """(B, heads, tokens, C) -> (B, tokens, heads*C)."""
         return x.transpose(1, 2).flatten(2)
 
-    def _bias(
-        self,
-        q: Tensor,
-        q_size: Size,
-        k_size: Size,
-        memory: Optional[MemoryKeys],
+    def _positions(
+        self, q: Tensor, q_size: Size, k_size: Size, memory: Optional[MemoryKeys]
     ) -> tuple[Optional[Tensor], Optional[Tensor]]:
-        """Extra channels of queries and keys: positions, empty slots, causality."""
-        positions = self.rel_pos_embed or self.causal
-        if not positions and memory is None:
+        """Extra channels of queries and keys for their relative positions."""
+        if not self.rel_pos_embed and not self.causal:
             return None, None
-        cls = int(self.with_cls_token)
+        cls, clips, stride, before = int(self.with_cls_token), 0, 1, 0
         m_size = None
         if memory is not None and self.has_memory_grid:
+            clips = len(self.levels[0].ages)
             m_size = self.level_grid(0, k_size)
-        q_columns, k_columns = [], []
-        if positions:
-            tables, num_current = self._tables(q, q_size, k_size, m_size)
-            terms = None
-            if self.causal:
-                stride = self.pool_k.stride[0] // self.pool_q.stride[0]
-                terms = causal_time_terms(q_size[0], k_size[0], max(stride, 1), q)
-            channels = query_channels(q[:, :, cls:], q_size, tables, num_current, terms)
-            # The class token has no position: zeros, as a query and as a key.
-            q_columns.append(F.pad(channels, (0, 0, cls, 0)))
-            codes = self._key_positions(k_size, m_size, q)
-            if memory is not None:
-                # The other levels' keys have no code, and come first.
-                num_keys = memory.hidden.shape[1] + k_size[0] * k_size[1] * k_size[2]
-                codes = F.pad(codes, (0, 0, num_keys + cls - codes.shape[2], 0))
-            k_columns.append(codes)
-        # One more channel hides whole keys: empty slots, and in a causal model the
-        # current clip's class token, which has seen all of the clip.
-        if memory is not None or (self.causal and cls):
-            q_columns.append(q.new_ones(*q.shape[:3], 1))
-            hidden = q.new_zeros(q.shape[0], k_size[0] * k_size[1] * k_size[2] + cls)
-            if self.causal and cls:
-                hidden[:, 0] = HIDDEN
-            if memory is not None:
-                hidden = torch.cat([memory.hidden.to(hidden), hidden], dim=1)
-            # (B, K) -> (B, 1, K, 1)
-            hidden = hidden[:, None, :, None]
-            k_columns = [
-                column.expand(hidden.shape[0], -1, -1, -1) for column in k_columns
-            ]
-            k_columns.append(hidden)
-        return torch.cat(q_columns, dim=-1), torch.cat(k_columns, dim=-1)
+            m_size = (clips * m_size[0], *m_size[1:])
+            stride = self._memory_stride()
+        at = Positions(q_size, k_size, m_size, stride, self.built_len, self.pool_first)
+        if self.rel_pos_embed:
+            weights = [getattr(self, f'rel_pos_{axis}') for axis in 'thw']
+            if m_size is not None:
+                weights += [getattr(self, f'rel_pos_mem_{axis}') for axis in 'thw']
+            vectors = position_vectors(weights, at, q.dtype)
+        else:
+            counts = (n * rows for n, rows in zip(q_size, at.rows))
+            vectors = q.new_zeros(sum(counts), q.shape[-1])
+        causal = None
+        if self.causal:
+            causal = max(self.pool_k.stride[0] // self.pool_q.stride[0], 1)
+        channels = query_channels(q[:, :, cls:], vectors, at, causal)
+        # The class token has no position: zeros, as a query and as a key.
+        channels = F.pad(channels, (0, 0, cls, 0))
+        if memory is not None:
+            # The other levels' keys have no code, and come first.
+            places = 0 if m_size is None else math.prod(m_size) + clips * cls
+            before = sum(slots * tokens for slots, tokens in memory.spans) - places
+        codes = key_codes(at, clips, cls, before, device=q.device, dtype=q.dtype)
+        return channels, codes
 
-    def _tables(self, q: Tensor, q_size: Size, k_size: Size, m_size: Optional[Size]):
-        """Position vectors by axis, [q, k, C], and how many k are the current clip's.
 
-        The order is current clip, then memory: the order of the extra channels.
-        """
-        if not self.rel_pos_embed:
-            zeros = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, k_size)]
-            if m_size is None:
-                return zeros, k_size
-            m_grid = (m_size[0] * len(self.levels[0].ages), *m_size[1:])
-            memory = [q.new_zeros(n, k, q.shape[-1]) for n, k in zip(q_size, m_grid)]
-            return concat_tables([zeros, memory]), k_size
-        current = (
-            axis_table(self.rel_pos_t, q_size[0], k_size[0]),
-            *spatial_tables(
-                self.rel_pos_h, self.rel_pos_w, q_size[1:], k_size[1:], self.pool_first
-            ),
-        )
-        if m_size is None:
-            return concat_tables([current]), k_size
-        memory = (
-            memory_time_table(
-                self.rel_pos_mem_t,
-                q_size[0],
-                m_size[0] * len(self.levels[0].ages),
-                self._memory_stride(),
-                self.built_len,
-            ),
-            *spatial_tables(
-                self.rel_pos_mem_h,
-                self.rel_pos_mem_w,
-                q_size[1:],
-                m_size[1:],
-                self.pool_first,
-            ),
-        )
-        return concat_tables([current, memory]), k_size
-
-    def _key_positions(self, k_size: Size, m_size: Optional[Size], q: Tensor) -> Tensor:
-        """Codes of the keys with positions, [1, 1, K, E], in the order [oldest … newest
-        of the first level, current]."""
-        cls = int(self.with_cls_token)
-        current = key_codes(k_size, q.device, q.dtype)
-        current = F.pad(current, (0, 0, cls, 0))
-        if m_size is None:
-            return current[None, None]
-        steps, height, width = m_size
-        clips = len(self.levels[0].ages)
-        m_grid = (steps * clips, height, width)
-        memory = key_codes(m_grid, q.device, q.dtype)
-        # One class token in front of each clip:
-        # (slots*T*H*W, E) -> (slots, cls + T*H*W, E) -> (slots*(cls + T*H*W), E)
-        memory = memory.unflatten(0, (clips, -1))
-        memory = F.pad(memory, (0, 0, cls, 0)).flatten(0, 1)
-        # Channels are [current's, memory's].
-        memory = F.pad(memory, (current.shape[-1], 0))
-        current = F.pad(current, (0, memory.shape[-1] - current.shape[-1]))
-        return torch.cat([memory, current], dim=0)[None, None]
+@constant
+def all_but_first(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A zero and ones, [count, 1]."""
+    return F.pad(torch.ones(count - 1, 1, device=device, dtype=dtype), (0, 0, 1, 0))

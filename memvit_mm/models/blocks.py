@@ -12,7 +12,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from .attention import MemoryAttention
-from .kernels import LeanMLP, Size, max_pool, run_linear
+from .kernels import LeanMLP, Size, max_pool, run_drop_path, run_linear
+from .memory.compression import split_cls
 from .memory.layers import PastClips, Written
 from .memory.schedule import Schedule, levels_of_layer
 
@@ -184,19 +185,20 @@ class MemoryBlock(BaseModule):
         skip = (
             run_linear(self.proj, normed) if widen and self.dim_mul_in_attention else x
         )
-        x = self._pool_skip(skip, in_size) + self.drop_path(attended)
+        x = self._pool_skip(skip, in_size) + run_drop_path(self.drop_path, attended)
         normed = self.norm2(x)
         skip = (
             run_linear(self.proj, normed)
             if widen and not self.dim_mul_in_attention
             else x
         )
-        return skip + self.drop_path(self.mlp(normed)), out_size, written
+        x = skip + run_drop_path(self.drop_path, self.mlp(normed))
+        return x, out_size, written
 
     def _pool_skip(self, x: Tensor, size: Size) -> Tensor:
         """Max-pool the patch tokens; the class token passes as it is."""
         if self.pool_skip is None:
             return x
-        cls_token, patches = x[:, : self.with_cls_token], x[:, self.with_cls_token :]
+        cls_token, patches = split_cls(x, self.with_cls_token)
         patches = max_pool(patches, size, self.pool_skip)
         return torch.cat([cls_token, patches], dim=1)

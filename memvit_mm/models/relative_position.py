@@ -8,18 +8,20 @@ product, which fused attention kernels never write to memory.
 """
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .kernels import Size, attend, hidden_keys, padded
-from .kernels.choice import is_for_cpu
+from .kernels.choice import is_eager
+from .kernels.constants import constant
 
-# The score of a key that must not be seen. Its weight is exactly zero after the
-# softmax in every dtype, and it fits into float16.
-HIDDEN = -3e4
+# The score, before it is divided by sqrt(C), of a key that must not be seen. Its weight
+# is exactly zero after the softmax in every dtype; it fits into float16 and is exact in
+# bfloat16, too.
+HIDDEN = -7.0 * 2**12
 
 
 def _resize(table: Tensor, length: int) -> Tensor:
@@ -134,187 +136,304 @@ def memory_time_table(
     return table[(queries + stride * back).clamp(max=table.shape[0] - 1)]
 
 
+class Positions(NamedTuple):
+    """What relative positions depend on besides their weights."""
+
+    q_size: Size
+    """T, H, W of the queries."""
+    k_size: Size
+    """T, H, W of the clip's keys."""
+    m_size: Optional[Size]
+    """T, H, W of the keys of all memories together, oldest first; None without."""
+    stride: int
+    """See :func:`memory_time_table`."""
+    built_len: int
+    """See :func:`memory_time_table`."""
+    shared_geometry: bool
+    """See :func:`spatial_tables`."""
+
+    @property
+    def groups(self) -> list[Size]:
+        """The grids of the keys, in their order: the memory's, then the clip's."""
+        return [self.k_size] if self.m_size is None else [self.m_size, self.k_size]
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Vectors per time step, row and column of the queries; see :func:`_fold`."""
+        time, height, width = (sum(n) for n in zip(*self.groups))
+        # Products are faster where each side is a multiple of 8.
+        return time, padded(time + height) - time, padded(width)
+
+
+def position_vectors(
+    weights: Sequence[Tensor], at: Positions, dtype: torch.dtype
+) -> Tensor:
+    """The vectors that :func:`query_channels` takes, from tables of relative positions.
+
+    They are a linear map of the tables, whose matrix is made once for all clips of a
+    size: one product, in place of some fifty small operators, and its gradient is one,
+    too. Attention divides all scores by ``C ** 0.5``, but not those of positions
+    (MViTv2, eq. 4), so the vectors are as much longer.
+
+    Args:
+        weights (sequence[Tensor]): [L, C] each: of time, height and width for the
+            clip and, if ``at.m_size`` is given, for the memory.
+        at (Positions): Where queries and keys are.
+        dtype (torch.dtype): Of the result.
+
+    Returns:
+        Tensor: [rows, C].
+    """
+    scale = weights[0].shape[1] ** 0.5
+    if not is_eager():
+        return (_fold(weights, at) * scale).to(dtype)
+    lengths = tuple(len(weight) for weight in weights)
+    weights = (torch.cat(list(weights)) * scale).to(dtype)
+    return _matrix(at, lengths, device=weights.device, dtype=dtype) @ weights
+
+
+@constant
+def _matrix(
+    at: Positions, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """The map from tables to vectors: [rows, sum of lengths]."""
+    exact = torch.promote_types(dtype, torch.float32)
+    tables = torch.eye(sum(lengths), device=device, dtype=exact).split(lengths)
+    return _fold(tables, at).to(dtype)
+
+
+def _fold(weights: Sequence[Tensor], at: Positions) -> Tensor:
+    """The vectors by time, then those by height, then by width: [rows, C].
+
+    A term common to all keys of one group can move from axis to axis, so each group's
+    first time step and first column are folded into its rows: two channels fewer. Of
+    the vectors of time and width, those of the groups' firsts come first.
+    """
+    q_t, *q_space = at.q_size
+    t, h, w = weights[:3]
+    space = spatial_tables(h, w, q_space, at.k_size[1:], at.shared_geometry)
+    groups = [(axis_table(t, q_t, at.k_size[0]), *space)]
+    if at.m_size is not None:
+        t, h, w = weights[3:]
+        steps, *m_space = at.m_size
+        space = spatial_tables(h, w, q_space, m_space, at.shared_geometry)
+        t = memory_time_table(t, q_t, steps, at.stride, at.built_len)
+        groups.insert(0, (t, *space))
+    time, height, width = zip(*groups)
+    height = torch.cat(height, dim=1)
+    parts = [_differences(time), height, _differences(width)]
+    # (q, k, C) -> (q, rows, C) -> (q * rows, C)
+    parts = [
+        F.pad(part, (0, 0, 0, rows - part.shape[1])).flatten(0, 1)
+        for part, rows in zip(parts, at.rows)
+    ]
+    return torch.cat(parts)
+
+
+def _differences(tables: Sequence[Tensor]) -> Tensor:
+    """[q, k, C] each: the first ones, then what is left of the others without them."""
+    firsts = [table[:, :1] for table in tables]
+    others = [table[:, 1:] - table[:, :1] for table in tables]
+    return torch.cat([*firsts, *others], dim=1)
+
+
 def query_channels(
-    q: Tensor,
-    q_size: Size,
-    tables: Sequence[Tensor],
-    num_current: Sequence[int],
-    time_terms: Optional[Tensor] = None,
+    q: Tensor, vectors: Tensor, at: Positions, causal_stride: Optional[int] = None
 ) -> Tensor:
     """The extra channels of the patch queries: their terms for every key t, h and w.
 
-    A term common to all keys of one group can move from axis to axis, so each group's
-    first time step and first column are folded into its rows: two channels fewer.
-
     Args:
         q (Tensor): Unscaled patch queries, [B, heads, T*H*W, C].
-        q_size (tuple[int, int, int]): T, H, W of the queries.
-        tables (sequence[Tensor]): Position vectors [T, k, C], [H, k, C], [W, k, C],
-            where k counts the current clip's positions first, then the memory's.
-        num_current (sequence[int]): How many of each k are the current clip's.
-        time_terms (Tensor, optional): Added to the terms of the current clip's time
-            steps, [T, k]; see :func:`causal_time_terms`.
+        vectors (Tensor): Of :func:`position_vectors`, [rows, C].
+        at (Positions): Where queries and keys are.
+        causal_stride (int, optional): In a causal model, the time steps of the queries
+            that one of the clip's keys stands for; later keys are hidden.
 
     Returns:
-        Tensor: [B, heads, T*H*W, E], in the order that :func:`key_codes` expects.
+        Tensor: [B, heads, T*H*W, E], in the order of :func:`key_codes`.
     """
-    steps, height, width = q_size
+    steps, height, width = at.q_size
     heads = q.shape[1]
-    tables = [table.to(q.dtype) for table in tables]
-    t, h, w = (
-        [table[:, :n], table[:, n:]] if n < table.shape[1] else [table]
-        for table, n in zip(tables, num_current)
+    counts = [n * rows for n, rows in zip(at.q_size, at.rows)]
+    by_time, by_height, by_width = (
+        # (q * rows, C) -> (q, rows, C)
+        part.unflatten(0, (-1, rows))
+        for part, rows in zip(vectors.split(counts), at.rows)
     )
-    # Differences are taken in the tables, which are small.
-    # (T, k, C) and (H, k, C) -> (T, H, k, C)
-    by_row = []
-    for t_part, h_part in zip(t, h):
-        later = t_part[:, 1:] - t_part[:, :1]
-        by_row += [
-            t_part[:, None, :1].expand(-1, height, -1, -1),
-            later[:, None].expand(-1, height, -1, -1),
-            h_part[None].expand(steps, -1, -1, -1),
-        ]
-    # (W, k, C)
-    by_column = []
-    for part in w:
-        by_column += [part[:, :1], part[:, 1:] - part[:, :1]]
+    # (T, k, C) and (H, k', C) -> (T, H, k + k', C) -> (T*H, C, k + k')
+    by_row = [
+        by_time[:, None].expand(-1, height, -1, -1),
+        by_height[None].expand(steps, -1, -1, -1),
+    ]
+    by_row = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     # (B, heads, T*H*W, C) -> (B, T*H*W, heads, C): as tokens lie in memory.
     tokens = q.transpose(1, 2)
-    if is_for_cpu(q):
-        # It multiplies faster where k is a multiple of 8. What zeros give is not used.
-        for parts in (by_row, by_column):
-            k = sum(part.shape[-2] for part in parts)
-            size = *parts[0].shape[:-2], padded(k) - k, q.shape[-1]
-            parts.append(q.new_zeros(size))
     # (B, T*H, W*heads, C) x (T*H, C, k) -> (B, T*H*W, heads, k)
-    table = torch.cat(by_row, dim=2).flatten(0, 1).transpose(1, 2)
     rows = torch.matmul(
-        tokens.reshape(len(q), steps * height, width * heads, q.shape[-1]), table
+        tokens.reshape(len(q), steps * height, width * heads, q.shape[-1]), by_row
     )
-    rows = rows.reshape(*tokens.shape[:3], table.shape[-1])
+    rows = rows.reshape(*tokens.shape[:3], by_row.shape[-1])
     # (W*heads, B*T*H, C) x (W*heads, C, k) -> (B, T*H*W, heads, k)
-    table = torch.cat(by_column, dim=1).transpose(1, 2).repeat_interleave(heads, dim=0)
+    by_column = by_width.transpose(1, 2).repeat_interleave(heads, dim=0)
     columns = tokens.reshape(len(q) * steps * height, width * heads, q.shape[-1])
-    columns = torch.bmm(columns.transpose(0, 1), table).transpose(0, 1)
-    columns = columns.reshape(*tokens.shape[:3], table.shape[-1])
+    columns = torch.bmm(columns.transpose(0, 1), by_column).transpose(0, 1)
+    columns = columns.reshape(*tokens.shape[:3], by_column.shape[-1])
 
-    rows = rows.split([part.shape[2] for part in by_row], dim=-1)
-    columns = columns.split([part.shape[1] for part in by_column], dim=-1)
-    groups = []
-    for part in range(len(w)):
-        first_step, later, by_height = rows[3 * part : 3 * part + 3]
-        first_column, others = columns[2 * part : 2 * part + 2]
-        first = first_step + first_column
-        if part == 0 and time_terms is not None:
-            # (T, k) -> (T, 1, k) -> (T*H*W, 1, k)
-            terms = time_terms[:, None].expand(-1, height * width, -1)
-            terms = terms.flatten(0, 1)[:, None]
-            later = later + (terms[..., 1:] - terms[..., :1])
-            first = first + terms[..., :1]
-        groups += [later, by_height + first, others]
+    groups = len(at.groups)
+    t, h, w = ([size[axis] for size in at.groups] for axis in range(3))
+    # Without what multiples of 8 were filled up with.
+    first_step, later, *by_height = _first_parts(rows, [groups, sum(t) - groups, *h])
+    first_column, others = _first_parts(columns, [groups, sum(w) - groups])
+    first = (first_step + first_column).split(1, dim=-1)
+    by_height = [terms + common for terms, common in zip(by_height, first)]
+    if causal_stride is not None:
+        hidden = later_keys(at, causal_stride, device=q.device, dtype=q.dtype)
+        later = later.unflatten(1, (steps, -1)) + hidden[:, None, None]
+        later = later.flatten(1, 2)
     # (B, T*H*W, heads, E) -> (B, heads, T*H*W, E)
-    return torch.cat(groups, dim=-1).transpose(1, 2)
+    return torch.cat([later, *by_height, others], dim=-1).transpose(1, 2)
 
 
-def key_codes(size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One-hot codes of key positions, matching one group of :func:`query_channels`.
+def _first_parts(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Split the first channels."""
+    return x.split([*sizes, x.shape[-1] - sum(sizes)], dim=-1)[: len(sizes)]
+
+
+@constant
+def later_keys(
+    at: Positions, stride: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What hides the clip's keys whose time step lies after the query's.
 
     Args:
-        size (tuple[int, int, int]): T, H, W of the keys.
+        at (Positions): Where queries and keys are.
+        stride (int): Time steps of the queries that one of the clip's keys stands for.
 
     Returns:
-        Tensor: [T*H*W, (T - 1) + H + (W - 1)].
+        Tensor: [T, time steps of keys after the first], for all groups of keys.
+    """
+    queries = torch.arange(at.q_size[0], device=device)[:, None]
+    keys = torch.arange(1, at.k_size[0], device=device)[None, :] * stride
+    hidden = (keys > queries).to(dtype) * HIDDEN
+    before = 0 if at.m_size is None else at.m_size[0] - 1
+    return F.pad(hidden, (before, 0))
+
+
+@constant
+def key_codes(
+    at: Positions,
+    clips: int,
+    with_cls_token: bool,
+    before: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One-hot codes of the keys' positions, matching :func:`query_channels`.
+
+    Args:
+        at (Positions): Where the keys are.
+        clips (int): Of how many clips the memory's are.
+        with_cls_token (bool): Whether a class token, which has no position, leads each
+            clip.
+        before (int): Keys without a position, before all others.
+
+    Returns:
+        Tensor: [keys, E], in the order [without, memory, clip].
 
     Examples:
-        >>> key_codes((1, 2, 2), 'cpu', torch.float32)
+        >>> at = Positions((1, 2, 2), (1, 2, 2), None, 1, 1, True)
+        >>> key_codes(at, 0, False, 0, device='cpu', dtype=torch.float32)
         tensor([[1., 0., 0.],
                 [1., 0., 1.],
                 [0., 1., 0.],
                 [0., 1., 1.]])
     """
-    steps, height, width = size
-    eye = [torch.eye(n, device=device, dtype=dtype) for n in size]
-    columns = [
-        eye[0][:, None, None, 1:].expand(-1, height, width, -1),
-        eye[1][None, :, None, :].expand(steps, -1, width, -1),
-        eye[2][None, None, :, 1:].expand(steps, height, -1, -1),
-    ]
-    # (T, H, W, E) -> (T*H*W, E)
-    return torch.cat(columns, dim=-1).flatten(0, 2)
+    counts = [1] if at.m_size is None else [clips, 1]
+    groups = []
+    for size, count in zip(at.groups, counts):
+        place = torch.meshgrid(*map(torch.arange, size), indexing='ij')
+        codes = [F.one_hot(n.flatten(), length) for n, length in zip(place, size)]
+        # The first time step and the first column have none, see _fold.
+        codes = (codes[0][:, 1:], codes[1], codes[2][:, 1:])
+        # (clips*T*H*W, E) -> (clips, T*H*W, E)
+        codes = [part.float().unflatten(0, (count, -1)) for part in codes]
+        # (clips, cls + T*H*W, E) -> (clips*(cls + T*H*W), E)
+        codes = [F.pad(n, (0, 0, with_cls_token, 0)).flatten(0, 1) for n in codes]
+        groups.append(codes)
+    codes = torch.cat([torch.block_diag(*axis) for axis in zip(*groups)], dim=1)
+    return F.pad(codes, (0, 0, before, 0)).to(device, dtype)
 
 
 def folded_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    q_extra: Optional[Tensor],
-    k_extra: Optional[Tensor],
+    q_extra: Optional[Tensor] = None,
+    k_extra: Optional[Tensor] = None,
+    hidden: Optional[Tensor] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(C) + q_extra k_extra^T) v, without a tensor of scores.
+    """softmax((q k^T + q_extra k_extra^T) / sqrt(C)) v, without a tensor of scores.
 
     Args:
         q (Tensor): [B, heads, Q, C].
         k (Tensor): [B, heads, K, C].
         v (Tensor): [B, heads, K, C].
         q_extra (Tensor, optional): [B, heads, Q, E], or None for no bias.
-        k_extra (Tensor, optional): [B or 1, 1, K, E].
+        k_extra (Tensor, optional): [K, E].
+        hidden (Tensor, optional): [B or 1, K], 0, or ``HIDDEN`` for keys that must not
+            be seen.
         dropout (float): Dropout on the attention weights.
 
     Returns:
         Tensor: [B, heads, Q, C].
     """
     channels, scale = v.shape[-1], q.shape[-1] ** -0.5
-    if q_extra is not None:
-        width = padded(channels + q_extra.shape[-1])
-        spare = width - channels - q_extra.shape[-1]
-        k_extra = F.pad(k_extra.to(k.dtype), (0, spare))
-        # Dropout draws as many numbers as there are keys.
-        more = hidden_keys(q, k) if spare and not dropout else 0
-        if more:
-            k, v, k_extra = (F.pad(x, (0, 0, 0, more)) for x in (k, v, k_extra))
-            k_extra[..., -more:, -spare:] = HIDDEN
-        # Scaled with the rest of the scores. Spare channels are 1: they hide keys.
-        q = widened(q, q_extra.to(q.dtype) / scale, width, 1.0)
-        k = widened(k, k_extra.expand(*k.shape[:3], -1), width)
-        v = F.pad(v, (0, width - channels))
+    if q_extra is None and hidden is None:
+        return attend(q, k, v, scale, dropout)
+    extra = 0 if q_extra is None else q_extra.shape[-1]
+    width = padded(channels + extra + (hidden is not None))
+    spare = width - channels - extra
+    # Dropout draws as many numbers as there are keys.
+    more = hidden_keys(q, k) if spare and not dropout else 0
+    if more:
+        k, v = (F.pad(x, (0, 0, 0, more)) for x in (k, v))
+        hidden = k.new_zeros(1, k.shape[2] - more) if hidden is None else hidden
+        hidden = F.pad(hidden, (0, more), value=HIDDEN)
+        k_extra = None if k_extra is None else F.pad(k_extra, (0, 0, 0, more))
+    # Spare channels of queries are 1, those of keys 0 but for one, which hides.
+    q = _widened(q, q_extra, filled(1.0, device=q.device, dtype=q.dtype), spare)
+    zero = filled(0.0, device=k.device, dtype=k.dtype)
+    if k_extra is not None:
+        k_extra = k_extra.to(k.dtype)
+    if hidden is None:
+        k = _widened(k, k_extra, zero, spare)
+    else:
+        # (B, K) -> (B, 1, K, 1)
+        hidden = hidden.to(k.dtype)[:, None, :, None]
+        k = _widened(k, k_extra, hidden, 1, zero, spare - 1)
+    v = F.pad(v, (0, width - channels))
     return attend(q, k, v, scale, dropout)[..., :channels]
 
 
-def widened(x: Tensor, extra: Tensor, width: int, fill: float = 0.0) -> Tensor:
-    """Append channels, and more up to a width, heads next to each other in memory.
+def _widened(x: Tensor, extra: Optional[Tensor], *fill: Union[Tensor, int]) -> Tensor:
+    """Append channels, heads next to each other in memory.
 
     Args:
         x (Tensor): [B, heads, N, C].
-        extra (Tensor): [B, heads, N, E].
-        width (int): Channels of the result.
-        fill (float): What is in the channels after the appended ones.
-
-    Returns:
-        Tensor: [B, heads, N, width].
+        extra (Tensor, optional): [B, heads, N, E], or what expands to it.
+        *fill: Tensors that expand to [B, heads, N, 1], each with how often it follows.
     """
-    extra = F.pad(extra, (0, width - x.shape[-1] - extra.shape[-1]), value=fill)
+    parts = [x] if extra is None else [x, extra]
+    size = x.shape[:3]
+    parts = [part.expand(*size, part.shape[-1]) for part in parts]
+    for value, count in zip(fill[::2], fill[1::2]):
+        parts.append(value.expand(*size, count))
     # (B, heads, N, C) -> (B, N, heads, C): as tokens lie in memory.
-    return torch.cat([x.transpose(1, 2), extra.transpose(1, 2)], dim=-1).transpose(1, 2)
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=-1).transpose(1, 2)
 
 
-def causal_time_terms(q_len: int, k_len: int, stride: int, like: Tensor) -> Tensor:
-    """What hides keys whose time step lies after the query's: [q_len, k_len].
-
-    Args:
-        q_len (int): Time steps of the queries.
-        k_len (int): Time steps of the keys.
-        stride (int): Query time steps that one of the keys stands for.
-        like (Tensor): The queries, [..., C]. As all terms, these are multiplied by
-            ``C ** 0.5`` before the product, after which they still fit into float16.
-    """
-    queries = torch.arange(q_len, device=like.device)[:, None]
-    keys = torch.arange(k_len, device=like.device)[None, :] * stride
-    return (keys > queries).to(like.dtype) * (HIDDEN * like.shape[-1] ** -0.5)
-
-
-def concat_tables(parts: list[Optional[Sequence[Tensor]]]) -> list[Tensor]:
-    """Join the tables of the current clip and of the memory, axis by axis."""
-    parts = [part for part in parts if part is not None]
-    return [torch.cat(axis, dim=1) for axis in zip(*parts)]
+@constant
+def filled(value: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One number, [1]."""
+    return torch.full((1,), value, device=device, dtype=dtype)

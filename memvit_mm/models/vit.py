@@ -15,7 +15,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from .backbone import Features, MemoryBackbone, in_weights_type
-from .kernels import LeanFFN, Size
+from .kernels import LeanFFN, Size, run_drop_path
 from .memory.compression import pooled_size
 from .memory.layers import LayerMemories, LayerWrites, MemorySpec, PastClips, Written
 from .memory.schedule import Schedule, levels_of_layer, read_levels
@@ -315,8 +315,9 @@ class MemoryViTBlock(Block):
             tuple: Tokens, ``size`` as it was, and what is to be remembered.
         """
         attended, written = self.attn(self.norm1(x), size, past)
-        x = x + self.drop_path(self._scaled('gamma_1', attended))
-        x = x + self.drop_path(self._scaled('gamma_2', self.mlp(self.norm2(x))))
+        x = x + run_drop_path(self.drop_path, self._scaled('gamma_1', attended))
+        attended = self._scaled('gamma_2', self.mlp(self.norm2(x)))
+        x = x + run_drop_path(self.drop_path, attended)
         return x, size, written
 
     def _scaled(self, name: str, x: Tensor) -> Tensor:

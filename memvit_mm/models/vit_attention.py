@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .kernels import Size, linear, run_linear
 from .kernels.choice import is_for_cpu, is_plain
-from .memory.compression import MemoryKeys, MemoryWriter, add_ages
+from .memory.compression import MemoryKeys, MemoryWriter, add_ages, hidden_scores
 from .memory.layers import KeyValue, MemorySpec, PastClips, Written
 from .memory.schedule import Schedule
 from .relative_position import folded_attention
@@ -104,19 +104,12 @@ class ViTAttention(MemoryWriter, Attention):
         else:
             memory = self.read_memory(past, size)
             written = self.written(KeyValue(x, x), memory)
-            out = self._read(q, k, v, memory, past)
+            out = self._read(q, k, v, memory)
         # (B, heads, N, C) -> (B, N, heads*C)
         out = run_linear(self.proj, out.transpose(1, 2).flatten(2))
         return self.proj_drop(out), written
 
-    def _read(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        memory: MemoryKeys,
-        past: Sequence[PastClips],
-    ) -> Tensor:
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, memory: MemoryKeys) -> Tensor:
         """Attend to the clip and to memory: [B, heads, N, C]."""
         keys = torch.cat([clip.key.to(k) for clip in memory.clips], dim=1)
         if self.shared:
@@ -124,19 +117,17 @@ class ViTAttention(MemoryWriter, Attention):
         else:
             values = torch.cat([clip.value.to(v) for clip in memory.clips], dim=1)
             (keys,), (values,) = self._project(keys, 1, 2), self._project(values, 2, 3)
-        keys = add_ages(keys, memory.ages, self.num_heads)
-        valid = torch.cat([kept.valid for kept in past], dim=1)
-        hidden: Optional[Tensor] = memory.hidden
+        keys = add_ages(keys, memory, self.num_heads)
+        joint, hidden = self.reading == 'joint', None
         # A memory that is full needs no mask; on a GPU, looking would be waiting.
-        if is_for_cpu(q) and bool(valid.all()):
-            hidden = None
-        if self.reading == 'joint':
-            if hidden is not None:
-                hidden = nn.functional.pad(hidden, (0, k.shape[1]))
+        if not is_for_cpu(q) or not bool(memory.valid.all()):
+            current = k.shape[1] if joint else 0
+            hidden = hidden_scores(memory, current, hide_first=False, like=keys)
+        if joint:
             keys, values = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
             return self._attend(q, keys, values, hidden)
         # (B,), (heads,) -> (B, heads, 1, 1)
-        gate = self.gate.tanh() * valid.any(dim=1)[:, None]
+        gate = self.gate.tanh() * memory.valid.any(dim=1)[:, None]
         read = self._attend(q, keys, values, hidden)
         gate = gate[..., None, None].to(read)
         return torch.addcmul(self._attend(q, k, v), gate, read)
@@ -145,14 +136,9 @@ class ViTAttention(MemoryWriter, Attention):
         self, q: Tensor, k: Tensor, v: Tensor, hidden: Optional[Tensor] = None
     ) -> Tensor:
         """q [B, heads, N, C]; k, v [B, K, heads*C]; hidden [B, K], added to scores."""
-        q_extra = k_extra = None
-        if hidden is not None:
-            q_extra = q.new_ones(*q.shape[:3], 1)
-            # (B, K) -> (B, 1, K, 1)
-            k_extra = hidden[:, None, :, None]
         dropout = self.attn_drop.p if self.training else 0.0
         return folded_attention(
-            q, self._split(k), self._split(v), q_extra, k_extra, dropout
+            q, self._split(k), self._split(v), hidden=hidden, dropout=dropout
         )
 
     def _project(self, x: Tensor, first: int, end: int) -> Sequence[Tensor]:

@@ -5,9 +5,14 @@ import torch
 
 from memvit_mm.models.relative_position import (
     HIDDEN,
+    Positions,
+    axis_table,
     folded_attention,
     key_codes,
+    memory_time_table,
+    position_vectors,
     query_channels,
+    spatial_tables,
 )
 
 
@@ -29,28 +34,31 @@ def bias_of(q, size, tables):
 
 
 @pytest.mark.parametrize('with_memory', [False, True])
-def test_folded_positions_equal_the_plain_bias(with_memory):
+@pytest.mark.parametrize('built', ['for these sizes', 'for others'])
+def test_folded_positions_equal_the_plain_bias(with_memory, built):
     torch.manual_seed(0)
     size, k_size, m_size = (2, 3, 4), (2, 2, 3), (3, 1, 2)
+    at = Positions(size, k_size, m_size if with_memory else None, 1, 2, False)
+    lengths = [3, 5, 7, 4, 5, 7] if built == 'for these sizes' else [5, 3, 9, 6, 3, 4]
+    weights = [torch.randn(n, 5, requires_grad=True) for n in lengths]
+    weights = weights if with_memory else weights[:3]
     q = torch.randn(2, 2, 24, 5, requires_grad=True)
-    tables = [torch.randn(n, k, 5, requires_grad=True) for n, k in zip(size, k_size)]
-    m_tables = [torch.randn(n, k, 5, requires_grad=True) for n, k in zip(size, m_size)]
-    codes = key_codes(k_size, 'cpu', torch.float32)
-    bias = bias_of(q, size, tables)
-    joined = tables
+    t, h, w = weights[:3]
+    space = spatial_tables(h, w, size[1:], k_size[1:], False)
+    bias = bias_of(q, size, (axis_table(t, size[0], k_size[0]), *space))
     if with_memory:
-        memory = key_codes(m_size, 'cpu', torch.float32)
-        codes = torch.block_diag(codes, memory)
-        bias = torch.cat([bias, bias_of(q, size, m_tables)], dim=-1)
-        joined = [torch.cat(pair, dim=1) for pair in zip(tables, m_tables)]
+        t, h, w = weights[3:]
+        space = spatial_tables(h, w, size[1:], m_size[1:], False)
+        time = memory_time_table(t, size[0], m_size[0], 1, 2)
+        bias = torch.cat([bias_of(q, size, (time, *space)), bias], dim=-1)
+    codes = key_codes(at, 1, False, 0, device=q.device, dtype=q.dtype)
     k, v = torch.randn(2, 2, 2, len(codes), 5).unbind(0)
-    out = folded_attention(
-        q, k, v, query_channels(q, size, joined, k_size), codes[None, None]
-    )
+    vectors = position_vectors(weights, at, q.dtype)
+    out = folded_attention(q, k, v, query_channels(q, vectors, at), codes)
     expected = plain(q, k, v, bias)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
-    leaves = [q, *tables, *(m_tables if with_memory else ())]
+    leaves = [q, *weights]
     weight = torch.randn_like(out)
     ours = torch.autograd.grad((out * weight).sum(), leaves)
     theirs = torch.autograd.grad((expected * weight).sum(), leaves)
@@ -72,10 +80,9 @@ def dtypes() -> list:
 def test_hidden_keys_have_no_weight_at_all(dtype):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 6, 8).to(dtype).unbind(0)
-    hidden = torch.zeros(1, 1, 6, 1, dtype=dtype)
-    hidden[:, :, :2] = HIDDEN
-    ones = torch.ones(1, 2, 6, 1, dtype=dtype)
-    out = folded_attention(q, k, v, ones, hidden)
+    hidden = torch.zeros(1, 6, dtype=dtype)
+    hidden[:, :2] = HIDDEN
+    out = folded_attention(q, k, v, hidden=hidden)
     loud = v.clone()
     loud[:, :, :2] = 1e4
-    assert torch.equal(out, folded_attention(q, k, loud, ones, hidden))
+    assert torch.equal(out, folded_attention(q, k, loud, hidden=hidden))

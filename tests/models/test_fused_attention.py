@@ -31,15 +31,15 @@ class Sizes(TorchDispatchMode):
 
 
 def plain(q, k, v, q_extra, k_extra):
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    return (scores + q_extra @ k_extra.transpose(-2, -1)).softmax(-1) @ v
+    scores = q @ k.transpose(-2, -1) + q_extra @ k_extra.transpose(-2, -1)
+    return (scores * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_folded_attention_is_the_plain_formula(dtype):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, n, 12) for n in (70, 30, 30))
-    q_extra, k_extra = torch.randn(2, 2, 70, 7), torch.randn(1, 1, 30, 7)
+    q_extra, k_extra = torch.randn(2, 2, 70, 7), torch.randn(30, 7)
     tensors = [t.to(dtype).requires_grad_() for t in (q, k, v, q_extra, k_extra)]
     try:
         out = folded_attention(*tensors)

@@ -292,7 +292,7 @@ def test_frames_of_another_size_start_afresh():
     assert not past['layer0'][0].valid.any()
 
 
-def test_kept_rows_own_their_storage_and_carry_no_gradient():
+def test_what_is_kept_carries_no_gradient_and_not_the_batch():
     memory = ClipMemory()
     step = memory.step([Stream('a'), Stream('b')], [1, 1])
     step.read(SPECS, like=LIKE)
@@ -301,20 +301,56 @@ def test_kept_rows_own_their_storage_and_carry_no_gradient():
     step.commit()
     kept = memory._clips[Stream('a')][-1].layers['layer0']
     assert not kept.forms[0].key.requires_grad
-    assert kept.forms[0].key.untyped_storage().nbytes() == 4 * CHANNELS * 4
+    memory.reset('b')
+    assert memory.num_bytes == 2 * 4 * CHANNELS * 4
 
 
-def test_bfloat16_round_trip():
-    memory = ClipMemory()
-    step = memory.step([Stream('a')], [1])
-    step.read(SPECS, like=LIKE)
+def test_rows_are_used_again():
+    """The tensors of the tables grow with what is kept, not with what has passed."""
+    memory, rows = ClipMemory(max_streams=3), []
+    for t in range(200):
+        play(memory, [(f'v{t // 5}', t, t), ('camera', t, t)])
+        (plan,) = (plan for plan in memory._plans.values() if plan.specs)
+        rows.append([table._rows for table in plan.tables])
+    assert rows[-1] == rows[30]
+    # Twice what is in use at most, beside the first rows.
+    assert all(n <= 2 * 12 for n in rows[-1])
+    memory.reset()
+    assert not any(table._tensors for table in plan.tables)
+
+
+@pytest.mark.parametrize('dtype', [None, 'bfloat16', torch.float16])
+def test_the_type_in_which_is_kept(dtype):
+    memory = ClipMemory(dtype=dtype)
     values = torch.randn(1, 4, CHANNELS).bfloat16()
-    step.write({'layer0': Written(KeyValue(values, values))})
-    step.commit()
-    step = memory.step([Stream('a')], [2])
     spec = {'layer0': spec_of(4, 1, ages=(1,))}
-    recent = step.read(spec, like=values)['layer0'][0].recent.key
-    assert recent.dtype == torch.bfloat16 and torch.equal(recent, values)
+    for time in (1, 2):
+        step = memory.step([Stream('a')], [time])
+        recent = step.read(spec, like=values)['layer0'][0].recent.key
+        step.write({'layer0': Written(KeyValue(values, values.float() + 1))})
+        step.commit()
+    assert recent.dtype == torch.bfloat16
+    torch.testing.assert_close(recent, values, atol=0, rtol=1e-2)
+    sizes = {None: 2 + 4, 'bfloat16': 2 + 2, torch.float16: 2 + 2}
+    assert memory.num_bytes == 4 * CHANNELS * sizes[dtype]
+
+
+def test_what_inference_mode_wrote_goes_on_in_training():
+    memory = ClipMemory()
+    with torch.inference_mode():
+        play(memory, [('a', 1, 1)])
+        memory.set_aside()
+        play(memory, [('a', 1, 5)])
+    memory.restore()
+    play(memory, [('a', 2, 2)])
+    past = play(memory, [('a', 3, 3)])
+    (past.recent.key * torch.ones(CHANNELS, requires_grad=True)).sum().backward()
+    assert read(past) == (None, 1)
+
+
+def test_a_dtype_that_is_none():
+    with pytest.raises(ValueError, match="dtype='int' of ClipMemory must be 'float32'"):
+        ClipMemory(dtype='int')
 
 
 def test_max_streams_must_be_positive():

@@ -5,7 +5,6 @@ from typing import Optional, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmaction.models.backbones.mvit import MLP
 from mmaction.registry import MODELS
 from mmcv.cnn import build_norm_layer
@@ -14,7 +13,12 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
-from memvit_mm.models.memory.compression import MemoryWriter, add_ages
+from memvit_mm.models.memory.compression import (
+    MemoryKeys,
+    MemoryWriter,
+    add_ages,
+    hidden_scores,
+)
 from memvit_mm.models.memory.layers import (
     KeyValue,
     LayerMemories,
@@ -108,22 +112,18 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         """
         normed = self.norm1(x)
         current = keys = normed[:, :num_keys]
-        q_extra = k_extra = ages = written = None
+        memory = hidden = written = None
         if past is not None:
             memory = self.read_memory(past)
-            ages = memory.ages
             written = self.written(KeyValue(current, current), memory)
             keys = torch.cat([*(clip.key for clip in memory.clips), current], dim=1)
-            # (B, K) -> (B, 1, K, 1)
-            k_extra = F.pad(memory.hidden, (0, num_keys))[:, None, :, None]
-            q_extra = x.new_ones(x.shape[0], self.num_heads, x.shape[1], 1)
+            hidden = hidden_scores(memory, num_keys, hide_first=False, like=keys)
         q = self._heads('q', normed)
         attended = folded_attention(
             q,
-            self._heads('k', keys, ages),
+            self._heads('k', keys, memory),
             self._heads('v', keys),
-            q_extra,
-            k_extra,
+            hidden=hidden,
             dropout=self.attn_drop if self.training else 0.0,
         )
         # (B, heads, L, C) -> (B, L, heads*C)
@@ -132,9 +132,14 @@ class ActorMemoryBlock(MemoryWriter, BaseModule):
         hidden = self.drop(self.mlp.act(self.mlp.fc1(self.norm2(x))))
         return x + self.drop_path(self.drop(self.mlp.fc2(hidden))), written
 
-    def _heads(self, name: str, x: Tensor, ages: Optional[Tensor] = None) -> Tensor:
+    def _heads(
+        self, name: str, x: Tensor, memory: Optional[MemoryKeys] = None
+    ) -> Tensor:
         """(B, L, C) -> (B, heads, L, C)."""
-        x = self.qkv_drop(add_ages(self.attn[name](x), ages, self.num_heads))
+        x = self.attn[name](x)
+        if memory is not None:
+            x = add_ages(x, memory, self.num_heads)
+        x = self.qkv_drop(x)
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -302,7 +307,8 @@ class ActorMemoryHead(BaseModule):
         # Place of each person among those of its row.
         same = rows[:, None] == rows[None, :]
         place = same.tril(-1).sum(dim=1)
-        length = max(self.max_actors, int(place.max()) + 1 if len(place) else 0)
+        # As many as all people at most: to look for fewer, a GPU would be waited for.
+        length = max(self.max_actors, len(rois))
         # (people, C) -> (B, L, C)
         sequence = x.new_zeros(batch, length, self.in_channels)
         sequence = sequence.index_put((rows, place), people)

@@ -113,12 +113,29 @@ class MemoryBBoxHeadAVA(BBoxHeadAVA):
         # The mean of nothing would be nan.
         losses = dict(loss_action_cls=(focus * loss).sum() / max(loss.numel(), 1))
 
-        labelled = labels.sum(dim=1) > 0
-        if labelled.any():
-            recall, precision, *at_k = self.topk_accuracy(
-                scores[labelled].detach(), labels[labelled]
-            )
-            losses.update({'recall@thr=0.5': recall, 'prec@thr=0.5': precision})
-            for k, recall, precision in zip(self.topk, *at_k):
-                losses.update({f'recall@top{k}': recall, f'prec@top{k}': precision})
+        # Only with a label: a host that asked the GPU for more would wait for it.
+        if any(len(result.pos_priors) for result in sampling_results):
+            losses.update(self._rates(scores.detach().sigmoid(), labels))
         return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def _rates(self, probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Recall and precision, means over the people with a label.
+
+        Args:
+            probs (Tensor): [people, classes].
+            labels (Tensor): [people, classes], 0 or 1.
+        """
+        labels, found = labels > 0, {'thr=0.5': probs > 0.5}
+        for k in self.topk:
+            found[f'top{k}'] = self.topk_to_matrix(probs, k)
+        wanted = labels.sum(dim=1)
+        # (people,)
+        weights = (wanted > 0) / (wanted > 0).sum().clamp(min=1)
+        rates = {}
+        for name, chosen in found.items():
+            right = (chosen & labels).sum(dim=1)
+            recall = right / wanted.clamp(min=1)
+            precision = right / (chosen.sum(dim=1) + 1e-6)
+            rates[f'recall@{name}'] = (recall * weights).sum()
+            rates[f'prec@{name}'] = (precision * weights).sum()
+        return rates

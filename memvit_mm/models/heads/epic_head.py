@@ -10,6 +10,7 @@ from mmaction.registry import MODELS
 from mmaction.utils import SampleList
 from torch import Tensor
 
+from memvit_mm.models.kernels import to_device
 from memvit_mm.structures import IGNORE
 
 
@@ -212,19 +213,24 @@ class EpicHead(BaseHead):
             ``noun_top1_acc`` and ``action_top1_acc`` if anything is labelled.
         """
         labels = self._labels(data_samples, cls_scores.verb)
-        losses, hits = {}, []
+        losses, hits, shown = {}, [], []
+        # (rows, (T,) classes) -> (N, classes), and so the labels
         for name, logits, label in zip(
             ('verb', 'noun'), cls_scores, labels.unbind(dim=-1)
         ):
-            labelled = label != IGNORE
-            losses[f'loss_{name}'] = self._loss(logits[labelled], label[labelled])
-            hit = logits.detach().argmax(dim=-1) == label
-            if labelled.any():
-                losses[f'{name}_top1_acc'] = hit[labelled].float().mean()
-            hits.append(hit)
-        labelled = (labels != IGNORE).all(dim=-1)
-        if labelled.any():
-            hit = (hits[0] & hits[1])[labelled]
+            logits, label = logits.flatten(0, -2), label.flatten()
+            # Where labels are is known here, and not asked of a GPU again.
+            rows = (label != IGNORE).nonzero().squeeze(1)
+            place, label = (to_device(n, logits.device) for n in (rows, label))
+            chosen, wanted = logits[place], label[place]
+            losses[f'loss_{name}'] = self._loss(chosen, wanted)
+            hits.append(logits.detach().argmax(dim=-1) == label)
+            shown.append(rows)
+            if len(rows):
+                losses[f'{name}_top1_acc'] = hits[-1][place].float().mean()
+        rows = shown[0][torch.isin(shown[0], shown[1])]
+        if len(rows):
+            hit = (hits[0] & hits[1])[to_device(rows, hits[0].device)]
             losses['action_top1_acc'] = hit.float().mean()
         return losses
 
@@ -239,7 +245,7 @@ class EpicHead(BaseHead):
         return self.loss_cls(logits.float(), label)
 
     def _labels(self, data_samples: SampleList, logits: Tensor) -> Tensor:
-        """Verb and noun of every row, or time step: [rows, (T,) 2]."""
+        """Verb and noun of every row, or time step, on the host: [rows, (T,) 2]."""
         # (rows, classes) -> (2), (rows, T, classes) -> (2, T)
         shape = (2, *logits.shape[1:-1])
         labels = []
@@ -262,7 +268,8 @@ class EpicHead(BaseHead):
                 label = label[:, None].expand(shape)
             # (2) or (2, T) -> (2) or (T, 2)
             labels.append(label.movedim(0, -1))
-        labels = torch.stack(labels).to(logits.device)
+        # The one time in a training step that a GPU is waited for.
+        labels = torch.stack(labels).cpu()
         classes = labels.new_tensor([self.num_verbs, self.num_nouns])
         wrong = ((labels < 0) & (labels != IGNORE)) | (labels >= classes)
         if wrong.any():

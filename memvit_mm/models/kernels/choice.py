@@ -5,13 +5,14 @@ defines its result and which runs wherever nothing better is known:
 
 - ``attend``: torch's flash kernel on a CPU; flash, cuDNN's or the memory-efficient one
   on a GPU; where torch has none, the plain form for some queries at a time.
-- ``hidden_keys`` and the tables of ``query_channels``: padded to a multiple of 8 on a
-  CPU.
+- ``hidden_keys``: padded to a multiple of 8 on a CPU.
+- ``constant``: what depends on sizes alone is kept, wherever operators run as they are
+  called.
 - ``linear``: oneDNN's product on a CPU in float32, else the plain form.
-- ``LeanMLP``: computed again in the backward pass, on a CPU for some tokens at a time.
-  ``LeanFFN``: what is wide is kept once, and not computed again.
+- ``LeanMLP``: on a CPU computed again in the backward pass, for some tokens at a time;
+  elsewhere, and in ``LeanFFN``, what is wide is kept once, and not computed again.
 - ``depthwise_pool``: channels last with gradients of its own on a CPU, else the plain
-  form.
+  form, channels first.
 - ``max_pool``: in two dimensions, unless the windows reach over time.
 
 While ``torch.compile`` or ``torch.jit`` traces, and inside transforms of
@@ -42,9 +43,14 @@ def is_eager() -> bool:
     return not is_compiling() and not is_transforming()
 
 
+def kind_of_device(x: Tensor) -> str:
+    """'cpu', 'cuda', …, by which forms are chosen."""
+    return x.device.type
+
+
 def is_for_cpu(x: Tensor) -> bool:
     """Whether the forms that are made for a CPU take a tensor."""
-    return x.device.type == 'cpu' and is_eager()
+    return kind_of_device(x) == 'cpu' and is_eager()
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
@@ -62,6 +68,13 @@ def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     weight = getattr(layer, 'weight', None)
     tensor = type(weight) in (nn.Parameter, Tensor, type(None))
     return type(layer) is kind and tensor and not hooks and 'forward' not in vars(layer)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy what the host made to a device, without waiting for a GPU."""
+    if device.type != 'cuda':
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import Sequential
 from torch import Tensor, nn
 
-from .choice import autocast_dtype, is_eager, is_plain
+from .choice import autocast_dtype, is_eager, is_for_cpu, is_plain
 from .onednn import linear_gelu, product, weight_gradient
 
 # Numbers of a wide tensor that are computed at once on a CPU, so that they stay in the
@@ -20,20 +20,21 @@ WIDE = 2**21
 
 
 class LeanMLP(MLP):
-    """MMAction2's MLP, its plain form, which keeps none of its wide tensors.
+    """MMAction2's MLP, its plain form, which keeps none or one of its wide tensors.
 
-    They are computed again from its input: a seventh product beside the six of
-    training, for 17 % of the peak memory of a MeMViT-16 training step. On a CPU that is
+    On a CPU none: they are computed again from its input, a seventh product beside the
+    six of training, for 17 % of the peak memory of a MeMViT-16 training step. That is
     done for some tokens at a time, so that what is wide stays in the cache. torch's own
     ``checkpoint`` in the place of the autograd function made a training step 7 % longer
-    on one thread, 17 % on two (one clip, AMD EPYC, Zen 4).
+    on one thread, 17 % on two (one clip, AMD EPYC, Zen 4). Elsewhere the input of the
+    activation is kept, as in :class:`LeanFFN`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, in] -> [B, tokens, out]."""
         if not _is_lean(x, self.fc1, self.act, self.fc2):
             return super().forward(x)
-        return lean_mlp(x, self.fc1, self.fc2)
+        return lean_mlp(x, self.fc1, self.fc2, keep_wide=not is_for_cpu(x))
 
 
 class LeanFFN(FFN):
@@ -79,7 +80,8 @@ def _is_lean(x: Tensor, up: nn.Module, act: nn.Module, down: nn.Module) -> bool:
     )
     plain = plain and is_plain(act, nn.GELU) and act.approximate == 'none'
     plain = plain and not any(layer.bias is None for layer in linears)
-    return plain and x.device.type in ('cpu', 'cuda') and x.dim() > 1 and is_eager()
+    known = x.device.type in ('cpu', 'cuda')
+    return plain and known and x.dim() > 1 and is_eager()
 
 
 def lean_mlp(
@@ -92,7 +94,8 @@ def lean_mlp(
     dtype = autocast_dtype(x)
     parameters = (up.weight, up.bias, down.weight, down.bias)
     if torch.is_grad_enabled():
-        return _TwoLayers.apply(x, *parameters, dtype, keep_wide)
+        # What is kept is as wide as the products take it.
+        return _TwoLayers.apply(x.to(dtype), *parameters, dtype, keep_wide)
     return _two_layers(x, *parameters, dtype)
 
 
@@ -127,7 +130,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _some_tokens(x: Tensor, width: int) -> tuple[Tensor, ...]:
     """Parts of [N, C] that are small when they are ``width`` wide; whole on a GPU."""
-    if x.device.type != 'cpu':
+    if not is_for_cpu(x):
         return (x,)
     return x.chunk(max(-(-len(x) * width // WIDE), 1))
 

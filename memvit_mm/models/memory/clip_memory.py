@@ -4,15 +4,18 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from weakref import WeakValueDictionary
 
+import torch
 from mmaction.registry import MODELS
 from mmdet.registry import MODELS as MMDET_MODELS
 
 from memvit_mm.structures import Stream
 
-from .step import KeptClip, KeptLayer, MemoryStep
+from .layers import MemorySpec
+from .step import KeptClip, LoadedLayer, MemoryStep
+from .table import Plan
 
 # Number of streams that were forgotten to make room of which the memory knows.
 FORGOTTEN = 1024
@@ -34,6 +37,9 @@ class ClipMemory:
     Args:
         max_streams (int): Streams to remember at most; the least recently used goes
             first, but none that is open (:meth:`open`). Defaults to 64.
+        dtype (str | torch.dtype, optional): In which keys and values are kept. None:
+            as the model writes them, which under autocast on a GPU is float32;
+            'bfloat16' takes half of that.
 
     Examples:
         >>> import torch
@@ -58,10 +64,20 @@ class ClipMemory:
         [Stream(video='b', view=0, run=0, epoch=0)]
     """
 
-    def __init__(self, max_streams: int = 64) -> None:
+    def __init__(
+        self, max_streams: int = 64, dtype: Union[str, torch.dtype, None] = None
+    ) -> None:
         if max_streams < 1:
             raise ValueError(f'max_streams={max_streams} must be at least 1.')
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not getattr(found, 'is_floating_point', False):
+            raise ValueError(
+                f"dtype={dtype!r} of ClipMemory must be 'float32', 'bfloat16' or "
+                "'float16', or None for what the model writes."
+            )
         self.max_streams = max_streams
+        self.dtype = found
+        self._plans: dict[tuple, Plan] = {}
         self._clips: OrderedDict[Stream, list[KeptClip]] = OrderedDict()
         self._aside: list = []
         self._warned: set = set()
@@ -94,11 +110,12 @@ class ClipMemory:
     @property
     def num_bytes(self) -> int:
         """Bytes that the remembered tensors take, those set aside included."""
-        tables = [self._clips, *(clips for clips, _ in self._aside)]
-        clips = (clip for table in tables for kept in table.values() for clip in kept)
-        layers = (layer for clip in clips for layer in clip.layers.values())
-        storages = (x.untyped_storage() for layer in layers for x in layer.tensors)
-        return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+        kept = [self._clips, *(clips for clips, _ in self._aside)]
+        clips = (clip for part in kept for clips in part.values() for clip in clips)
+        layers = (layer for clip in clips for layer in clip.loaded.values())
+        loaded = {id(x): x.nbytes for layer in layers for x in layer.tensors}
+        tables = (table for plan in self._plans.values() for table in plan.tables)
+        return sum(loaded.values()) + sum(table.num_bytes for table in tables)
 
     def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> MemoryStep:
         """Begin one clip for each of some streams; nothing changes before its commit.
@@ -121,7 +138,20 @@ class ClipMemory:
             )
         self._check_room(streams)
         pasts = [self._past_of(stream, time) for stream, time in zip(streams, times)]
-        return MemoryStep(self.put, self.warn_once, list(streams), list(times), pasts)
+        return MemoryStep(
+            self.put, self.plan_of, self.warn_once, list(streams), list(times), pasts
+        )
+
+    def plan_of(self, specs: dict[str, MemorySpec]) -> Plan:
+        """Where clips of these layers are kept; :class:`MemoryStep` asks for it."""
+        key = tuple(specs.items())
+        if key not in self._plans:
+            # Nothing is kept for most of the sizes of frames that there were.
+            self._plans = {
+                key: plan for key, plan in self._plans.items() if any(plan.tables)
+            }
+            self._plans[key] = Plan(specs, self.dtype)
+        return self._plans[key]
 
     def _past_of(self, stream: Stream, time: Any) -> list[KeptClip]:
         """The clips before this one; none if it is not later than the last of them."""
@@ -270,7 +300,9 @@ class ClipMemory:
                 [
                     KeptClip(
                         clip['time'],
-                        {k: KeptLayer.of(v) for k, v in clip['layers'].items()},
+                        loaded={
+                            k: LoadedLayer.of(v) for k, v in clip['layers'].items()
+                        },
                     )
                     for clip in entry['clips']
                 ],

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memvit_mm.models.kernels import Size, depthwise_pool
+from memvit_mm.models.kernels.constants import constant
 from memvit_mm.models.relative_position import HIDDEN
 
 from .consolidation import consolidate
-from .layers import KeyValue, LevelSpec, MemorySpec, PastClips, Written, hidden_slots
+from .layers import KeyValue, LevelSpec, MemorySpec, PastClips, Written
 from .schedule import CONSOLIDATED, Schedule, source_of
 
 
@@ -32,14 +33,22 @@ def pooled_size(size: Sequence[int], conv: nn.Conv3d) -> Size:
     )
 
 
+def split_cls(x: Tensor, with_cls_token: bool) -> Sequence[Tensor]:
+    """[B, cls + T*H*W, C] -> the class token [B, cls, C], the patches [B, T*H*W, C].
+
+    Not two slices: the gradient of each is as large as all tokens.
+    """
+    return x.split([int(with_cls_token), x.shape[1] - int(with_cls_token)], dim=1)
+
+
 def pool_tokens(
-    x: Tensor,
+    x: Sequence[Tensor],
     size: Size,
     conv: nn.Conv3d,
     norm: nn.Module,
     num_heads: int,
-    with_cls_token: bool,
     causal: bool = False,
+    planes: Optional[Tensor] = None,
 ) -> tuple[Tensor, Size]:
     """Pool tokens by a depthwise convolution, then normalize them.
 
@@ -47,20 +56,21 @@ def pool_tokens(
     MeMViT, sec. 4.1, where a past clip is compressed).
 
     Args:
-        x (Tensor): [B, cls + T*H*W, num_heads * C].
+        x (sequence[Tensor]): Class token, if there is one, and patches; see
+            :func:`split_cls`: [B, cls, num_heads * C] and [B, T*H*W, num_heads * C].
         size (tuple[int, int, int]): T, H, W.
         conv (nn.Conv3d): Over C channels, shared by the heads.
         norm (nn.Module): Over C channels.
         num_heads (int): Heads that the channels are split into.
-        with_cls_token (bool): Whether the first token is the class token.
         causal (bool): Pad the past only, so that no output sees a later frame.
+        planes (Tensor, optional): Of :func:`shared_planes`, of the patches.
 
     Returns:
         tuple: [B, cls + T'*H'*W', num_heads * C] and (T', H', W').
     """
-    cls_token, patches = x[:, :with_cls_token], x[:, with_cls_token:]
-    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal)
-    if with_cls_token:
+    cls_token, patches = x
+    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal, planes)
+    if cls_token.shape[1]:
         patches = torch.cat([cls_token, patches], dim=1)
     # (B, tokens, heads*C) -> (B, tokens, heads, C) -> (B, tokens, heads*C)
     return norm(patches.unflatten(-1, (num_heads, -1))).flatten(2), out_size
@@ -96,10 +106,12 @@ class MemoryKeys(NamedTuple):
 
     clips: list[KeyValue]
     """[B, tokens, C] each; together K tokens."""
-    hidden: Tensor
-    """Added to the scores: [B, K], 0, or ``HIDDEN`` for empty slots."""
-    ages: Optional[Tensor]
-    """Age vectors of the first keys, [K', channels of a head], if levels have any."""
+    spans: tuple[tuple[int, int], ...]
+    """Slots and tokens in each slot, by level."""
+    valid: Tensor
+    """Which slots hold a clip: bool, [B, slots]."""
+    ages: list[Tensor]
+    """A vector for each slot of the first levels, [slots, channels of a head]."""
     compressed: tuple[Optional[KeyValue], ...]
     """See :class:`Written`."""
 
@@ -279,7 +291,7 @@ class MemoryWriter:
         convs = [getattr(self, f'{name}_{part}') for part in 'kv']
         return KeyValue(
             *(
-                pool_tokens(x, size, conv, norm, 1, self.with_cls_token)[0]
+                pool_tokens(split_cls(x, self.with_cls_token), size, conv, norm, 1)[0]
                 for x, conv, norm in zip(clip, convs, norms)
             )
         )
@@ -293,25 +305,81 @@ class MemoryWriter:
             past (sequence[PastClips]): By level.
             size (tuple[int, int, int], optional): The grid of a clip as it is written.
         """
-        clips, hidden, ages, compressed = [], [], [], []
+        clips, spans, valid, ages, compressed = [], [], [], [], []
         for number, kept in enumerate(past):
             newest = self.compress(number, kept.recent, size)
             compressed.append(None if newest is kept.recent else newest)
-            tokens = newest.key.shape[1]
             clips = [kept.older, newest, *clips]
-            hidden = [hidden_slots(kept.valid, tokens), *hidden]
+            spans.insert(0, (len(self.levels[number].ages), newest.key.shape[1]))
+            valid.insert(0, kept.valid)
             table = getattr(self, f'rel_pos_age{number}', None)
             if table is not None:
-                ages = [table.flip(0).repeat_interleave(tokens, dim=0), *ages]
+                ages.insert(0, table.flip(0))
         return MemoryKeys(
             clips,
-            torch.cat(hidden, dim=1),
-            torch.cat(ages) if ages else None,
+            tuple(spans),
+            valid[0] if len(valid) == 1 else torch.cat(valid, dim=1),
+            ages,
             tuple(compressed),
         )
 
 
-def add_ages(keys: Tensor, ages: Optional[Tensor], num_heads: int) -> Tensor:
+def hidden_scores(
+    memory: Optional[MemoryKeys], current: int, hide_first: bool, like: Tensor
+) -> Tensor:
+    """Scores that hide the keys of empty slots.
+
+    Args:
+        memory (MemoryKeys, optional): What is read, if anything.
+        current (int): Keys of the clip itself, after the memory's.
+        hide_first (bool): Hide the first of these, too.
+        like (Tensor): Gives device and dtype.
+
+    Returns:
+        Tensor: [B or 1, K], 0 or ``HIDDEN``.
+    """
+    place = dict(device=like.device, dtype=like.dtype)
+    spans = () if memory is None else memory.spans
+    base = hidden_if_empty(spans, current, hide_first, **place)
+    if memory is None:
+        return base
+    codes = keys_of_slots(spans, current, **place)
+    return torch.addmm(base, memory.valid.to(like.dtype), codes, alpha=-HIDDEN)
+
+
+@constant
+def hidden_if_empty(
+    spans: tuple[tuple[int, int], ...],
+    current: int,
+    hide_first: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """:func:`hidden_scores` where no slot holds a clip: [1, K]."""
+    count = sum(slots * tokens for slots, tokens in spans)
+    shown = torch.zeros(1, current, device=device, dtype=dtype)
+    shown[:, : int(hide_first)] = HIDDEN
+    return F.pad(shown, (count, 0), value=HIDDEN)
+
+
+@constant
+def keys_of_slots(
+    spans: tuple[tuple[int, int], ...],
+    others: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One-hot codes of the slots that keys belong to: [slots, K].
+
+    Args:
+        spans (tuple): Slots and tokens in each slot, by level.
+        others (int): Keys after them, which belong to none.
+    """
+    parts = [torch.ones(1, tokens) for slots, tokens in spans for _ in range(slots)]
+    return F.pad(torch.block_diag(*parts), (0, others)).to(device, dtype)
+
+
+def add_ages(keys: Tensor, memory: MemoryKeys, num_heads: int) -> Tensor:
     """Add age vectors to projected keys.
 
     As the bias of all relative positions, that of ages is not scaled with the product
@@ -319,16 +387,21 @@ def add_ages(keys: Tensor, ages: Optional[Tensor], num_heads: int) -> Tensor:
 
     Args:
         keys (Tensor): [B, K, heads * C].
-        ages (Tensor, optional): Of the first keys, [K', C].
-        num_heads (int): Heads, which share them.
+        memory (MemoryKeys): What is read; its keys are the first.
+        num_heads (int): Heads, which share the vectors.
 
     Returns:
         Tensor: [B, K, heads * C].
     """
-    if ages is None:
+    if not memory.ages:
         return keys
-    terms = ages.repeat(1, num_heads) * ages.shape[1] ** 0.5
-    return keys + F.pad(terms, (0, 0, 0, keys.shape[1] - len(ages))).to(keys)
+    spans = memory.spans[: len(memory.ages)]
+    others = keys.shape[1] - sum(slots * tokens for slots, tokens in spans)
+    codes = keys_of_slots(spans, others, device=keys.device, dtype=keys.dtype)
+    ages = torch.cat(memory.ages) * memory.ages[0].shape[1] ** 0.5
+    # (slots, K), (slots, C) -> (K, 1, C)
+    terms = (codes.t() @ ages.to(keys.dtype))[:, None]
+    return (keys.unflatten(-1, (num_heads, -1)) + terms).flatten(2)
 
 
 def compression_name(number: int) -> str:

@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from memvit_mm.models.kernels.choice import is_compiling
+from memvit_mm.models.kernels.choice import is_compiling, kind_of_device
 
 from .layers import KeyValue
 
@@ -112,9 +111,10 @@ def kmeans(points: Tensor, first: Sequence[int], dims: int) -> Tensor:
 
 def _sums(points: Tensor, label: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Sums [B, K, C] and numbers [B, K, 1] of the points [B, N, C] of each label."""
-    if points.is_cuda:
+    if kind_of_device(points) == 'cuda':
         # Adding in place would take turns there, each time in another order.
-        chosen = F.one_hot(label, number).to(points)
+        chosen = label[..., None] == torch.arange(number, device=label.device)
+        chosen = chosen.to(points)
         return chosen.transpose(1, 2) @ points, chosen.sum(dim=1)[..., None]
     label = label + torch.arange(len(points), device=label.device)[:, None] * number
     sums = points.new_zeros(len(points) * number, points.shape[2])

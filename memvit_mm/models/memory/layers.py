@@ -7,8 +7,6 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from memvit_mm.models.relative_position import HIDDEN
-
 from .schedule import Schedule, clips_text
 
 
@@ -109,6 +107,11 @@ class MemorySpec:
         return next((n.shared for n in self.levels if n.form == form), self.shared)
 
     @property
+    def kept_forms(self) -> set[int]:
+        """All forms in which a clip is kept."""
+        return self.written_forms | {level.form for level in self.levels}
+
+    @property
     def kept_numbers(self) -> int:
         """What is kept of a stream between two clips, once every slot is full: the
         numbers in keys and values."""
@@ -206,16 +209,3 @@ def describe_levels(levels: Schedule, specs: Collection[MemorySpec], what: str) 
             f'back, {keys} keys a clip in each of {len(specs)} {what}'
         )
     return '\n'.join(lines)
-
-
-def hidden_slots(valid: Tensor, tokens: int) -> Tensor:
-    """Scores that hide the keys of empty slots.
-
-    Args:
-        valid (Tensor): bool, [B, slots].
-        tokens (int): Keys per slot.
-
-    Returns:
-        Tensor: [B, slots * tokens], 0 or ``HIDDEN``.
-    """
-    return (~valid).float().mul(HIDDEN).repeat_interleave(tokens, dim=1)

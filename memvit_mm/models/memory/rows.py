@@ -8,6 +8,7 @@ from mmaction.utils import SampleList
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from memvit_mm.models.kernels import to_device
 from memvit_mm.structures import Stream, is_skipped, stream_of
 
 
@@ -103,7 +104,7 @@ def in_row_order(parts: Iterable[Any], groups: list[list[int]]) -> Any:
 
     def join(*tensors: Tensor) -> Tensor:
         joined = torch.cat(tensors)
-        return joined[order.to(joined.device)]
+        return joined[to_device(order, joined.device)]
 
     leaves = [pytree.tree_flatten(part)[0] for part in parts]
     spec = pytree.tree_flatten(parts[0])[1]
@@ -145,7 +146,7 @@ def take_rows(inputs: Tensor, group: Sequence[int], shape: Any = None) -> Tensor
         torch.Size([2, 3, 8, 32, 40])
     """
     if len(group) < len(inputs):
-        inputs = inputs[torch.tensor(group)]
+        inputs = inputs[to_device(torch.tensor(group), inputs.device)]
     if shape is not None:
         inputs = inputs[..., : shape[0], : shape[1]]
     return inputs

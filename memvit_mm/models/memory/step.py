@@ -1,6 +1,6 @@
 """MemoryStep: one clip of each stream of a batch reads the memory and is written."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
@@ -17,13 +17,13 @@ from .layers import (
     LevelSpec,
     MemorySpec,
     PastClips,
-    zero_clips,
 )
+from .table import EMPTY, NOWHERE, Group, Place, Plan, numbers
 
 
 @dataclass
-class KeptLayer:
-    """What is kept of one clip at one layer, without gradient."""
+class LoadedLayer:
+    """What a saved memory has of one clip at one layer."""
 
     forms: dict[int, KeyValue]
     """By the number of the form (:class:`LevelSpec`): keys and values, [tokens, C]
@@ -36,11 +36,6 @@ class KeptLayer:
         """Keys and values of all forms."""
         return [tensor for pair in self.forms.values() for tensor in pair]
 
-    def without(self, forms: Collection[int]) -> 'KeptLayer':
-        """The same, some forms forgotten."""
-        left = {f: pair for f, pair in self.forms.items() if f not in forms}
-        return KeptLayer(left, self.grid)
-
     def state_dict(self) -> dict[str, Any]:
         """As plain values and tensors; ``value`` is None where it is the key."""
         return dict(
@@ -52,7 +47,7 @@ class KeptLayer:
         )
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> 'KeptLayer':
+    def of(cls, state: dict[str, Any]) -> 'LoadedLayer':
         """From what :meth:`state_dict` gave."""
         # Before there were levels, a clip was kept in one form, compressed or not.
         forms = state.get('forms')
@@ -66,6 +61,18 @@ class KeptLayer:
         }
         return cls(pairs, tuple(state['grid']))
 
+    def fits(self, spec: MemorySpec) -> bool:
+        """Whether it has the grid and, by form, the shape that a layer keeps."""
+        if self.grid != spec.grid:
+            return False
+        for form, pair in self.forms.items():
+            if pair.key.shape != spec.shapes.get(form):
+                return False
+            # Learned compression makes two tensors, the others one.
+            if form and (pair.key is pair.value) != spec.is_shared(form):
+                return False
+        return True
+
 
 @dataclass
 class KeptClip:
@@ -73,7 +80,48 @@ class KeptClip:
 
     time: Union[int, float]
     """In the unit of ``metainfo['timestamp']``; only its order matters."""
-    layers: dict[str, KeptLayer] = field(default_factory=dict)
+    plan: Optional[Plan] = None
+    """Where it is kept; None if nothing of it is."""
+    places: dict[tuple[int, int], Place] = field(default_factory=dict)
+    """By number of the plan's group and form."""
+    loaded: dict[str, LoadedLayer] = field(default_factory=dict)
+    """By layer, until a model reads it that says how it is kept."""
+
+    @property
+    def layers(self) -> dict[str, LoadedLayer]:
+        """Copies of its keys and values."""
+        layers = dict(self.loaded)
+        for (number, form), place in self.places.items():
+            for name, spec in self.plan.groups[number].specs.items():
+                layer = layers.setdefault(name, LoadedLayer({}, spec.grid))
+                layer.forms[form] = place.table.copy(name, place.row)
+        return layers
+
+    def kept_by(self, plan: Plan) -> Optional['KeptClip']:
+        """The same, kept by a plan; None if it is of other sizes or another schedule.
+
+        Where it was loaded, what the plan does not know is left out.
+        """
+        if not self.loaded:
+            return self if self.plan in (plan, None) else None
+        known = {n: layer for n, layer in self.loaded.items() if n in plan.specs}
+        if not all(layer.fits(plan.specs[n]) for n, layer in known.items()):
+            return None
+        clip = KeptClip(self.time, plan)
+        for number, group in enumerate(plan.groups):
+            for form, table in group.tables.items():
+                pairs = [
+                    layer.forms.get(form)
+                    for n, layer in known.items()
+                    if n in group.specs
+                ]
+                if len(pairs) < len(group.specs) or not all(pairs):
+                    continue
+                place = clip.places[number, form] = Place(table)
+                for name, (key, value) in zip(group.specs, pairs):
+                    rows = numbers([place.row], key.device)
+                    table.write(name, rows, KeyValue(key[None], value[None]))
+        return clip
 
 
 class MemoryStep:
@@ -84,6 +132,7 @@ class MemoryStep:
 
     Args:
         put (callable): ``ClipMemory.put``, which replaces what is kept of a stream.
+        plan_of (callable): ``ClipMemory.plan_of``.
         warn_once (callable): ``ClipMemory.warn_once``.
         streams (list[Stream]): One per row of the batch.
         times (list[int | float]): When each row's clip is.
@@ -93,20 +142,20 @@ class MemoryStep:
     def __init__(
         self,
         put: Callable[[Stream, list[KeptClip]], None],
+        plan_of: Callable[[dict[str, MemorySpec]], Plan],
         warn_once: Callable[[str, str], None],
         streams: list[Stream],
         times: list,
         pasts: list[list[KeptClip]],
     ) -> None:
         self._put = put
+        self._plan_of = plan_of
         self._warn_once = warn_once
         self.streams = streams
         self.times = times
         self._pasts = pasts
-        self._new = [KeptClip(time) for time in times]
-        self._compressed: list[tuple[int, str, LevelSpec, KeyValue]] = []
-        self._specs: dict[str, MemorySpec] = {}
-        self._valid: dict = {}
+        self._plan: Plan = plan_of({})
+        self._written: LayerWrites = {}
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -122,96 +171,57 @@ class MemoryStep:
             dict[str, tuple[PastClips, ...]]: By layer and level, one row per stream of
             this step.
         """
-        for row in range(len(self)):
-            if not self._fits(row, specs):
+        self._plan = self._plan_of(specs)
+        for row, past in enumerate(self._pasts):
+            clips = [clip.kept_by(self._plan) for clip in past]
+            if not all(clips):
                 self._warn_once(
                     'size',
                     f'The frames of {self.streams[row].video!r} changed their size at '
                     f'{self.times[row]}, or its memory is of a model with another '
                     'schedule: it starts afresh. (Said once.)',
                 )
-                self._pasts[row] = []
-        self._specs = specs
-        return {
-            name: tuple(self._past(name, spec, level, like) for level in spec.levels)
-            for name, spec in specs.items()
-        }
+                clips = []
+            self._pasts[row] = clips
+        found: dict[str, list[PastClips]] = {name: [] for name in specs}
+        for group, level, rows in self._slots(like.device):
+            # One tensor for alike layers; levels have one each, for torch.compile
+            # tells apart whether two tensors are one.
+            valid = rows != EMPTY
+            recent, older = rows[:, -1:].contiguous(), rows[:, :-1].contiguous()
+            source, form = group.tables[level.source], group.tables[level.form]
+            for name in group.specs:
+                past = PastClips(
+                    source.read(name, recent, like), form.read(name, older, like), valid
+                )
+                found[name].append(past)
+        return {name: tuple(levels) for name, levels in found.items()}
 
-    def _fits(self, row: int, specs: dict[str, MemorySpec]) -> bool:
-        """Whether what is kept has the grid and, by form, the shape of each layer."""
-        for clip in self._pasts[row]:
-            for name, kept in clip.layers.items():
-                if name not in specs:
-                    continue
-                spec = specs[name]
-                if kept.grid != spec.grid:
-                    return False
-                for form, pair in kept.forms.items():
-                    if pair.key.shape != spec.shapes.get(form):
-                        return False
-                    # Learned compression makes two tensors, the others one.
-                    if form and (pair.key is pair.value) != spec.is_shared(form):
-                        return False
-        return True
-
-    def _kept(self, row: int, name: str, age: int, form: int) -> Optional[KeyValue]:
-        """A form of what a row's layer kept of the clip ``age`` clips back."""
-        past = self._pasts[row]
-        layer = past[-age].layers.get(name) if age <= len(past) else None
-        return layer.forms.get(form) if layer else None
-
-    def _past(
-        self, name: str, spec: MemorySpec, level: LevelSpec, like: Tensor
-    ) -> PastClips:
-        first, *others = level.ages
-        rows = range(len(self))
-        recent = [[self._kept(row, name, first, level.source)] for row in rows]
-        older = [
-            [self._kept(row, name, age, level.form) for age in reversed(others)]
-            for row in rows
+    def _slots(self, device: torch.device) -> list[tuple[Group, LevelSpec, Tensor]]:
+        """Rows of the tables by group and level, oldest first: int64, [B, slots]."""
+        levels = [
+            (number, group, level)
+            for number, group in enumerate(self._plan.groups)
+            for level in group.spec.levels
         ]
-        filled = tuple(
-            tuple(kept is not None for kept in (*before, *newest))
-            for before, newest in zip(older, recent)
-        )
-        return PastClips(
-            self._joined(recent, spec, level.source, like),
-            self._joined(older, spec, level.form, like),
-            self._filled(level.ages, filled, like.device),
-        )
-
-    def _filled(self, ages: tuple, filled: tuple, device: torch.device) -> Tensor:
-        """Which slots hold a clip: bool, [B, slots]; one tensor for alike layers.
-
-        Levels have one each, for torch.compile tells apart whether two tensors are one.
-        """
-        if (ages, filled, device) not in self._valid:
-            # Copying it to a GPU waits for the GPU: once, not once a layer.
-            self._valid[ages, filled, device] = torch.tensor(filled, device=device)
-        return self._valid[ages, filled, device]
-
-    def _joined(
-        self,
-        slots: list[list[Optional[KeyValue]]],
-        spec: MemorySpec,
-        form: int,
-        like: Tensor,
-    ) -> KeyValue:
-        """The slots of each row: [B, slots * tokens, C], zeros where one is empty."""
-        clips = [kept for row in slots for kept in row]
-        tokens, shared = spec.tokens_of(form), spec.is_shared(form)
-        if not any(clips):
-            size = (len(slots), len(slots[0]) * tokens, spec.channels)
-            return zero_clips(like, size, shared)
-        zeros = None if all(clips) else like.new_zeros(tokens, spec.channels)
-        parts = [
-            # (B * slots, tokens, C) -> (B, slots * tokens, C)
-            torch.cat(
-                [zeros if k is None else k[part].to(like) for k in clips]
-            ).unflatten(0, (len(slots), -1))
-            for part in ((0,) if shared else (0, 1))
+        rows = [
+            [
+                self._row(past, number, age, level)
+                for number, _, level in levels
+                for age in reversed(level.ages)
+            ]
+            for past in self._pasts
         ]
-        return KeyValue(parts[0], parts[-1])
+        parts = numbers(rows, device).split([len(n.ages) for *_, n in levels], dim=1)
+        return [(group, n, part) for (_, group, n), part in zip(levels, parts)]
+
+    def _row(self, past: list[KeptClip], group: int, age: int, level: LevelSpec) -> int:
+        """Where what a level reads of the clip ``age`` clips back is; or EMPTY."""
+        if age > len(past):
+            return EMPTY
+        form = level.source if age == level.ages[0] else level.form
+        place = past[-age].places.get((group, form))
+        return EMPTY if place is None else place.row
 
     def write(self, written: LayerWrites) -> None:
         """Take what the layers hand over. The one place where gradient ends.
@@ -229,54 +239,71 @@ class MemoryStep:
                 'give the backbone the earlier clips, backbone(x, memory=...), or call '
                 'the model without data samples.'
             )
-        for name, new in written.items():
-            spec = self._specs[name]
-            made = dict(enumerate([new.current, *new.consolidated]))
-            for form in spec.written_forms:
-                for row, kept in enumerate(self._rows(made[form])):
-                    layers = self._new[row].layers
-                    layer = layers.setdefault(name, KeptLayer({}, spec.grid))
-                    layer.forms[form] = kept
-            for level, pair in zip(spec.levels, new.compressed):
-                if pair is None:
-                    continue
-                for row, kept in enumerate(self._rows(pair)):
-                    if self._kept(row, name, level.ages[0], level.source) is not None:
-                        self._compressed.append((row, name, level, kept))
-
-    def _rows(self, pair: KeyValue) -> list[KeyValue]:
-        # Each row owns its storage: a view would keep the whole batch alive.
-        keys = [key.clone() for key in pair.key.detach()]
-        if pair.value is pair.key:
-            return [KeyValue(key, key) for key in keys]
-        return list(map(KeyValue, keys, [v.clone() for v in pair.value.detach()]))
+        self._written.update(written)
 
     def commit(self) -> None:
         """Make this step part of the memory."""
-        for row, name, level, kept in self._compressed:
-            past, age = self._pasts[row], level.ages[0]
-            layer = past[-age].layers[name]
-            layer = KeptLayer({**layer.forms, level.form: kept}, layer.grid)
-            past[-age] = KeptClip(past[-age].time, {**past[-age].layers, name: layer})
-        horizon = max((spec.ages[-1] for spec in self._specs.values()), default=0)
-        for stream, past, new in zip(self.streams, self._pasts, self._new):
-            clips = [*past, new][-horizon:] if horizon else []
-            self._put(stream, self._needed(clips))
+        new = [KeptClip(time, self._plan) for time in self.times]
+        kept = self._place(new) if self._written else []
+        if kept:
+            self._copy(kept)
+        for number, form, age, _, places in kept:
+            for past, clip, place in zip(self._pasts, new, places):
+                if place is not None:
+                    (past[-age] if age else clip).places[number, form] = place
+        for stream, past, clip in zip(self.streams, self._pasts, new):
+            clips = [*past, clip][-self._plan.horizon :] if self._plan.horizon else []
+            self._forget(clips)
+            self._put(stream, clips)
+        # Rows that nobody remembers are free at once.
+        self._pasts, self._written = [], {}
 
-    def _needed(self, clips: list[KeptClip]) -> list[KeptClip]:
-        """The clips without the forms that have been read for the last time."""
-        last = {
-            name: {form: spec.last_age(form) for form in spec.forms}
-            for name, spec in self._specs.items()
-        }
-        needed = []
-        for age, clip in zip(range(len(clips), 0, -1), clips):
-            layers = {}
-            for name, layer in clip.layers.items():
-                ages = last.get(name, {})
-                gone = [form for form in layer.forms if ages.get(form, age) < age]
-                layer = layer.without(gone) if gone else layer
-                if layer.forms:
-                    layers[name] = layer
-            needed.append(KeptClip(clip.time, layers))
-        return needed
+    def _place(self, new: list[KeptClip]) -> list[tuple]:
+        """Find room: number of the group, form, age, what is written by layer, and a
+        place per row, None for one that has nothing to be kept."""
+        kept = []
+        for number, group in enumerate(self._plan.groups):
+            written = {name: self._written[name] for name in group.specs}
+            for form in sorted(group.spec.written_forms):
+                clips = {
+                    name: [w.current, *w.consolidated][form]
+                    for name, w in written.items()
+                }
+                places = [Place(group.tables[form]) for _ in new]
+                kept.append((number, form, 0, clips, places))
+            for i, level in enumerate(group.spec.levels):
+                clips = {
+                    name: w.compressed[i]
+                    for name, w in written.items()
+                    if w.compressed and w.compressed[i] is not None
+                }
+                if not clips:
+                    continue
+                there = [
+                    self._row(past, number, level.ages[0], level)
+                    for past in self._pasts
+                ]
+                table = group.tables[level.form]
+                places = [Place(table) if row != EMPTY else None for row in there]
+                if any(places):
+                    kept.append((number, level.form, level.ages[0], clips, places))
+        return kept
+
+    def _copy(self, kept: list[tuple]) -> None:
+        """Write what is kept into the tables."""
+        first = next(iter(kept[0][3].values())).key
+        rows = [
+            [NOWHERE if place is None else place.row for place in places]
+            for *_, places in kept
+        ]
+        for (number, form, _, clips, _), row in zip(kept, numbers(rows, first.device)):
+            for name, pair in clips.items():
+                self._plan.groups[number].tables[form].write(name, row, pair)
+
+    def _forget(self, clips: list[KeptClip]) -> None:
+        """Give up the forms that have been read for the last time."""
+        for number, group in enumerate(self._plan.groups):
+            for form in group.tables:
+                age = group.spec.last_age(form) + 1
+                if age <= len(clips):
+                    clips[-age].places.pop((number, form), None)

@@ -1,0 +1,44 @@
+"""Tensors that depend on sizes alone: made once, and not in every layer and step.
+
+A GPU waits for the launches of many small kernels longer than they take.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+
+import torch
+from torch import Tensor
+
+from .choice import is_eager
+
+# The constants that are kept of one kind: those of some five sizes of frames.
+KEPT = 32
+
+
+def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keep what a function makes of sizes, a device and a dtype.
+
+    Nothing is kept while torch traces or transforms: then the function is called.
+
+    Args:
+        make (callable): Takes hashable arguments, and ``device`` and ``dtype`` by name.
+            Nobody may change what it returns.
+    """
+
+    @lru_cache(maxsize=KEPT)
+    def kept(*args, **kwargs) -> Tensor:
+        # Those made in inference mode could take no part in training afterwards.
+        with torch.inference_mode(False), torch.no_grad():
+            return make(*args, **kwargs)
+
+    @wraps(make)
+    def get(*args, device: torch.device, dtype: torch.dtype) -> Tensor:
+        run = kept if is_eager() and not _are_fake() else make
+        return run(*args, device=device, dtype=dtype)
+
+    return get
+
+
+def _are_fake() -> bool:
+    """Whether tensors are made that have no numbers."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
