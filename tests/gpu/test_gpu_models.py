@@ -273,7 +273,7 @@ def test_no_growth_over_2000_steps(kind, device):
 
 
 def syncs_of(step) -> Counter:
-    """The functions in which a step makes the host wait for the device, and how often."""
+    """In which functions a step makes the host wait for the GPU, and how often."""
     found: Counter = Counter()
 
     def note(message, *_) -> None:
