@@ -149,8 +149,19 @@ class TestTrain:
         import torch
 
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-        wrapper = merge('--amp').optim_wrapper
-        assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+        monkeypatch.setattr(torch, 'set_float32_matmul_precision', lambda kind: None)
+        for has_bf16 in (True, False):
+            monkeypatch.setattr(
+                torch.cuda, 'is_bf16_supported', lambda has=has_bf16, **kwargs: has
+            )
+            wrapper = merge('--amp').optim_wrapper
+            assert wrapper.type == 'AmpOptimWrapper'
+            assert wrapper.get('dtype') == ('bfloat16' if has_bf16 else None)
+            scale = dict(enabled=False) if has_bf16 else 'dynamic'
+            assert wrapper.loss_scale == scale
+        given = dict(type='OptimWrapper', dtype='float16')
+        wrapper = merge('--amp', optim_wrapper=given).optim_wrapper
+        assert (wrapper.dtype, wrapper.loss_scale) == ('float16', 'dynamic')
         with pytest.raises(ValueError, match='not Other'):
             merge('--amp', optim_wrapper=dict(type='Other'))
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)

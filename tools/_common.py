@@ -142,6 +142,14 @@ def add_common_arguments(parser) -> None:
         default='none',
         help='who started the processes of a distributed run',
     )
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='default',
+        metavar='MODE',
+        help='compile the backbone with torch.compile, in one of its modes, such as '
+        "'reduce-overhead': pays on a GPU, where many runs of one size follow",
+    )
     # torch.distributed.launch of old passes this one.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -155,6 +163,9 @@ def load_config(args):
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
     cfg.launcher = args.launcher
+    if args.compile is not None:
+        hook = dict(type='CompileHook', mode=args.compile)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

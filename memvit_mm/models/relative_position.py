@@ -392,7 +392,7 @@ def folded_attention(
     if q_extra is None and hidden is None:
         return attend(q, k, v, scale, dropout)
     extra = 0 if q_extra is None else q_extra.shape[-1]
-    width = padded(channels + extra + (hidden is not None))
+    width = padded(channels + extra + int(hidden is not None))
     spare = width - channels - extra
     # Dropout draws as many numbers as there are keys.
     more = hidden_keys(q, k) if spare and not dropout else 0
