@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
@@ -87,11 +88,10 @@ def environment(device: str) -> dict:
             f'--device {device}, but torch {torch.__version__} finds no GPU here; '
             '--device cpu rehearses.'
         )
-    git = subprocess.run(
-        ['git', '-C', str(HERE), 'describe', '--always', '--dirty'],
-        capture_output=True,
-        text=True,
-    )
+    commit = None
+    if shutil.which('git'):
+        command = ['git', '-C', str(HERE), 'describe', '--always', '--dirty']
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return dict(
         device=torch.cuda.get_device_name(device) if cuda else platform.machine(),
         gpus=torch.cuda.device_count() if cuda else 0,
@@ -102,7 +102,7 @@ def environment(device: str) -> dict:
         cores=os.cpu_count(),
         dtype='bfloat16 (autocast)',
         memvit_mm=__version__,
-        commit=git.stdout.strip() or None,
+        commit=commit or None,
     )
 
 
