@@ -91,7 +91,7 @@ def call(folder, *command, **environment):
         env={
             **os.environ,
             'PYTHONPATH': f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
-            'PYTHON': sys.executable,
+            'PYTHON': python(),
             **environment,
         },
     )
@@ -198,7 +198,7 @@ class TestTest:
 
 class TestErrors:
     def test_one_sentence(self, toy):
-        done = call(toy, sys.executable, TOOLS / 'train.py', 'none.py')
+        done = call(toy, python(), TOOLS / 'train.py', 'none.py')
         assert done.returncode == 1
         assert done.stderr.startswith('Error: There is no config file none.py.')
         assert 'Traceback' not in done.stderr
@@ -315,18 +315,10 @@ class TestRun:
         checkpoint = toy / 'work_dirs' / 'config' / 'epoch_1.pth'
         assert checkpoint.is_file()
 
+        # In a process that has imported nothing.
         options = ('--work-dir', 'tested', '--dump', 'tested.pkl')
-        test = call(
-            toy,
-            'bash',
-            TOOLS / 'dist_test.sh',
-            'config.py',
-            checkpoint,
-            1,
-            *options,
-            PORT=port,
-            PYTHON=python(),
-        )
+        command = (sys.executable, TOOLS / 'test.py', 'config.py', checkpoint)
+        test = call(toy, *command, *options)
         assert test.returncode == 0, test.stderr[-3000:]
         result = next((toy / 'tested').glob('*/*.json'))
         assert json.loads(result.read_text())['count'] == 8

@@ -32,17 +32,24 @@ USER_ERRORS = (
 def run(main) -> None:
     """Call ``main``; end with one sentence and exit code 1 on a user's mistake.
 
-    ``MEMVIT_DEBUG=1`` shows the traceback.
+    At Ctrl-C, end with one word and exit code 130. ``MEMVIT_DEBUG=1`` shows the
+    traceback.
     """
+    debug = os.environ.get('MEMVIT_DEBUG', '0') != '0'
     try:
         main()
         if 'memvit_mm' in sys.modules:
             from memvit_mm.engine.launch import leave_process_group
 
             leave_process_group()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print('Interrupted.', file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         text = sentence(error)
-        if text is None or os.environ.get('MEMVIT_DEBUG', '0') != '0':
+        if text is None or debug:
             raise
         print(f'Error: {text}', file=sys.stderr)
         print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)

@@ -124,7 +124,7 @@ class Costs:
             every = f'{self.memory_everywhere / 1e6:8.2f} M'
             lines += [
                 f'{"  without memory":36}{without}',
-                f'{"  memory adds":36}{parameters:8.1%}    {macs:8.1%}',
+                f'{"  memory adds":36}{_share(parameters):>8}    {_share(macs):>8}',
                 f'{"  memory parameters in every layer":36}{every}',
                 f'{"  kept of a stream":36}'
                 f'{self.backbone.stream_bytes / 2**20:8.1f} MB in float32',
@@ -134,6 +134,11 @@ class Costs:
         if self.rest:
             lines.append(f'{"classifier and others":36}{self.rest / 1e6:8.2f} M')
         return '\n'.join(lines)
+
+
+def _share(value: float) -> str:
+    """A part in percent; what is there is never 0.0 %."""
+    return '< 0.1%' if 0 < value < 0.0005 else f'{value:.1%}'
 
 
 def model_costs(model: dict, size: Optional[Sequence[int]] = None) -> Costs:

@@ -1,12 +1,13 @@
 """Time and memory that backbones take, each in a process of its own."""
 
 import multiprocessing
+import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
@@ -133,14 +134,18 @@ def measure(cases: Sequence[Case], repeats: int = 5) -> list[Result]:
 
     Raises:
         ValueError: If a case fails; the message says which and why.
+        KeyboardInterrupt: At Ctrl-C, at once: nobody waits for the runs to end.
     """
     spawn = multiprocessing.get_context('spawn')
     results = [Result(case) for case in cases]
+    others = set(multiprocessing.active_children())
     with ExitStack() as stack:
         processes = [
             stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in cases
         ]
+        stack.enter_context(_ended_at_ctrl_c(others))
         for process, case in zip(processes, cases):
+            _launch(process)
             _ask(process, case, _start, case)
         for _ in range(repeats):
             for process, result in zip(processes, results):
@@ -192,6 +197,26 @@ def measure_here(cases: Sequence[Case], repeats: int = 10) -> list[Result]:
 
 def _allocated(device: str) -> int:
     return torch.cuda.memory_allocated(device) if device.startswith('cuda') else 0
+
+
+def _launch(process: ProcessPoolExecutor) -> None:
+    """Start a process that leaves Ctrl-C to this one: it would show a traceback."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.submit(int)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _ended_at_ctrl_c(others: set) -> Iterator[None]:
+    """End this process's children but ``others`` where it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        raise
 
 
 def _ask(process: ProcessPoolExecutor, case: Case, what: Callable, *args: Any) -> Any:

@@ -11,7 +11,7 @@ from test_resume import (  # noqa: F401 (fixtures: data, training)
     checkpointed,
     data,
     finish,
-    kill_after,
+    killed,
     log_of,
     losses,
     training,
@@ -51,7 +51,7 @@ def test_deterministic_twice_and_killed(training, options):  # noqa: F811
     whole = finish(training('whole', *DETERMINISTIC, **options))
     if not options:
         same(whole, finish(training('again', *DETERMINISTIC, **options)))
-    broken = kill_after(7, training('broken', *DETERMINISTIC, **options))
+    broken = killed(training('broken', *DETERMINISTIC, kill_after=7, **options))
     first = checkpointed(broken)
     finish(training('broken', '--resume', *DETERMINISTIC, **options))
     assert f'resumed epoch: 0, iter: {first}' in log_of(broken)
@@ -63,7 +63,7 @@ def test_two_processes_killed(training, device):  # noqa: F811
     need_two(device)
     options = dict(processes=2)
     whole = finish(training('whole', *DETERMINISTIC, **options))
-    kill_after(7, training('broken', *DETERMINISTIC, **options))
+    killed(training('broken', *DETERMINISTIC, kill_after=7, **options))
     broken = finish(training('broken', '--resume', *DETERMINISTIC, **options))
     same(whole, broken, processes=2)
 
