@@ -17,11 +17,22 @@ from memvit_mm.engine.launch import build_runner
 from memvit_mm.paths import get_config_path
 
 
+# Unlike -m pytest, this leaves the checkout out of sys.path (tools/run_tests.sh).
+PYTEST = """
+import sys
+
+sys.path = [path for path in sys.path if path]
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope='module')
 def report(checkout, tmp_path_factory):
     """What the tests that take little time on a CPU give there."""
     path = tmp_path_factory.mktemp('gpu') / 'tests.xml'
-    command = [python(), '-m', 'pytest', 'tests/gpu', '--device', 'cpu', '-q']
+    command = [python(), '-c', PYTEST, 'tests/gpu', '--device', 'cpu', '-q']
     command += [
         '-m',
         'gpu and not long',
