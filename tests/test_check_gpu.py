@@ -16,7 +16,6 @@ from memvit_mm.benchmark.measure import Case, measure_here, prepare
 from memvit_mm.engine.launch import build_runner
 from memvit_mm.paths import get_config_path
 
-
 # Unlike -m pytest, this leaves the checkout out of sys.path (tools/run_tests.sh).
 PYTEST = """
 import sys
