@@ -56,8 +56,16 @@ def make_runs_quick() -> None:
 
 
 def python() -> str:
-    """The path of a program that stands in for the interpreter."""
+    """The path of a program that stands in for the interpreter.
+
+    Where there is a GPU it is the interpreter: CUDA outlives no fork once a process has
+    asked for its devices, which mmengine does when it is imported.
+    """
+    import torch
+
     global _program
+    if _program is None and torch.cuda.is_available():
+        _program = sys.executable
     if _program is None:
         _program = _start()
     return _program

@@ -18,6 +18,10 @@ from torch import distributed
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config, made for the GPU or the CPUs that there are.
 
+    With ``randomness=dict(deterministic=True)`` torch refuses cuBLAS's products on a
+    GPU unless ``CUBLAS_WORKSPACE_CONFIG`` is set, which mmengine leaves to the user;
+    it is set here if it is not.
+
     Args:
         cfg (Config): A whole config; ``launcher`` says who started the processes.
             It is changed as :func:`use_cpu` or :func:`use_gpu` does.
@@ -26,6 +30,8 @@ def build_runner(cfg: Config) -> Runner:
         ValueError: If the launcher works on GPUs alone and there are none.
     """
     use_cpu(cfg)
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if torch.cuda.is_available():
         use_gpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -147,7 +147,7 @@ def training(tmp_path, data, checkout):
             cwd=data,
             env={
                 **os.environ,
-                'PYTHONPATH': str(tmp_path),
+                'PYTHONPATH': f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
                 'OMP_NUM_THREADS': '1',
                 'KILL_AFTER': str(kill_after),
                 'KILL_IN_SAVING_AT': str(kill_in_saving_at),
