@@ -10,13 +10,13 @@ from fork_server import make_runs_quick
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOOLS = CHECKOUT / 'tools'
-# Tests import tools, and what tools for maintainers share.
+# Tests import tools, what tools for maintainers share, and each other's helpers.
 sys.path[:0] = [
     str(path)
     for path in (
         TOOLS,
         *(TOOLS / folder for folder in ('data', 'analysis_tools', 'deployment')),
-        CHECKOUT / 'tests' / 'reference',
+        *(CHECKOUT / 'tests' / folder for folder in ('reference', 'models', 'engine')),
     )
 ]
 
@@ -25,6 +25,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 # Files that take longest begin first, lest one core waits for the other at the end.
 SLOW = (
+    'gpu/test_gpu_training.py',
+    'gpu/test_gpu_compile.py',
     'engine/test_resume.py',
     'test_configs.py',
     'engine/test_checkpoint_hook.py',
@@ -35,6 +37,14 @@ SLOW = (
     'test_faults.py',
     'test_nodes.py',
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        '--device',
+        default='cuda',
+        help='where the tests marked gpu run: cuda, cuda:1 or cpu (default: cuda)',
+    )
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,8 @@ are processes of their own with their own arguments, environment, working direct
 files; their exit codes, output and signals are those of any process.
 
 :func:`python` gives a program that is called as the interpreter is: ``python SCRIPT
-ARGUMENTS``, ``python -c CODE``, ``python -m MODULE``. Tests that are about starting a
+ARGUMENTS``, ``python -c CODE``, ``python -m MODULE``, also by multiprocessing's 'spawn'
+after ``multiprocessing.set_executable(python())``. Tests that are about starting a
 process, or about what is imported when, start ``sys.executable`` instead.
 """
 
@@ -55,8 +56,16 @@ def make_runs_quick() -> None:
 
 
 def python() -> str:
-    """The path of a program that stands in for the interpreter."""
+    """The path of a program that stands in for the interpreter.
+
+    Where there is a GPU it is the interpreter: CUDA outlives no fork once a process has
+    asked for its devices, which mmengine does when it is imported.
+    """
+    import torch
+
     global _program
+    if _program is None and torch.cuda.is_available():
+        _program = sys.executable
     if _program is None:
         _program = _start()
     return _program
@@ -107,20 +116,34 @@ def run(path: str, arguments: list) -> None:
     """Let the server fork a process, hand signals on to it, and end as it does."""
     import json
 
+    # With what it was started with, such as the pipes of multiprocessing.
+    files = [file for file in map(int, os.listdir('/proc/self/fd')) if _is_open(file)]
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
-        request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
-        socket.send_fds(server, [struct.pack('q', len(request))], [0, 1, 2])
+        request = [files, arguments, os.getcwd(), dict(os.environ)]
+        request = json.dumps(request).encode()
+        socket.send_fds(server, [struct.pack('q', len(request))], files)
         server.sendall(request)
         (pid,) = struct.unpack('q', server.recv(8))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, lambda number, _: os.kill(pid, number))
-        (code,) = struct.unpack('q', server.recv(8))
+        answer = server.recv(8)
+    # Without an answer the tests have ended, and what was forked with them.
+    (code,) = struct.unpack('q', answer) if answer else (1,)
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _is_open(file: int) -> bool:
+    """And not the one by which /proc was read."""
+    try:
+        os.fstat(file)
+    except OSError:
+        return False
+    return True
 
 
 # -------------------------------------------------------------------------- the server
@@ -151,15 +174,13 @@ def serve(path: str) -> list:
                 os._exit(0)
             elif key.data == 'request':
                 client, _ = listener.accept()
-                files, request = _receive(client)
+                files, (numbers, *request) = _receive(client)
                 pid = os.fork()
                 if pid == 0:
-                    for number, file in enumerate(files):
-                        os.dup2(file, number)
-                        os.close(file)
                     waiting.close()
                     for file in (listener, client, *sum(children.values(), ())):
                         os.close(file if isinstance(file, int) else file.detach())
+                    _renumber(files, numbers)
                     return request
                 for file in files:
                     os.close(file)
@@ -192,16 +213,31 @@ def _receive(client: socket.socket) -> tuple:
     """Standard input, output and error of a process, and what it is to run."""
     import json
 
-    size, files, _, _ = socket.recv_fds(client, 8, 3)
+    size, files, _, _ = socket.recv_fds(client, 8, 64)
     data = b''
     while len(data) < struct.unpack('q', size)[0]:
         data += client.recv(2**16)
     return files, json.loads(data)
 
 
+def _renumber(files: list, numbers: list) -> None:
+    """Give open files the numbers that they had elsewhere."""
+    import fcntl
+
+    above = max(*files, *numbers) + 1
+    for file, number in zip(
+        [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, above) for file in files], numbers
+    ):
+        os.dup2(file, number)
+        os.close(file)
+    for file in set(files) - set(numbers):
+        os.close(file)
+
+
 def become(program: str, arguments: list, folder: str, environment: dict) -> None:
     """In a process that was forked: run what the interpreter would run."""
     import builtins
+    import multiprocessing
     import random
     import runpy
     import types
@@ -216,11 +252,13 @@ def become(program: str, arguments: list, folder: str, environment: dict) -> Non
     os.environ.update(environment)
     # Processes that it starts are forked, too.
     sys.executable = program
+    multiprocessing.set_executable(program)
     paths = environment.get('PYTHONPATH', '').split(os.pathsep)
     sys.path[:] = [*filter(None, paths), *BASE_PATH]
     if arguments[0] == '-u':
-        arguments = arguments[1:]
         sys.stdout.reconfigure(line_buffering=True, write_through=True)
+    if arguments[0] in ('-u', '-B'):  # -B: as multiprocessing calls it
+        arguments = arguments[1:]
     first, *rest = arguments
     if first == '-m':
         sys.path.insert(0, folder)

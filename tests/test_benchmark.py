@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,22 @@ def test_one_command_against_mmaction2(tmp_path):
         assert result['peak_bytes'] > 2**26
     medians = [table['forward'][name]['median'] for name in (OURS, THEIRS)]
     assert table['ratios']['forward against MMAction2'] == medians[0] / medians[1]
+
+
+def test_ctrl_c_ends_it_at_once(config_file):
+    command = [python(), '-u', str(get_tool_path('benchmark.py')), str(config_file)]
+    process = subprocess.Popen(
+        [*command, '--repeats', '100000'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # What the figures depend on: measuring begins.
+    assert any('threads' in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == 'Interrupted.' and 'Traceback' not in error
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from memvit_mm.demo.ava import DemoSettings, make_demo_dataset
 from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint, read_checkpoint
 from memvit_mm.models.checkpoints.key_map import (
     BLOCK,
-    MEMORY,
     Kind,
     by_layer,
     convert_state,
     recognize,
     with_reserved_class,
 )
+from memvit_mm.models.checkpoints.memory_weights import MEMORY
 from memvit_mm.models.memory.layers import KeyValue
 from memvit_mm.paths import get_config_path, get_tool_path
 

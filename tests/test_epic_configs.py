@@ -8,7 +8,7 @@ import pytest
 from fork_server import python
 from mmengine.config import Config
 from mmengine.runner import Runner
-from test_configs import run
+from test_configs import run, small_frames
 
 from memvit_mm.demo.epic import EpicDemoSettings, make_epic_demo
 from memvit_mm.paths import get_config_path, get_tool_path
@@ -23,7 +23,7 @@ CONFIGS = sorted(
 def demo(tmp_path_factory) -> Path:
     """A few short videos of kitchens."""
     folder = tmp_path_factory.mktemp('demo') / 'set'
-    settings = EpicDemoSettings(num_train=4, num_val=3, seconds=20, size=64)
+    settings = EpicDemoSettings(num_train=4, num_val=2, seconds=20, size=64)
     make_epic_demo(folder, settings, workers=2)
     return folder
 
@@ -89,21 +89,14 @@ def test_names_agree_with_content(name):
     assert cfg.auto_scale_lr.base_batch_size == 32
 
 
-def small_frames(cfg: Config, demo: Path) -> Config:
+def small_layout(cfg: Config, demo: Path) -> Config:
     """A config of real size on the demo's kitchens, for a step on small frames."""
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.dataset.update(
             data_root=f'{demo}/', data_prefix=dict(video='videos'), indices=2
         )
-        for step in loader.dataset.pipeline:
-            if step.type == 'StreamConsistent':
-                step.transforms[0].scale_range = (64, 80)
-                step.transforms[1]['size'] = 64
-            elif step.type == 'Resize':
-                step.scale = (-1, 72)
-            elif step.type == 'CenterCrop':
-                step.crop_size = 64
+    small_frames(cfg)
     if cfg.model.backbone.type == 'MeMViT':
         cfg.model.backbone.spatial_size = 64
     else:
@@ -125,7 +118,7 @@ def small_frames(cfg: Config, demo: Path) -> Config:
     ['memvit_epic_cls', 'memvit_24_epic_anticipation', 'videomae_memory_epic_cls'],
 )
 def test_models_of_real_depth_train_and_test_a_step(name, demo, tmp_path):
-    cfg = small_frames(Config.fromfile(get_config_path(f'{name}.py')), demo)
+    cfg = small_layout(Config.fromfile(get_config_path(f'{name}.py')), demo)
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
     runner.train()

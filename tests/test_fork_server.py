@@ -1,5 +1,6 @@
 """The processes that tests fork are as those that the interpreter starts."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -53,3 +54,16 @@ def test_its_command_line_is_shown():
         [python(), '-c', code, 'work_dir'], capture_output=True, text=True
     )
     assert done.stdout.rstrip('\n\0').split('\0')[1:] == ['-c', code, 'work_dir']
+
+
+def test_multiprocessing_spawns_them():
+    multiprocessing.set_executable(python())
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        shown = pool.apply(os.readlink, ['/proc/self/exe'])
+        program, *_ = pool.apply(command_line)
+    assert shown == os.path.realpath(sys.executable) and program == python()
+
+
+def command_line() -> list:
+    with open('/proc/self/cmdline') as file:
+        return file.read().split('\0')

@@ -171,6 +171,10 @@ def test_the_command(capsys):
     out = capsys.readouterr().out
     assert 'One clip of 8 frames of 96 x 128 pixels' in out
     assert 'memory adds' in out
+    # Its parameters are few, and not none.
+    tool(get_config_path('videomae_memory_ava.py'))
+    (line,) = [n for n in capsys.readouterr().out.splitlines() if 'memory adds' in n]
+    assert line.split()[2:-1] == ['<', '0.1%']
     with pytest.raises(SystemExit, match='1'):
         tool('nowhere.py')
     error = capsys.readouterr().err

@@ -1,11 +1,13 @@
 """tests/reference/measure_decoding.py on a small video, and what it refuses."""
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 
 import measure_decoding
 import pytest
+from fork_server import python
 from measure_decoding import make_video
 
 HERE = Path(__file__).resolve().parent
@@ -19,6 +21,7 @@ def measure(monkeypatch, *options) -> None:
 
 
 def test_figures(monkeypatch, capsys, tmp_path):
+    multiprocessing.set_executable(python())
     measure(
         monkeypatch,
         *(VIDEO, '--clip-len', 8, '--frame-interval', 3, '--stride', 0.4),

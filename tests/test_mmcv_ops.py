@@ -207,7 +207,11 @@ from mmcv.utils import collect_env
 assert importlib.util.find_spec('mmcv._ext') is not None
 print(memvit_mm.compat.applied()[0], collect_env()['MMCV Compiler'])
 """
-        for kind, warned in (('missing', False), ('broken', True)):
+        kinds = [('broken', True)]
+        if COMPILED:
+            # Elsewhere it is missing here, too: all tests show that it works.
+            kinds.append(('missing', False))
+        for kind, warned in kinds:
             done = subprocess.run(
                 [sys.executable, '-c', code, kind], capture_output=True, text=True
             )

@@ -24,6 +24,11 @@ SETTINGS = DemoSettings(num_train=3, num_val=3, seconds=17, size=64, people=1)
 OPTIONS = (
     *('--cfg-options', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1'),
     'train_dataloader.batch_size=2',
+    # 8 clips of each video.
+    *(
+        f'{part}_dataloader.dataset.keyframe_range=(902,909)'
+        for part in ('train', 'test')
+    ),
     'test_dataloader.batch_size=1',
     *(f'{part}_dataloader.num_workers=0' for part in ('train', 'test')),
     *(f'{part}_dataloader.persistent_workers=False' for part in ('train', 'test')),

@@ -1,6 +1,7 @@
 """tools/analysis_tools/measure_recall.py, its streams, and a training of seconds."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_streams_are_drawn_alike_from_one_seed():
     assert not torch.equal(first.next_clips().inputs, other.next_clips().inputs)
 
 
-def train_on_one_delay(schedule: dict, monkeypatch) -> float:
+def train_on_one_delay(schedule: dict, steps: int, monkeypatch) -> float:
     """Recall one clip later, after a training of seconds on plain streams."""
     monkeypatch.setattr(recall, 'LONGEST', 1)
     monkeypatch.setattr(recall, 'FIRST_DELAYS', 1)
@@ -118,7 +119,7 @@ def train_on_one_delay(schedule: dict, monkeypatch) -> float:
     monkeypatch.setattr(recall, 'CROWDED', 0)
     torch.manual_seed(0)
     model = recall.build_recognizer(schedule)
-    recall.train(model, steps=120, seed=0)
+    recall.train(model, steps, seed=0)
     assert len(model.memory) == 0
     model.eval()
     streams = RecallStreams(64, 0, seed=1, longest=1)
@@ -133,11 +134,13 @@ def train_on_one_delay(schedule: dict, monkeypatch) -> float:
 
 def test_what_is_read_directly_is_learned_in_seconds(monkeypatch):
     level = dict(type='pool', ages=(1, 2), tokens=2)
-    assert train_on_one_delay(dict(memory_levels=[level]), monkeypatch) > 0.9
-    assert train_on_one_delay(recall.SCHEDULES['none'], monkeypatch) < 0.45
+    assert train_on_one_delay(dict(memory_levels=[level]), 120, monkeypatch) > 0.9
+    # Without memory there is nothing to learn it from, however long.
+    assert train_on_one_delay(recall.SCHEDULES['none'], 40, monkeypatch) < 0.45
 
 
 def test_the_tool_prints_tables_and_writes_its_files(tmp_path, capsys, monkeypatch):
+    multiprocessing.set_executable(python())
     out, file = tmp_path / 'recall.png', tmp_path / 'recall.json'
     argv = ['measure_recall.py', '--processes', '1']
     monkeypatch.setattr(sys, 'argv', [*argv, '--out', str(out), '--json', str(file)])

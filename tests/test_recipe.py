@@ -238,8 +238,8 @@ class Rates(Hook):
         of_compression = set(map(id, runner.model.compress_k.parameters()))
         found = {False: set(), True: set()}
         for group in runner.optim_wrapper.optimizer.param_groups:
-            (parameter,) = group['params']
-            found[id(parameter) in of_compression].add(group['lr'])
+            for parameter in group['params']:
+                found[id(parameter) in of_compression].add(group['lr'])
         (rate,), (rate_of_compression,) = found.values()
         self.rates.append(rate)
         self.rates_of_compression.append(rate_of_compression)
@@ -331,11 +331,12 @@ def test_the_published_optimizer():
         assert type(wrapper.optimizer) is torch.optim.SGD
         assert wrapper.clip_grad_kwargs == clip
         for group in wrapper.optimizer.param_groups:
-            (parameter,) = group['params']
             assert (group['momentum'], group['nesterov'], group['dampening']) == (
                 (0.9, True, 0)
             )
-            assert group['weight_decay'] == (0.0 if parameter.ndim == 1 else 1e-8)
+            for parameter in group['params']:
+                decay = 0.0 if parameter.ndim == 1 else 1e-8
+                assert group['weight_decay'] == decay
 
 
 def test_compression_is_trained_and_not_where_published_code_does_not(tmp_path):

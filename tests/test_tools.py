@@ -91,7 +91,7 @@ def call(folder, *command, **environment):
         env={
             **os.environ,
             'PYTHONPATH': f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
-            'PYTHON': sys.executable,
+            'PYTHON': python(),
             **environment,
         },
     )
@@ -149,8 +149,19 @@ class TestTrain:
         import torch
 
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-        wrapper = merge('--amp').optim_wrapper
-        assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+        monkeypatch.setattr(torch, 'set_float32_matmul_precision', lambda kind: None)
+        for has_bf16 in (True, False):
+            monkeypatch.setattr(
+                torch.cuda, 'is_bf16_supported', lambda has=has_bf16, **kwargs: has
+            )
+            wrapper = merge('--amp').optim_wrapper
+            assert wrapper.type == 'AmpOptimWrapper'
+            assert wrapper.get('dtype') == ('bfloat16' if has_bf16 else None)
+            scale = dict(enabled=False) if has_bf16 else 'dynamic'
+            assert wrapper.loss_scale == scale
+        given = dict(type='OptimWrapper', dtype='float16')
+        wrapper = merge('--amp', optim_wrapper=given).optim_wrapper
+        assert (wrapper.dtype, wrapper.loss_scale) == ('float16', 'dynamic')
         with pytest.raises(ValueError, match='not Other'):
             merge('--amp', optim_wrapper=dict(type='Other'))
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
@@ -187,7 +198,7 @@ class TestTest:
 
 class TestErrors:
     def test_one_sentence(self, toy):
-        done = call(toy, sys.executable, TOOLS / 'train.py', 'none.py')
+        done = call(toy, python(), TOOLS / 'train.py', 'none.py')
         assert done.returncode == 1
         assert done.stderr.startswith('Error: There is no config file none.py.')
         assert 'Traceback' not in done.stderr
@@ -304,18 +315,10 @@ class TestRun:
         checkpoint = toy / 'work_dirs' / 'config' / 'epoch_1.pth'
         assert checkpoint.is_file()
 
+        # In a process that has imported nothing.
         options = ('--work-dir', 'tested', '--dump', 'tested.pkl')
-        test = call(
-            toy,
-            'bash',
-            TOOLS / 'dist_test.sh',
-            'config.py',
-            checkpoint,
-            1,
-            *options,
-            PORT=port,
-            PYTHON=python(),
-        )
+        command = (sys.executable, TOOLS / 'test.py', 'config.py', checkpoint)
+        test = call(toy, *command, *options)
         assert test.returncode == 0, test.stderr[-3000:]
         result = next((toy / 'tested').glob('*/*.json'))
         assert json.loads(result.read_text())['count'] == 8

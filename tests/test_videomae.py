@@ -18,7 +18,8 @@ from mmengine.structures import InstanceData
 import memvit_mm  # noqa: F401
 from memvit_mm.apis import init_detector_model, init_recognizer
 from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint, load_weights
-from memvit_mm.models.checkpoints.key_map import BLOCK, GATE, MEMORY, Kind, recognize
+from memvit_mm.models.checkpoints.key_map import BLOCK, Kind, recognize
+from memvit_mm.models.checkpoints.memory_weights import GATE, MEMORY
 from memvit_mm.paths import get_config_path
 
 ZOO = dict(

@@ -32,17 +32,24 @@ USER_ERRORS = (
 def run(main) -> None:
     """Call ``main``; end with one sentence and exit code 1 on a user's mistake.
 
-    ``MEMVIT_DEBUG=1`` shows the traceback.
+    At Ctrl-C, end with one word and exit code 130. ``MEMVIT_DEBUG=1`` shows the
+    traceback.
     """
+    debug = os.environ.get('MEMVIT_DEBUG', '0') != '0'
     try:
         main()
         if 'memvit_mm' in sys.modules:
             from memvit_mm.engine.launch import leave_process_group
 
             leave_process_group()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print('Interrupted.', file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         text = sentence(error)
-        if text is None or os.environ.get('MEMVIT_DEBUG', '0') != '0':
+        if text is None or debug:
             raise
         print(f'Error: {text}', file=sys.stderr)
         print('(MEMVIT_DEBUG=1 shows where it was raised.)', file=sys.stderr)
@@ -142,6 +149,14 @@ def add_common_arguments(parser) -> None:
         default='none',
         help='who started the processes of a distributed run',
     )
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='default',
+        metavar='MODE',
+        help='compile the backbone with torch.compile, in one of its modes, such as '
+        "'reduce-overhead': pays on a GPU, where many runs of one size follow",
+    )
     # torch.distributed.launch of old passes this one.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -155,6 +170,9 @@ def load_config(args):
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
     cfg.launcher = args.launcher
+    if args.compile is not None:
+        hook = dict(type='CompileHook', mode=args.compile)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

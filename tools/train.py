@@ -22,8 +22,9 @@ def parse_args():
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='automatic mixed precision: float16 with loss scaling on a GPU, bfloat16 '
-        'on a CPU; --cfg-options optim_wrapper.dtype=... chooses',
+        help='automatic mixed precision: bfloat16, or float16 with loss scaling on a '
+        'GPU without it, and TF32 for what stays float32; --cfg-options '
+        'optim_wrapper.dtype=... chooses',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not validate while training'
@@ -85,9 +86,18 @@ def use_amp(cfg):
             f'--amp works with optim_wrapper.type OptimWrapper, not {kind}; leave out '
             '--amp or change the config.'
         )
-    gpu = torch.cuda.is_available()
-    cfg.optim_wrapper.type = 'AmpOptimWrapper' if gpu else 'CPUAmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    wrapper = cfg.optim_wrapper
+    if not torch.cuda.is_available():
+        wrapper.type = 'CPUAmpOptimWrapper'
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            wrapper.setdefault('dtype', 'bfloat16')
+        if wrapper.get('dtype') == 'bfloat16':
+            # It has the range of float32; the scaler would wait for the GPU each step.
+            wrapper.setdefault('loss_scale', dict(enabled=False))
+        torch.set_float32_matmul_precision('high')
+    wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def main():

@@ -29,7 +29,9 @@ class MacCounter(TorchFunctionMode):
     Attention counts as its formula has it. Our layers fold relative positions and
     masks into extra channels of queries and keys (see
     :mod:`memvit_mm.models.relative_position`); those are a way to compute a sum and
-    are left out, while the products of queries and position vectors count.
+    are left out, while the products of queries and position vectors count. So are
+    products with constants (:mod:`memvit_mm.models.kernels.constants`), in place of
+    which numbers could be picked out by their places.
 
     The functions are computed as usual, except for attention, whose output is left
     empty: run models on the 'meta' device to count without computing.
@@ -44,12 +46,13 @@ class MacCounter(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._flops = FlopCounterMode(display=False)
-        self._attention = 0
+        self._attention = self._constant = 0
 
     @property
     def total(self) -> int:
         """All multiply-adds so far."""
-        return self._flops.get_total_flops() // 2 + self._attention
+        flops = self._flops.get_total_flops() - self._constant
+        return flops // 2 + self._attention
 
     def __enter__(self) -> 'MacCounter':
         self._flops.__enter__()
@@ -62,7 +65,11 @@ class MacCounter(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        before = self._flops.get_total_flops()
+        out = func(*args, **(kwargs or {}))
+        if any(getattr(x, 'is_constant', False) for x in args):
+            self._constant += self._flops.get_total_flops() - before
+        return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *args, scale=None, **kwargs):
         """[B, heads, Q, C], [B, heads, K, C] x 2 -> [B, heads, Q, C], empty."""
@@ -124,7 +131,7 @@ class Costs:
             every = f'{self.memory_everywhere / 1e6:8.2f} M'
             lines += [
                 f'{"  without memory":36}{without}',
-                f'{"  memory adds":36}{parameters:8.1%}    {macs:8.1%}',
+                f'{"  memory adds":36}{_share(parameters):>8}    {_share(macs):>8}',
                 f'{"  memory parameters in every layer":36}{every}',
                 f'{"  kept of a stream":36}'
                 f'{self.backbone.stream_bytes / 2**20:8.1f} MB in float32',
@@ -134,6 +141,11 @@ class Costs:
         if self.rest:
             lines.append(f'{"classifier and others":36}{self.rest / 1e6:8.2f} M')
         return '\n'.join(lines)
+
+
+def _share(value: float) -> str:
+    """A part in percent; what is there is never 0.0 %."""
+    return '< 0.1%' if 0 < value < 0.0005 else f'{value:.1%}'
 
 
 def model_costs(model: dict, size: Optional[Sequence[int]] = None) -> Costs:

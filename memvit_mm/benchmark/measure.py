@@ -1,12 +1,13 @@
 """Time and memory that backbones take, each in a process of its own."""
 
 import multiprocessing
+import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
@@ -133,14 +134,18 @@ def measure(cases: Sequence[Case], repeats: int = 5) -> list[Result]:
 
     Raises:
         ValueError: If a case fails; the message says which and why.
+        KeyboardInterrupt: At Ctrl-C, at once: nobody waits for the runs to end.
     """
     spawn = multiprocessing.get_context('spawn')
     results = [Result(case) for case in cases]
+    others = set(multiprocessing.active_children())
     with ExitStack() as stack:
         processes = [
             stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in cases
         ]
+        stack.enter_context(_ended_at_ctrl_c(others))
         for process, case in zip(processes, cases):
+            _launch(process)
             _ask(process, case, _start, case)
         for _ in range(repeats):
             for process, result in zip(processes, results):
@@ -151,6 +156,67 @@ def measure(cases: Sequence[Case], repeats: int = 5) -> list[Result]:
             case = result.case
             result.peak_bytes = _ask(process, case, peak_bytes, case.device)
     return results
+
+
+def measure_here(cases: Sequence[Case], repeats: int = 10) -> list[Result]:
+    """Run cases in turn, all in this process: for GPUs, whose memory torch counts.
+
+    Each runs three times before anything is measured. A case's peak is what was
+    allocated at its highest less what belongs to the others; 0 on a CPU.
+
+    Args:
+        cases (sequence[Case]): What to run.
+        repeats (int): Measured runs of each.
+
+    Raises:
+        RuntimeError: If a case fails, as torch says it.
+    """
+    results, own, runs = [Result(case) for case in cases], [], []
+    for case in cases:
+        before = _allocated(case.device)
+        runs.append(prepare(case))
+        for _ in range(3):
+            runs[-1]()
+        own.append(_allocated(case.device) - before)
+    for _ in range(repeats):
+        for result, run, bytes_of_it in zip(results, runs, own):
+            device = result.case.device
+            others = _allocated(device) - bytes_of_it
+            cuda = device.startswith('cuda')
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(device)
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            result.seconds.append(time.perf_counter() - wall)
+            result.cpu_seconds.append(time.process_time() - cpu)
+            if cuda:
+                peak = torch.cuda.max_memory_allocated(device) - others
+                result.peak_bytes = max(result.peak_bytes, peak)
+    return results
+
+
+def _allocated(device: str) -> int:
+    return torch.cuda.memory_allocated(device) if device.startswith('cuda') else 0
+
+
+def _launch(process: ProcessPoolExecutor) -> None:
+    """Start a process that leaves Ctrl-C to this one: it would show a traceback."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.submit(int)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _ended_at_ctrl_c(others: set) -> Iterator[None]:
+    """End this process's children but ``others`` where it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        raise
 
 
 def _ask(process: ProcessPoolExecutor, case: Case, what: Callable, *args: Any) -> Any:

@@ -13,6 +13,9 @@ from memvit_mm.datasets.ava.files import Keyframe, read_annotations, read_exclus
 from memvit_mm.io.text import read_lines
 from memvit_mm.structures import skipped_samples
 
+# Whose files they are, in messages: a dataset has options of the same names.
+OWNER = 'MemoryAVAMetric, the evaluator'
+
 Boxes = tuple[np.ndarray, np.ndarray]
 """Boxes ``[n, 4]`` (x1, y1, x2, y2 as fractions of the frame), their labels ``[n]``."""
 
@@ -256,7 +259,7 @@ class MemoryAVAMetric(AVAMetric):
             self.names = {label: self.names[label] for label in sorted(chosen)}
         # Now, since a missing file must not cost a whole test.
         self.ground_truth = self._ground_truth()
-        self.excluded = frozenset(read_exclusions(exclude_file))
+        self.excluded = frozenset(read_exclusions(exclude_file, of=OWNER))
         self.class_groups = dict(class_groups or {})
         for name, group in self.class_groups.items():
             unknown = sorted(set(group) - set(self.names))
@@ -333,7 +336,7 @@ class MemoryAVAMetric(AVAMetric):
         return boxes[people], labels[places], scores[people, places]
 
     def _ground_truth(self) -> dict[Keyframe, Boxes]:
-        _, keyframes = read_annotations(self.ann_file)
+        _, keyframes = read_annotations(self.ann_file, of=OWNER)
         truth = {}
         for keyframe, boxes in keyframes.items():
             rows = [
@@ -365,7 +368,7 @@ def _mean(precision: dict[int, float], labels: Sequence[int]) -> float:
 
 def _label_names(path: str) -> dict[int, str]:
     """The labels of a pbtxt file and their names."""
-    lines = read_lines(path, 'Label file', 'label_file')
+    lines = read_lines(path, 'Label file', 'label_file', OWNER)
     labels, _ = read_labelmap(lines)
     if not labels:
         raise ValueError(

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor
 
-from .kernels import Size, linear, run_linear
+from .kernels import Size, linear, run_linear, shared_planes
 from .kernels.choice import autocast_dtype, is_plain
 from .kernels.constants import constant
 from .memory.compression import (
@@ -214,9 +214,11 @@ class MemoryAttention(MemoryWriter, BaseModule):
         levels = self.level_specs(size, tokens, shared=False)
         return MemorySpec(self.memory_dims, tokens, levels, size)
 
-    def _pool(self, x: Sequence[Tensor], size: Size, name: str) -> tuple[Tensor, Size]:
+    def _pool(
+        self, x: Sequence[Tensor], size: Size, name: str, planes: Optional[Tensor]
+    ) -> tuple[Tensor, Size]:
         conv, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
-        return pool_tokens(x, size, conv, norm, self.num_heads, self.causal)
+        return pool_tokens(x, size, conv, norm, self.num_heads, self.causal, planes)
 
     def forward(
         self, x: Tensor, in_size: Size, past: Optional[Sequence[PastClips]] = None
@@ -236,12 +238,14 @@ class MemoryAttention(MemoryWriter, BaseModule):
             # Once, and not in each of the three convolutions.
             x = x.to(autocast_dtype(x))
             q = k = v = split_cls(x, self.with_cls_token)
+            planes = shared_planes(q[1], in_size, self.num_heads)
         else:
+            planes = None
             # Not one product and three parts of it: each lies in one piece.
             q, k, v = (split_cls(n, self.with_cls_token) for n in self._project(x))
-        q, q_size = self._pool(q, in_size, 'q')
-        k, k_size = self._pool(k, in_size, 'k')
-        v, _ = self._pool(v, in_size, 'v')
+        q, q_size = self._pool(q, in_size, 'q', planes)
+        k, k_size = self._pool(k, in_size, 'k', planes)
+        v, _ = self._pool(v, in_size, 'v', planes)
         if self.pool_first:
             q = run_linear(self.q, q)
         q = self._split(q)
@@ -308,7 +312,11 @@ class MemoryAttention(MemoryWriter, BaseModule):
             m_size = self.level_grid(0, k_size)
             m_size = (clips * m_size[0], *m_size[1:])
             stride = self._memory_stride()
-        at = Positions(q_size, k_size, m_size, stride, self.built_len, self.pool_first)
+        # On the 'meta' device multiply-adds are counted.
+        multiple = 1 if q.is_meta else 8
+        at = Positions(
+            q_size, k_size, m_size, stride, self.built_len, self.pool_first, multiple
+        )
         if self.rel_pos_embed:
             weights = [getattr(self, f'rel_pos_{axis}') for axis in 'thw']
             if m_size is not None:

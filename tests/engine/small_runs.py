@@ -67,13 +67,13 @@ MODEL = dict(
 
 
 def runner_of(tmp_path, train_cfg: dict, **kwargs) -> Runner:
-    def loader(shuffle):
+    def loader(shuffle, **dataset):
         return dict(
             batch_size=2,
             num_workers=0,
             sampler=dict(type='DefaultSampler', shuffle=shuffle),
             batch_sampler=dict(type='SequentialClipSampler', shuffle=shuffle),
-            dataset=dict(type='RandomClips'),
+            dataset=dict(type='RandomClips', **dataset),
         )
 
     cfg = dict(
@@ -82,8 +82,9 @@ def runner_of(tmp_path, train_cfg: dict, **kwargs) -> Runner:
         experiment_name=tmp_path.name,
         model=MODEL,
         train_dataloader=loader(True),
-        val_dataloader=loader(False),
-        test_dataloader=loader(False),
+        # Two of the videos, twelve clips.
+        val_dataloader=loader(False, indices=2 * SECONDS),
+        test_dataloader=loader(False, indices=2 * SECONDS),
         train_cfg=train_cfg,
         val_cfg=dict(type='ValLoop'),
         test_cfg=dict(type='TestLoop'),

@@ -52,8 +52,9 @@ def run(folder, train_cfg, checkpoint=(), workers=0, **kwargs):
     return runner
 
 
-def resumed(path, folder, train_cfg, **kwargs):
-    return run(folder, train_cfg, load_from=str(path), resume=True, **kwargs)
+def resumed(path, folder, train_cfg, checkpoint=dict(interval=100), **kwargs):
+    options = dict(load_from=str(path), resume=True, **kwargs)
+    return run(folder, train_cfg, checkpoint, **options)
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +165,8 @@ def stock(folder, train_cfg):
 
 def test_other_checkpoints_begin_the_epoch_again(tmp_path):
     path = stock(tmp_path / 'stock', EPOCHS)
-    runner = resumed(path, tmp_path / 'ours', EPOCHS, log_level='WARNING')
+    at_the_end = dict(interval=36)
+    runner = resumed(path, tmp_path / 'ours', EPOCHS, at_the_end, log_level='WARNING')
     assert 'The epoch begins again: the checkpoint does not say where' in log_of(runner)
     assert len(watched(runner)) == 36
     assert (tmp_path / 'ours' / 'iter_36.pth').exists()  # and they are counted right
@@ -172,7 +174,7 @@ def test_other_checkpoints_begin_the_epoch_again(tmp_path):
 
 def test_other_checkpoints_of_a_loop_over_iterations_go_on(tmp_path):
     path = stock(tmp_path / 'stock', ITERATIONS)
-    first = resumed(path, tmp_path / 'first', ITERATIONS)
+    first = resumed(path, tmp_path / 'first', ITERATIONS, dict(interval=13))
     assert len(watched(first)) == 25
     second = resumed(tmp_path / 'first' / 'iter_13.pth', tmp_path, ITERATIONS)
     assert watched(second) == watched(first)[8:]
@@ -183,7 +185,8 @@ def test_another_dataset_begins_the_epoch_again(whole, tmp_path):
     state = torch.load(path, map_location='cpu', weights_only=False)
     state['run_state']['position']['num_clips'] = 25
     torch.save(state, tmp_path / 'other.pth')
-    runner = resumed(tmp_path / 'other.pth', tmp_path, EPOCHS, log_level='WARNING')
+    options = dict(checkpoint=dict(interval=36), log_level='WARNING')
+    runner = resumed(tmp_path / 'other.pth', tmp_path, EPOCHS, **options)
     assert 'the dataset has 24 clips, and had 25' in log_of(runner)
     assert len(watched(runner)) == 24
     assert (tmp_path / 'iter_36.pth').exists()

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,11 @@ custom_imports = dict(imports=['memvit_mm', 'recorder'])
 model = dict(backbone={backbone})
 train_cfg = dict(max_epochs=2, val_interval=1)
 train_dataloader = dict(
-    batch_size={batch_size}, num_workers={workers}, persistent_workers={workers} > 0)
-val_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+    batch_size={batch_size}, num_workers={workers}, persistent_workers={workers} > 0,
+    # 8 clips of each video: with 4 videos 16 steps of 2 are an epoch.
+    dataset=dict(keyframe_range=(902, 909)))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(indices=4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=2,
@@ -41,7 +43,7 @@ custom_hooks = [
 ]
 randomness = dict(seed=3)
 """
-MEMVIT = dict(drop_path_rate=0.3)
+MEMVIT = dict(drop_path_rate=0.3, arch=dict(num_layers=2))
 VIT = dict(
     _delete_=True,
     type='MemoryViT',
@@ -88,6 +90,8 @@ class Recorder(Hook):
         self.file.write(f'{runner.iter + 1} {line} {" ".join(clips)}\\n')
         self.file.flush()
         os.fsync(self.file.fileno())
+        if runner.iter + 1 == int(os.environ.get('KILL_AFTER', 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -111,6 +115,7 @@ def training(tmp_path, data, checkout):
         workers=0,
         accumulate=1,
         save_memory=True,
+        kill_after=0,
         kill_in_saving_at=0,
         backbone=MEMVIT,
     ):
@@ -142,8 +147,9 @@ def training(tmp_path, data, checkout):
             cwd=data,
             env={
                 **os.environ,
-                'PYTHONPATH': str(tmp_path),
+                'PYTHONPATH': f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
                 'OMP_NUM_THREADS': '1',
+                'KILL_AFTER': str(kill_after),
                 'KILL_IN_SAVING_AT': str(kill_in_saving_at),
             },
         )
@@ -170,28 +176,12 @@ def log_of(work_dir: Path) -> str:
     return work_dir.with_suffix('.log').read_text()
 
 
-def kill_after(iterations: int, started) -> Path:
-    """SIGKILL every process of a training once it has come so far."""
+def killed(started) -> Path:
+    """Every process of a training has got SIGKILL; torchrun ends by itself then."""
     process, work_dir = started
-    deadline = time.time() + 240
-    while len(losses(work_dir)) < iterations:
-        assert process.poll() is None, log_of(work_dir)[-3000:]
-        assert time.time() < deadline
-        time.sleep(0.02)
-    kill_all(str(work_dir))
-    process.wait()
+    assert process.wait(timeout=300) in (-signal.SIGKILL, 1)
+    assert 'Error' not in log_of(work_dir).replace('ChildFailedError', '')
     return work_dir
-
-
-def kill_all(argument: str) -> None:
-    """SIGKILL all processes that have this argument: torchrun, and what it started."""
-    for folder in Path('/proc').glob('[0-9]*'):
-        try:
-            arguments = (folder / 'cmdline').read_text().split('\0')
-            if argument in arguments:
-                os.kill(int(folder.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
 
 
 def losses(work_dir: Path, rank: int = 0) -> dict[int, str]:
@@ -224,11 +214,12 @@ def weights(work_dir: Path) -> dict:
 def test_a_killed_run_goes_on_bit_for_bit(training, options, amp):
     whole = finish(training('whole', *amp, **options))
     steps = len(losses(whole)) // 2  # two epochs
-    broken = kill_after(7, training('broken', *amp, **options))
+    broken = killed(training('broken', *amp, kill_after=7, **options))
     first = checkpointed(broken)
     assert 5 <= first < steps
     if 'workers' in options:  # once more, in the second epoch
-        kill_after(steps + 3, training('broken', '--resume', *amp, **options))
+        again = dict(options, kill_after=steps + 7)
+        killed(training('broken', '--resume', *amp, **again))
         second = checkpointed(broken)
         assert second > first
     finish(training('broken', '--resume', *amp, **options))
@@ -270,7 +261,7 @@ def checkpointed(work_dir: Path) -> int:
 
 
 def test_on_another_number_of_processes_the_rest_is_dealt_anew(training):
-    two = kill_after(7, training('broken', processes=2))
+    two = killed(training('broken', kill_after=7, processes=2))
     before = [losses(two, rank) for rank in range(2)]
     done = checkpointed(two)
     played = [
@@ -297,14 +288,14 @@ def test_on_another_number_of_processes_the_rest_is_dealt_anew(training):
     assert len(played + left) >= 2 * steps - 1  # one may not fill a step of two lanes
     # The schedule reaches its end with the last step, as in a run of one process.
     lr = [float.fromhex(what.split(' ')[2]) for what in after.values()]
-    assert lr[-1] == pytest.approx(1e-5, rel=0.3) and min(lr) == lr[-1]
+    assert lr[-1] == pytest.approx(1e-5, rel=0.6) and min(lr) == lr[-1]
 
 
 def test_as_many_lanes_on_other_processes_go_on_where_they_were(training):
     """Two processes of one row each are one process of two rows."""
-    two = kill_after(7, training('broken', processes=2, batch_size=1))
+    two = killed(training('broken', kill_after=7, processes=2, batch_size=1))
     before = [losses(two, rank) for rank in range(2)]
-    kill_after(checkpointed(two) + 4, training('broken', '--resume', batch_size=2))
+    killed(training('broken', '--resume', kill_after=9, batch_size=2))
     assert 'start with an empty' not in log_of(two)
     for iteration in range(checkpointed(two) + 1, 8):
         clips = [rank[iteration].split(' ')[3] for rank in before if iteration in rank]

@@ -81,12 +81,12 @@ def build(cfg: dict) -> torch.nn.Module:
     return MODELS.build(ConfigDict(cfg))
 
 
-def randomize(model: torch.nn.Module) -> torch.nn.Module:
+def randomize(model: torch.nn.Module, scale: float = 0.1) -> torch.nn.Module:
     """Weights unlike their start, so that no term is zero by accident."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data.add_(0.1 * noise)
+        parameter.data.add_(scale * noise)
         if name.endswith('.gate'):
             parameter.data.add_(1.0)
     return model

@@ -46,6 +46,7 @@ def play(model, backbone, clips: int):
     memory, generator = ClipMemory(), torch.Generator().manual_seed(0)
     for number in range(clips):
         x = torch.randn(1, 3, FRAMES, 32, 32, generator=generator)
+        x = x.to(next(model.parameters()))
         step = memory.step([Stream('video')], [number])
         past = step.read(model.memory_specs(x.shape[-3:]), like=x)
         features, written = backbone(x, memory=past)

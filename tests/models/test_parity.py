@@ -70,7 +70,9 @@ def tokens_of(features) -> torch.Tensor:
 
 def run(parity: Parity, model, clips: torch.Tensor, step: int, rows: list[int]):
     """Tokens and outputs (a list, one per head) of some rows of one step."""
-    samples = samples_of(parity, step, rows)
+    weight = next(model.parameters())
+    clips = clips.to(weight)
+    samples = [s.to(weight.device) for s in samples_of(parity, step, rows)]
     if parity.meta.get('det'):
         features, scores = model(clips, samples, mode='tensor')
         return tokens_of(features), [scores[:, 1:].sigmoid()]

@@ -17,7 +17,12 @@ from memvit_mm.models.kernels import onednn
 from memvit_mm.models.kernels.choice import is_plain
 from memvit_mm.models.kernels.mlp import FFN, LeanFFN, LeanMLP
 from memvit_mm.models.kernels.onednn import linear
-from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
+from memvit_mm.models.kernels.pooling import (
+    depthwise_pool,
+    max_pool,
+    plain_convolution,
+    planes_of,
+)
 
 MLP = LeanMLP.__mro__[1]
 assert MODELS  # mmaction.models needs memvit_mm's repairs first
@@ -40,7 +45,9 @@ def test_pooling_is_the_convolution(kernel, stride, causal, heads, batch):
     if causal:
         grid = F.pad(grid, (0, 0, 0, 0, 0, 0, 2 * padding[0], 0))
         padding = [0, *padding[1:]]
-    expected = plain_convolution(grid, conv.weight, heads, stride, padding)
+    expected = plain_convolution(
+        planes_of(grid, heads), conv.weight, heads, stride, padding
+    )
     assert size == tuple(expected.shape[1:4])
     expected = expected.flatten(1, 3)
     torch.testing.assert_close(out, expected)
@@ -306,9 +313,9 @@ def test_gradients_of_gradients(monkeypatch):
     def torchs(x: torch.Tensor) -> torch.Tensor:
         grid = MLP.forward(lean, layer(x)).unflatten(1, SIZE).permute(0, 4, 1, 2, 3)
         grid = pool(grid).permute(0, 2, 3, 4, 1)
-        return plain_convolution(grid, conv.weight, 2, (2, 2, 2), (1, 1, 1)).flatten(
-            1, 3
-        )
+        return plain_convolution(
+            planes_of(grid, 2), conv.weight, 2, (2, 2, 2), (1, 1, 1)
+        ).flatten(1, 3)
 
     results = []
     for function in (ours, torchs):

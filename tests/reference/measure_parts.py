@@ -33,7 +33,12 @@ from memvit_mm.benchmark.complexity import clip_shape
 from memvit_mm.benchmark.measure import Case, build_backbone, prepare
 from memvit_mm.models.attention import MemoryAttention, pooled_size
 from memvit_mm.models.kernels import LeanMLP, linear
-from memvit_mm.models.kernels.pooling import depthwise_pool, max_pool, plain_convolution
+from memvit_mm.models.kernels.pooling import (
+    depthwise_pool,
+    max_pool,
+    plain_convolution,
+    planes_of,
+)
 from memvit_mm.models.relative_position import folded_attention
 
 # Matrix products and convolutions; the fused attention is both its products.
@@ -135,7 +140,9 @@ def _pairs(block: nn.Module, x: Tensor, size: tuple):
     def pool_plain() -> Tensor:
         grid = x.unflatten(1, size)
         return sum(
-            plain_convolution(grid, c.weight, heads, c.stride, c.padding).sum()
+            plain_convolution(
+                planes_of(grid, heads), c.weight, heads, c.stride, c.padding
+            ).sum()
             for c in convs
         )
 

@@ -11,6 +11,7 @@ test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='MergedOptimWrapperConstructor',
     optimizer=dict(
         type='SGD', lr=0.075, momentum=0.9, nesterov=True, weight_decay=1e-8
     ),

@@ -59,6 +59,7 @@ def read_rows(
     num_classes: Optional[int] = None,
     first_label: int = 1,
     on_problem: OnProblem = refuse,
+    of: str = 'the dataset',
 ) -> Iterator[tuple[int, Row]]:
     """Read the lines of an AVA annotation file, each with its number from 1.
 
@@ -72,12 +73,14 @@ def read_rows(
         first_label (int): The least label, as :func:`first_label` tells.
         on_problem (callable): Called with 'line', 'box' or 'label' and a sentence for
             a line that is left out. By default the reader stops there.
+        of (str): Whose ``ann_file`` it is, for the message.
 
     Raises:
         FileNotFoundError, ValueError: If the file or a line cannot be read.
     """
     low, high = -MARGIN, 1 + MARGIN
-    for number, line in enumerate(read_lines(path, 'Annotation file', 'ann_file'), 1):
+    lines = read_lines(path, 'Annotation file', 'ann_file', of)
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -124,11 +127,12 @@ def read_annotations(
     num_classes: Optional[int] = None,
     classes: Optional[Sequence[int]] = None,
     first_label: int = 1,
+    of: str = 'the dataset',
 ) -> tuple[list[str], dict[Keyframe, dict[tuple, tuple[int, list[int]]]]]:
     """Read an AVA annotation file, merging the lines of one box.
 
     Args:
-        path, num_classes, first_label: As :func:`read_rows`.
+        path, num_classes, first_label, of: As :func:`read_rows`.
         classes (Sequence[int], optional): The labels in the file that are learned as
             labels 0, 1, ...; lines with others are left out. By default all.
 
@@ -145,7 +149,7 @@ def read_annotations(
     if classes is not None:
         learned = {label: place for place, label in enumerate(classes)}
         num_classes = None
-    for _, row in read_rows(path, num_classes, first_label):
+    for _, row in read_rows(path, num_classes, first_label, of=of):
         videos[row.video] = None
         label = row.label if learned is None else learned.get(row.label)
         if label is not None:
@@ -155,13 +159,13 @@ def read_annotations(
 
 
 def read_exclusions(
-    path: Optional[str], on_problem: OnProblem = refuse
+    path: Optional[str], on_problem: OnProblem = refuse, of: str = 'the dataset'
 ) -> set[Keyframe]:
     """The keyframes in a file of lines ``video,second``; none if there is no file."""
     if path is None:
         return set()
     excluded = set()
-    for number, line in enumerate(read_lines(path, 'File', 'exclude_file'), 1):
+    for number, line in enumerate(read_lines(path, 'File', 'exclude_file', of), 1):
         if not line.strip():
             continue
         try:

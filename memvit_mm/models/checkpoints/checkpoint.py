@@ -17,16 +17,12 @@ from torch import Tensor, nn
 from memvit_mm.io.whole_file import write_bytes
 from memvit_mm.version import __version__
 
-from .key_map import (
-    BACKBONE_ALONE,
-    CLASSIFIER,
-    POSITIONS,
+from .key_map import BACKBONE_ALONE, CLASSIFIER, POSITIONS, Report, convert_state
+from .memory_weights import (
     VIT,
-    Report,
     State,
     check_reading,
     closed_memory,
-    convert_state,
     is_new_memory,
     layers_text,
     memory_layers,
@@ -160,23 +156,20 @@ def load_weights(
             with another ``reading``.
     """
     own = model.state_dict()
+    misfit = f'{checkpoint} does not fit the model of {config}'
     try:
         check_reading(weights, own)
     except ValueError as error:
-        raise ValueError(
-            f'{checkpoint} does not fit the model of {config}: {error}'
-        ) from None
+        raise ValueError(f'{misfit}: {error}') from None
     # What counts batches, or is computed from the config, need not be there.
     computed = {name for name, _ in model.named_buffers() if name == POSITIONS}
-    needed = [
+    missing = [
         name
         for name, value in own.items()
-        if value.is_floating_point() and name not in computed
+        if value.is_floating_point() and name not in computed and name not in weights
     ]
-    missing = [name for name in needed if name not in weights]
     closed = closed_memory(missing, weights)
     missing = [name for name in missing if name not in closed]
-    unused = [name for name in weights if name not in own]
     wrong = [
         f'{name} ({list(weights[name].shape)}, not {list(own[name].shape)})'
         for name in own
@@ -190,23 +183,11 @@ def load_weights(
         )
     if wrong:
         told.append(f'{len(wrong)} have another shape, the first is {wrong[0]}')
-    if missing and not wrong and all(is_new_memory(n, weights) for n in missing):
-        remedy = (
-            'it was trained without this memory, whose weights change what is '
-            'predicted: train it first (load_from)'
-        )
-        if VIT in own and not memory_layers(weights):
-            remedy += ", or set model.backbone.reading='gated'"
-    if missing and not wrong and all(re.fullmatch(CLASSIFIER, n) for n in missing):
-        remedy = (
-            'it has no classifier of these classes: train one first, with load_from='
-            f'{checkpoint}'
-        )
+    elif missing:
+        remedy = _remedy(missing, weights, own, checkpoint) or remedy
     if told:
-        raise ValueError(
-            f'{checkpoint} does not fit the model of {config}: {"; ".join(told)}; '
-            f'{remedy}.'
-        )
+        raise ValueError(f'{misfit}: {"; ".join(told)}; {remedy}.')
+    unused = [name for name in weights if name not in own]
     if unused:
         warnings.warn(
             f'{checkpoint} has {len(unused)} weights that the model of {config} does '
@@ -214,20 +195,47 @@ def load_weights(
             stacklevel=2,
         )
     if closed:
-        where, these = '', f'memory adds to the model of {config}'
-        what = 'its predictions are those without memory'
-        if memory_layers(weights):
-            layers = memory_layers(closed)
-            where = f' in {layers_text(layers)}'
-            these = f'it adds to {"these" if len(layers) > 1 else "this"}'
-            what = f'no memory is read in {"them" if len(layers) > 1 else "it"}'
-        warnings.warn(
-            f'{checkpoint} has been trained without memory{where}: the {len(closed)} '
-            f'weights that {these} are missing, and {what}. Train the model of '
-            f'{config} with load_from={checkpoint} first.',
-            stacklevel=2,
-        )
+        warnings.warn(_untrained(closed, weights, checkpoint, config), stacklevel=2)
     model.load_state_dict(weights, strict=False)
+
+
+def _remedy(
+    missing: list[str], weights: State, own: State, checkpoint: PathLike
+) -> str:
+    """What to do if nothing is missing but a memory, or a classifier; '' else."""
+    if all(re.fullmatch(CLASSIFIER, name) for name in missing):
+        return (
+            'it has no classifier of these classes: train one first, with load_from='
+            f'{checkpoint}'
+        )
+    if not all(is_new_memory(name, weights) for name in missing):
+        return ''
+    remedy = (
+        'it was trained without this memory, whose weights change what is predicted: '
+        'train it first (load_from)'
+    )
+    if VIT in own and not memory_layers(weights):
+        remedy += ", or set model.backbone.reading='gated'"
+    return remedy
+
+
+def _untrained(
+    closed: set[str], weights: State, checkpoint: PathLike, config: str
+) -> str:
+    """Say which memory is not read, since no gate to it is trained."""
+    where, these = '', f'memory adds to the model of {config}'
+    what = 'its predictions are those without memory'
+    if memory_layers(weights):
+        layers = memory_layers(closed)
+        several = len(layers) > 1
+        where = f' in {layers_text(layers)}'
+        these = f'it adds to {"these" if several else "this"}'
+        what = f'no memory is read in {"them" if several else "it"}'
+    return (
+        f'{checkpoint} has been trained without memory{where}: the {len(closed)} '
+        f'weights that {these} are missing, and {what}. Train the model of {config} '
+        f'with load_from={checkpoint} first.'
+    )
 
 
 def model_state(config: Union[PathLike, Config]) -> State:

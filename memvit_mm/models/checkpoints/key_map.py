@@ -1,7 +1,7 @@
 """Tables of weight names of other models, and the conversion to our names."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional
@@ -11,26 +11,28 @@ import torch.nn.functional as F
 from mmaction.models.backbones.vit_mae import get_sinusoid_encoding
 from torch import Tensor
 
-State = dict[str, Tensor]
+from .memory_weights import (
+    CHANGED,
+    GATE,
+    LEVELS,
+    MEMORY,
+    VIT,
+    State,
+    check_reading,
+    is_memory,
+    layers_of,
+    part_of,
+    parts_of,
+    start_values,
+    why_new,
+)
 
-MEMORY = (
-    r'attn\.(?:compress_(?:query|[kv]\.weight)|norm_compress_[kv]\.(?:weight|bias)'
-    r'|rel_pos_(?:mem_[thw]|age0))'
-)
-GATE = r'backbone\.blocks\.\d+\.attn\.gate'
-# Of the levels of a memory's schedule after the first: the layer, and which level.
-FURTHER = (
-    r'(backbone\.blocks\.\d+\.attn\.)(?:norm_compress|compress|rel_pos_age)([1-9]\d*)'
-    r'(?:_query|_[kv]\.(?:weight|bias))?'
-)
 BLOCK = (
     r'(?:norm[12]|proj|mlp\.(?:fc[12]|layers\.(?:0\.0|1))'
     r'|attn\.(?:q|k|v|qkv|proj|norm_[qkv]))'
     r'\.(?:weight|bias)|attn\.pool_[qkv]\.weight|attn\.rel_pos_[thw]'
     r'|attn\.[qv]_bias|gamma_[12]'
 )
-# What the layers of a VisionTransformer have, and those of an MViT have not.
-VIT = 'backbone.blocks.0.mlp.layers.0.0.weight'
 VIT_NORM = r'backbone\.(?:fc_)?norm\.\w+'
 # Which checkpoints that its authors' were converted to may not have.
 POSITIONS = 'backbone.pos_embed'
@@ -77,22 +79,10 @@ CLASSIFIER = r'((?:cls_head|roi_head\.bbox_head)\.\w+)\..+'
 # checkpoint's are left out, and why the model's stay at their initial values. What has
 # the same groups belongs together: half of it is an error.
 OPTIONAL = {
-    FURTHER: (
-        'the model has no such level of memory',
-        'the checkpoint has no such level of memory; training teaches it',
-    ),
+    **LEVELS,
     r'roi_head\.shared_head\.(blocks\.\d+\.rel_pos_age\d+)': (
         'the ActorMemoryHead has no such level of memory',
         'the checkpoint has no such level of memory; training teaches it',
-    ),
-    GATE: (
-        'the model has no memory in this layer, and no gate to it',
-        'starts at 0: memory changes no prediction before training opens it',
-    ),
-    rf'backbone\.blocks\.(\d+)\.{MEMORY}': (
-        'the model has no memory in this layer (the published model carries memory '
-        'parameters in every layer and uses them in even ones only)',
-        'the checkpoint has no memory in this layer; training teaches it',
     ),
     r'backbone\.cls_token': (
         'the model has no class token',
@@ -115,23 +105,6 @@ OPTIONAL = {
     CLASSIFIER: (
         'the model has no such classifier',
         'the checkpoint has no classifier of these classes',
-    ),
-}
-# The same of a level of memory that both have, by what of it (see _part).
-CHANGED = {
-    'compression': (
-        "the model's level of memory keeps clips without parameters",
-        "the checkpoint's memory has no learned compression; training teaches it",
-    ),
-    'ages': (
-        "the model's level of memory has relative positions on a grid",
-        "the checkpoint's memory has relative positions on a grid, not by age; "
-        'training teaches these',
-    ),
-    'grid': (
-        "the model's level of memory has relative positions by age",
-        "the checkpoint's memory has relative positions by age, not on a grid; "
-        'training teaches these',
     ),
 }
 
@@ -251,7 +224,7 @@ def convert_state(
         _check_build(state, model)
     check_reading(state, model or {})
     our_names = _our_names(state, kind, model)
-    theirs, ours = _parts(our_names.values()), _parts(model or ())
+    theirs, ours = parts_of(our_names.values()), parts_of(model or ())
 
     def has(name: str) -> bool:
         if model is not None:
@@ -268,7 +241,7 @@ def convert_state(
             if match is None:
                 unexplained.append(name)
             else:
-                level, part = _part(target)
+                level, part = part_of(target)
                 reasons = CHANGED[part] if level in ours else OPTIONAL[match.re.pattern]
                 report.left_out[name] = reasons[0]
             continue
@@ -294,13 +267,13 @@ def convert_state(
         converted[target] = value
         report.used[target] = name
 
-    for name, (value, how) in _further_levels(converted, model or {}).items():
+    for name, (value, how) in start_values(converted, model or {}).items():
         converted[name] = value
         report.changed[name] = how
     for name, value in (model or {}).items():
         if name not in converted:
             if is_memory(name):
-                reason = _why_new(name, theirs)
+                reason = why_new(name, theirs)
             else:
                 reason = _initial(name, converted, report.left_out)
             if name == POSITIONS and _are_sines(value):
@@ -342,182 +315,6 @@ def _our_names(
             if match:
                 names[name] = match.expand(ours).format(**parts)
     return names
-
-
-def _further_levels(
-    converted: Mapping[str, Tensor], model: Mapping[str, Tensor]
-) -> dict[str, tuple[Tensor, str]]:
-    """Start values for levels of memory that a checkpoint has not, from its first.
-
-    They start as an average of a clip, with the first level's norm, at the farthest
-    distance that the checkpoint knows.
-    """
-    matches = (re.fullmatch(FURTHER, name) for name in converted)
-    known = {match.groups() for match in matches if match}
-    values = {}
-    for name, own in model.items():
-        match = re.fullmatch(FURTHER, name)
-        if not match or match.groups() in known:
-            continue
-        layer, level = match.groups()
-        # Where the checkpoint has no first level like the model's, there is nothing to
-        # start from.
-        norm = f'{layer}norm_compress_k.weight'
-        table = converted.get(f'{layer}rel_pos_mem_t')
-        if norm in converted and name.endswith('_query'):
-            values[name] = torch.zeros_like(own), 'starts at zero: the mean over a clip'
-        elif norm in converted and 'norm' in name:
-            first = converted[name.replace(f'compress{level}', 'compress')]
-            values[name] = first, "starts as the first level's"
-        elif table is not None and 'rel_pos_age' in name:
-            far = table[-1:].expand_as(own)
-            values[name] = far, 'starts at the farthest distance of the first level'
-    return values
-
-
-def check_reading(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
-    """Refuse a MemoryViT's memory that is read in another way than the model's.
-
-    Args:
-        state (mapping[str, Tensor]): Weights of a checkpoint.
-        model (mapping[str, Tensor]): State of the model that they are for, or {}.
-
-    Raises:
-        ValueError: If the checkpoint was trained with another ``reading``, or is
-            damaged: all of its layers with memory have a gate, or none has.
-    """
-    theirs = _reading(state)
-    ours = _reading(model)
-    if theirs and ours and theirs != ours:
-        raise ValueError(
-            f'its memory was trained with reading={theirs!r}, and the model reads with '
-            f'{ours!r}: set model.backbone.reading={theirs!r}.'
-        )
-
-
-def _reading(state: Mapping[str, Tensor]) -> str:
-    """'gated' or 'joint', by the memory of a MemoryViT; '' without any."""
-    if VIT not in state:
-        return ''
-    gated, aged = (
-        {layer for layer, names in _blocks(state).items() if name in names}
-        for name in ('attn.gate', 'attn.rel_pos_age0')
-    )
-    if gated and gated != aged:
-        what = 'gate' if aged - gated else 'rel_pos_age0'
-        layers = aged - gated or gated - aged
-        raise ValueError(
-            f'it is damaged: memory without attn.{what} in {layers_text(layers)}, '
-            'which others have; fetch or write it again.'
-        )
-    return 'gated' if gated else 'joint' if aged else ''
-
-
-def closed_memory(missing: Iterable[str], there: Iterable[str]) -> set[str]:
-    """Weights of memories that change no prediction, since no gate to them is trained.
-
-    Those are the memories of which a checkpoint has nothing, where a model has a gate.
-
-    Args:
-        missing (iterable[str]): Weights of the model that the checkpoint has not.
-        there (iterable[str]): Weights of the checkpoint.
-
-    Examples:
-        >>> attn = 'backbone.blocks.0.attn.'
-        >>> sorted(closed_memory([f'{attn}gate', f'{attn}rel_pos_age0', 'bias'], []))
-        ['backbone.blocks.0.attn.gate', 'backbone.blocks.0.attn.rel_pos_age0']
-        >>> closed_memory([f'{attn}rel_pos_age0'], [])
-        set()
-        >>> closed_memory([f'{attn}gate'], [f'{attn}rel_pos_age0'])
-        set()
-    """
-    missing = list(missing)
-    gates = {_layer(name) for name in missing if re.fullmatch(GATE, name)}
-    closed = gates - {_layer(name) for name in there if is_memory(name)}
-    return {name for name in missing if is_memory(name) and _layer(name) in closed}
-
-
-def is_memory(name: str) -> bool:
-    """Whether it is a weight that memory adds to a backbone's layer."""
-    layer = r'backbone\.blocks\.\d+\.'
-    return bool(re.fullmatch(rf'{layer}{MEMORY}|{FURTHER}|{GATE}', name))
-
-
-def is_new_memory(name: str, there: Iterable[str]) -> bool:
-    """Whether a weight of a model's memory, which a checkpoint with the weights
-    ``there`` has not, is new as a whole, and not the rest of something damaged."""
-    return is_memory(name) and bool(_why_new(name, _parts(there)))
-
-
-def memory_layers(names: Iterable[str]) -> set[int]:
-    """The layers of a backbone that have memory, by names of weights."""
-    return {_layer(name) for name in names if is_memory(name)}
-
-
-def layers_text(layers: Iterable[int]) -> str:
-    """Name layers.
-
-    Examples:
-        >>> layers_text({3, 1}), layers_text([2])
-        ('layers 1, 3', 'layer 2')
-    """
-    numbers = sorted(layers)
-    return f'layer{"s" * (len(numbers) > 1)} {", ".join(map(str, numbers))}'
-
-
-def _layer(name: str) -> int:
-    """The layer of a weight of a backbone's memory."""
-    return int(name.split('.')[2])
-
-
-# A level of memory: its layer and its number.
-Level = tuple[int, int]
-
-
-def _part(name: str) -> tuple[Optional[Level], str]:
-    """The level of memory that a weight belongs to, if any, and what it is there."""
-    if not is_memory(name) or re.fullmatch(GATE, name):
-        return None, ''
-    number = re.search(r'(?:compress|age)(\d+)', name)
-    level = _layer(name), int(number[1]) if number else 0
-    if 'compress' in name:
-        return level, 'compression'
-    return level, 'grid' if 'rel_pos_mem' in name else 'ages'
-
-
-def _parts(names: Iterable[str]) -> dict[Level, set[str]]:
-    """What there is of each level of memory."""
-    found: dict[Level, set[str]] = {}
-    for level, part in filter(all, map(_part, names)):
-        found.setdefault(level, set()).add(part)
-    return found
-
-
-def _why_new(name: str, there: Mapping[Level, set[str]]) -> str:
-    """Why a weight of the model's memory may stay as it is; '' if it may not.
-
-    Args:
-        name (str): The weight.
-        there (mapping): :func:`_parts` of the checkpoint.
-    """
-    level, part = _part(name)
-    if level is None:
-        # A gate: the others of its layer are new, too.
-        known = any(layer == _layer(name) for layer, _ in there)
-        return '' if known else OPTIONAL[GATE][1]
-    known = there.get(level, set())
-    if not known:
-        # Levels are counted from the first: none is left out before another.
-        if any(of[0] == level[0] and of > level for of in there if 'ages' in there[of]):
-            return ''
-        return OPTIONAL[_optional(name).re.pattern][1]
-    # Compression by a convolution has positions on a grid in a MeMViT.
-    new = dict(
-        compression=known == {'ages'},
-        ages='grid' in known and 'ages' not in known,
-        grid='ages' in known and 'grid' not in known,
-    )
-    return CHANGED[part][1] if new[part] else ''
 
 
 def _optional(name: str) -> Optional[re.Match]:
@@ -620,16 +417,6 @@ def _interpolated(table: Tensor, length: int) -> Tensor:
     return resized[0].t().contiguous().to(table.dtype)
 
 
-def _blocks(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The weights of each layer, by their names in it."""
-    layers: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        match = re.match(r'(?:backbone\.)?blocks\.(\d+)\.(.*)', name)
-        if match:
-            layers.setdefault(int(match[1]), {})[match[2]] = value
-    return layers
-
-
 def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
     """Say what differs as a whole, instead of a hundred names and shapes."""
     if 'backbone.blocks.0.norm1.weight' not in model:
@@ -648,7 +435,7 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
     # Layers, width, and whether q, k and v have a projection each (pool first).
     (layers, width, pool_first), theirs = (
         (len(blocks), len(blocks[0]['norm1.weight']), 'attn.q.weight' in blocks[0])
-        for blocks in map(_blocks, (state, model))
+        for blocks in map(layers_of, (state, model))
     )
     if (layers, width) != theirs[:2]:
         size = 'depth and embed_dims' if VIT in model else 'arch'
@@ -667,7 +454,7 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
 
 def _check_complete(state: Mapping[str, Tensor]) -> None:
     """Without a model: every layer must have what the others have."""
-    blocks = _blocks(state)
+    blocks = layers_of(state)
     everything = {
         name
         for layer in blocks.values()

@@ -5,7 +5,7 @@ from .choice import is_transforming, to_device
 from .drop_path import run_drop_path
 from .mlp import LeanFFN, LeanMLP
 from .onednn import linear, run_linear
-from .pooling import Size, depthwise_pool, max_pool
+from .pooling import Size, depthwise_pool, max_pool, shared_planes
 
 __all__ = [
     'LeanFFN',
@@ -20,5 +20,6 @@ __all__ = [
     'padded',
     'run_drop_path',
     'run_linear',
+    'shared_planes',
     'to_device',
 ]

@@ -85,6 +85,9 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """What autocast makes of a linear layer's input."""
     kind = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+    # Autocast does not know the 'meta' device.
+    if x.dtype == torch.float64 or kind == 'meta':
+        return x.dtype
+    if not torch.is_autocast_enabled(kind):
         return x.dtype
     return torch.get_autocast_dtype(kind)

@@ -30,7 +30,10 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def kept(*args, **kwargs) -> Tensor:
         # Those made in inference mode could take no part in training afterwards.
         with torch.inference_mode(False), torch.no_grad():
-            return make(*args, **kwargs)
+            made = make(*args, **kwargs)
+        # Products with it only move numbers; who counts the others can tell.
+        made.is_constant = True
+        return made
 
     @wraps(make)
     def get(*args, device: torch.device, dtype: torch.dtype) -> Tensor:

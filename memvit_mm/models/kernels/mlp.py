@@ -94,7 +94,8 @@ def lean_mlp(
     dtype = autocast_dtype(x)
     parameters = (up.weight, up.bias, down.weight, down.bias)
     if torch.is_grad_enabled():
-        return _TwoLayers.apply(x, *parameters, dtype, keep_wide)
+        # What is kept is as wide as the products take it.
+        return _TwoLayers.apply(x.to(dtype), *parameters, dtype, keep_wide)
     return _two_layers(x, *parameters, dtype)
 
 

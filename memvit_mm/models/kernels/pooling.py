@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import Optional
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,7 +17,12 @@ Size = tuple[int, int, int]
 
 
 def depthwise_pool(
-    x: Tensor, size: Size, conv: nn.Module, heads: int, causal: bool = False
+    x: Tensor,
+    size: Size,
+    conv: nn.Module,
+    heads: int,
+    causal: bool = False,
+    planes: Optional[Tensor] = None,
 ) -> tuple[Tensor, Size]:
     """Convolve patch tokens depthwise, with one kernel for all heads.
 
@@ -27,6 +33,7 @@ def depthwise_pool(
             adapters, or another layer in its place, it is called as it is.
         heads (int): Heads that the channels are split into.
         causal (bool): Pad the past only, so that no output sees a later frame.
+        planes (Tensor, optional): The same tokens, as :func:`planes_of` gives them.
 
     Returns:
         tuple: [B, T'*H'*W', heads * C] and (T', H', W').
@@ -52,7 +59,8 @@ def depthwise_pool(
             x.to(dtype), weight.to(dtype), heads, tuple(conv.stride), padding
         )
     else:
-        out = plain_convolution(x, weight, heads, conv.stride, padding)
+        planes = planes_of(x, heads) if causal or planes is None else planes
+        out = plain_convolution(planes, weight, heads, conv.stride, padding)
     return out.flatten(1, 3), tuple(out.shape[1:4])
 
 
@@ -90,6 +98,29 @@ def _causally(x: Tensor, heads: int, conv: nn.Module) -> Tensor:
     return _heads_apart(x, heads, conv)[:, :steps]
 
 
+def shared_planes(x: Tensor, size: Size, heads: int) -> Optional[Tensor]:
+    """What several convolutions of the same tokens [B, T*H*W, heads * C] may share;
+    None where they take the tokens as they lie."""
+    return None if is_for_cpu(x) else planes_of(x.unflatten(1, size), heads)
+
+
+def planes_of(x: Tensor, heads: int) -> Tensor:
+    """(B, T, H, W, heads*C) -> (B*heads, C, T, H, W), in order.
+
+    Of one head the channels would be a view, last in memory, for which torch takes
+    cuDNN's depthwise kernels on a GPU; its own, for what lies in order, are several
+    times as fast (https://github.com/pytorch/pytorch/issues/51027).
+    """
+    # (B, T, H, W, heads*C) -> (B, heads, C, T, H, W)
+    x = x.unflatten(-1, (heads, -1)).permute(0, 4, 5, 1, 2, 3)
+    return x.flatten(0, 1).contiguous()
+
+
+def _heads_joined(x: Tensor, heads: int) -> Tensor:
+    """(B*heads, C, T, H, W) -> (B, T, H, W, heads*C)."""
+    return x.unflatten(0, (-1, heads)).permute(0, 3, 4, 5, 1, 2).flatten(4)
+
+
 def plain_convolution(
     x: Tensor,
     weight: Tensor,
@@ -97,29 +128,14 @@ def plain_convolution(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> Tensor:
-    """The plain form of the depthwise convolution of (B, T, H, W, heads*C).
-
-    Of one head the channels are a view, last in memory, for which torch takes cuDNN's
-    depthwise kernels on a GPU; its own, for what lies in order, are several times as
-    fast (https://github.com/pytorch/pytorch/issues/51027).
-    """
-
-    def convolve(x: Tensor) -> Tensor:
-        x = x.contiguous()
-        return F.conv3d(x, weight, None, stride, padding, groups=len(weight))
-
-    return _heads_apart(x, heads, convolve)
+    """The plain form: (B*heads, C, T, H, W) -> (B, T', H', W', heads*C)."""
+    out = F.conv3d(x, weight, None, stride, padding, groups=len(weight))
+    return _heads_joined(out, heads)
 
 
 def _heads_apart(x: Tensor, heads: int, conv: Callable[[Tensor], Tensor]) -> Tensor:
     """Call a layer of [B*heads, C, T, H, W] on (B, T, H, W, heads*C)."""
-    # (B, T, H, W, heads*C) -> (B, heads, C, T, H, W) -> (B*heads, C, T, H, W)
-    batch = x.shape[0]
-    x = x.unflatten(-1, (heads, -1)).permute(0, 4, 5, 1, 2, 3).flatten(0, 1)
-    out = conv(x)
-    # (B*heads, C, T', H', W') -> (B, T', H', W', heads*C)
-    out = out.unflatten(0, (batch, heads)).permute(0, 3, 4, 5, 1, 2)
-    return out.flatten(4)
+    return _heads_joined(conv(planes_of(x, heads)), heads)
 
 
 def max_pool(x: Tensor, size: Size, pool: nn.MaxPool3d) -> Tensor:

@@ -57,8 +57,8 @@ class ClipMemory:
         ...     step.commit()
         [False, False]
         [True, True]
-        >>> memory.num_bytes  # one clip each: 3 tokens x 4 channels x 4 bytes
-        96
+        >>> memory.num_bytes  # 2 clips x keys and values x 3 tokens x 4 channels x 4
+        192
         >>> memory.reset('a')
         >>> memory.streams
         [Stream(video='b', view=0, run=0, epoch=0)]

@@ -48,6 +48,7 @@ def pool_tokens(
     norm: nn.Module,
     num_heads: int,
     causal: bool = False,
+    planes: Optional[Tensor] = None,
 ) -> tuple[Tensor, Size]:
     """Pool tokens by a depthwise convolution, then normalize them.
 
@@ -62,12 +63,13 @@ def pool_tokens(
         norm (nn.Module): Over C channels.
         num_heads (int): Heads that the channels are split into.
         causal (bool): Pad the past only, so that no output sees a later frame.
+        planes (Tensor, optional): Of :func:`shared_planes`, of the patches.
 
     Returns:
         tuple: [B, cls + T'*H'*W', num_heads * C] and (T', H', W').
     """
     cls_token, patches = x
-    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal)
+    patches, out_size = depthwise_pool(patches, size, conv, num_heads, causal, planes)
     if cls_token.shape[1]:
         patches = torch.cat([cls_token, patches], dim=1)
     # (B, tokens, heads*C) -> (B, tokens, heads, C) -> (B, tokens, heads*C)
@@ -397,8 +399,8 @@ def add_ages(keys: Tensor, memory: MemoryKeys, num_heads: int) -> Tensor:
     others = keys.shape[1] - sum(slots * tokens for slots, tokens in spans)
     codes = keys_of_slots(spans, others, device=keys.device, dtype=keys.dtype)
     ages = torch.cat(memory.ages) * memory.ages[0].shape[1] ** 0.5
-    # (slots, K), (slots, C) -> (K, 1, C)
-    terms = (codes.t() @ ages.to(keys.dtype))[:, None]
+    # (C, slots) x (slots, K) -> (K, 1, C)
+    terms = (ages.to(keys.dtype).t() @ codes).t()[:, None]
     return (keys.unflatten(-1, (num_heads, -1)) + terms).flatten(2)
 
 
