@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -562,6 +564,18 @@ except ModuleNotFoundError as error:
     )
     expected = [exported('a', n, clip) for n, clip in enumerate(clips)]
     np.testing.assert_allclose(np.load(tmp_path / 'scores.npy'), expected, atol=1e-6)
+
+
+def test_python_in_the_docs_runs(exported, checkout, tmp_path, monkeypatch):
+    shutil.copy(exported('several streams').path, tmp_path / 'demo.onnx')
+    monkeypatch.chdir(tmp_path)
+    text = (checkout / 'docs' / 'deploy.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict = {}
+        exec(compile(block, 'docs/deploy.md', 'exec'), names)
+    assert names['stream'].predictor.detects
 
 
 # ---------------------------------------------------------------------------- mistakes
