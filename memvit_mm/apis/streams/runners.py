@@ -93,11 +93,11 @@ class OnnxRunner:
         self.memory_steps = model.horizon
 
     def classes(self, cfg: Config, labels: Labels) -> Classes:
-        """The file's names of its classes, or those that are given."""
+        """The names that are given, else those of the file, else the config's."""
         kinds = self.model.about['classes']
         found = {kind['kind']: kind['names'] for kind in kinds if kind['names']}
-        if labels is not None:
-            found = find_names(labels, {})
+        if labels is not None or not found:
+            found = find_names(labels, cfg)
         return name_classes(
             {kind['kind']: kind['count'] for kind in kinds},
             found,
