@@ -127,6 +127,15 @@ class TestTrain:
         with pytest.raises(FileNotFoundError, match='no checkpoint file b.pth'):
             merge('--resume', 'b.pth')
 
+    def test_compile(self, merge, capsys):
+        assert 'CompileHook' not in str(merge().get('custom_hooks'))
+        for given, mode in ([], 'default'), (['reduce-overhead'], 'reduce-overhead'):
+            hook = merge('--compile', *given).custom_hooks[-1]
+            assert hook == dict(type='CompileHook', mode=mode)
+        with pytest.raises(SystemExit):
+            merge('--compile', 'eager')
+        assert 'max-autotune' in capsys.readouterr().err
+
     def test_seed(self, merge):
         assert merge().randomness == dict(seed=None)
         given = dict(randomness=dict(seed=1))

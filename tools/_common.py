@@ -153,9 +153,9 @@ def add_common_arguments(parser) -> None:
         '--compile',
         nargs='?',
         const='default',
-        metavar='MODE',
-        help='compile the backbone with torch.compile, in one of its modes, such as '
-        "'reduce-overhead': pays on a GPU, where many runs of one size follow",
+        choices=('default', 'reduce-overhead', 'max-autotune'),
+        help='compile the backbone with torch.compile, in one of its modes (without '
+        'one, default); reduce-overhead replays CUDA graphs',
     )
     # torch.distributed.launch of old passes this one.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

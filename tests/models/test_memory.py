@@ -268,6 +268,28 @@ def test_state_travels_through_a_file_in_mid_video():
         assert read(past, 0) == (2, 4) and read(past, 1) == (12, 14)
 
 
+def test_saved_layers_in_another_order():
+    """As a file may have them."""
+    specs = {f'layer{i}': spec_of(4, 1, ages=(2, 4)) for i in (0, 1)}
+    memory = ClipMemory()
+    for time in (1, 2):
+        step = memory.step([Stream('a')], [time])
+        step.read(specs, like=LIKE)
+        clips = {n: torch.full((1, 4, CHANNELS), float(n[-1])) for n in specs}
+        step.write({n: Written(KeyValue(x, x + 2)) for n, x in clips.items()})
+        step.commit()
+    state = memory.state_dict()
+    for clip in state['streams'][0]['clips']:
+        clip['layers'] = dict(reversed(clip['layers'].items()))
+    restored = ClipMemory()
+    restored.load_state_dict(state)
+    past = restored.step([Stream('a')], [3]).read(specs, like=LIKE)
+    for name, (level,) in past.items():
+        assert level.valid.tolist() == [[False, True]]
+        assert level.recent.key.unique().tolist() == [float(name[-1])]
+        assert level.recent.value.unique().tolist() == [float(name[-1]) + 2]
+
+
 def test_set_aside_and_restore():
     memory = ClipMemory()
     for t in (1, 2):

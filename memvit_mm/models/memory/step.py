@@ -104,21 +104,21 @@ class KeptClip:
         """
         if not self.loaded:
             return self if self.plan in (plan, None) else None
-        known = {n: layer for n, layer in self.loaded.items() if n in plan.specs}
-        if not all(layer.fits(plan.specs[n]) for n, layer in known.items()):
-            return None
+        for name, spec in plan.specs.items():
+            if name in self.loaded and not self.loaded[name].fits(spec):
+                return None
         clip = KeptClip(self.time, plan)
         for number, group in enumerate(plan.groups):
             for form, table in group.tables.items():
-                pairs = [
-                    layer.forms.get(form)
-                    for n, layer in known.items()
-                    if n in group.specs
-                ]
-                if len(pairs) < len(group.specs) or not all(pairs):
+                found = {
+                    name: self.loaded[name].forms[form]
+                    for name in group.specs
+                    if name in self.loaded and form in self.loaded[name].forms
+                }
+                if len(found) < len(group.specs):
                     continue
                 place = clip.places[number, form] = Place(table)
-                for name, (key, value) in zip(group.specs, pairs):
+                for name, (key, value) in found.items():
                     rows = numbers([place.row], key.device)
                     table.write(name, rows, KeyValue(key[None], value[None]))
         return clip
