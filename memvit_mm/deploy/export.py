@@ -1,5 +1,6 @@
 """Export: a model and its memory as one ONNX file."""
 
+import gc
 import json
 import logging
 import re
@@ -343,15 +344,21 @@ def _cannot(name: str, module: Any, reason: Any) -> ValueError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter logs about itself."""
-    loggers = [logging.getLogger(n) for n in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    """Without what the exporter logs about itself, and without garbage collection: it
+    makes many objects and hardly any garbage, and is a quarter quicker like this."""
+    names = ('torch.onnx', 'torch.__trace', 'onnxscript', 'onnx_ir')
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    collects = gc.isenabled()
+    gc.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
+        if collects:
+            gc.enable()
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
