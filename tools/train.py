@@ -93,7 +93,7 @@ def use_amp(cfg):
         wrapper.type = 'AmpOptimWrapper'
         if torch.cuda.is_bf16_supported(including_emulation=False):
             wrapper.setdefault('dtype', 'bfloat16')
-        if wrapper.get('dtype') == 'bfloat16':
+        if wrapper.get('dtype') in ('bfloat16', torch.bfloat16):
             # It has the range of float32; the scaler would wait for the GPU each step.
             wrapper.setdefault('loss_scale', dict(enabled=False))
         torch.set_float32_matmul_precision('high')

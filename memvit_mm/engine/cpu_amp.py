@@ -59,7 +59,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
                 "number, or a dict of GradScaler's options."
             )
         half = dtype == torch.float16
-        self.loss_scaler = torch.amp.GradScaler('cpu', enabled=half, **options)
+        self.loss_scaler = torch.amp.GradScaler('cpu', **{'enabled': half, **options})
         self.cast_dtype = dtype
 
     @contextmanager

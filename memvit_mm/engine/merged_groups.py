@@ -1,7 +1,9 @@
 """MergedOptimWrapperConstructor: few groups of parameters, for optimizers on GPUs."""
 
+from typing import Any
+
 from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 
@@ -15,16 +17,24 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     launch. The numbers are the same.
     """
 
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer and its wrapper."""
-        wrapper = super().__call__(model)
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add the parameters of a module to a list of groups.
+
+        Args:
+            params (list[dict]): The groups.
+            module (nn.Module): The module.
+            prefix (str): Its name in the model; '' for the model.
+        """
+        super().add_params(params, module, prefix, **kwargs)
+        if prefix:
+            return
         merged: dict[tuple, dict] = {}
-        for group in wrapper.optimizer.param_groups:
+        for group in params:
             settings = {key: value for key, value in group.items() if key != 'params'}
-            same = merged.setdefault(
-                tuple(sorted((key, repr(value)) for key, value in settings.items())),
-                dict(settings, params=[]),
-            )
-            same['params'] += group['params']
-        wrapper.optimizer.param_groups[:] = merged.values()
-        return wrapper
+            alike = tuple(sorted((key, repr(n)) for key, n in settings.items()))
+            merged.setdefault(alike, dict(settings, params=[]))['params'] += group[
+                'params'
+            ]
+        params[:] = merged.values()

@@ -234,13 +234,14 @@ class MemoryAttention(MemoryWriter, BaseModule):
             tuple: Tokens [B, cls + T'*H'*W', out_dims], (T', H', W'), and what is to
             be remembered (None if ``past`` is).
         """
+        planes = None
         if self.pool_first:
             # Once, and not in each of the three convolutions.
             x = x.to(autocast_dtype(x))
             q = k = v = split_cls(x, self.with_cls_token)
-            planes = shared_planes(q[1], in_size, self.num_heads)
+            if not self.causal:
+                planes = shared_planes(q[1], in_size, self.num_heads)
         else:
-            planes = None
             # Not one product and three parts of it: each lies in one piece.
             q, k, v = (split_cls(n, self.with_cls_token) for n in self._project(x))
         q, q_size = self._pool(q, in_size, 'q', planes)

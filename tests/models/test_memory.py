@@ -332,13 +332,50 @@ def test_rows_are_used_again():
     memory, rows = ClipMemory(max_streams=3), []
     for t in range(200):
         play(memory, [(f'v{t // 5}', t, t), ('camera', t, t)])
-        (plan,) = (plan for plan in memory._plans.values() if plan.specs)
-        rows.append([table._rows for table in plan.tables])
-    assert rows[-1] == rows[30]
-    # Twice what is in use at most, beside the first rows.
-    assert all(n <= 2 * 12 for n in rows[-1])
+        (plan,) = memory._plans.values()
+        tables = plan.groups[0].tables.values()
+        rows.append([table._rows for table in tables])
+    # Three streams with two clips in each form, and a row of zeros.
+    assert rows[-1] == [1 + 3 * 2] * 2
+    assert all(len(x) == 7 for table in tables for x in table._tensors.values())
     memory.reset()
-    assert not any(table._tensors for table in plan.tables)
+    assert not any(table._tensors for table in tables)
+
+
+def test_steps_side_by_side():
+    """Each begun before the other is done."""
+    memory = ClipMemory()
+    for time in (1, 2, 3):
+        steps = [memory.step([Stream(name)], [time]) for name in 'ab']
+        read = [step.read(SPECS, like=LIKE)['layer0'][0] for step in steps]
+        clip = torch.full((1, 4, CHANNELS), float(time))
+        for step in steps:
+            step.write({'layer0': Written(KeyValue(clip, clip))})
+            step.commit()
+    assert [past.valid.tolist() for past in read] == [[[False, True]]] * 2
+
+
+def test_what_was_set_aside_does_not_grow():
+    memory = ClipMemory()
+    play(memory, [('a', 1, 1)])
+    memory.set_aside()
+    for time in range(4):
+        play(memory, [(f'v{n}', time, n) for n in range(9)])
+    memory.restore()
+    (plan,) = memory._plans.values()
+    assert [table._rows for table in plan.groups[0].tables.values()] == [2, 1]
+
+
+def test_more_layers_than_were_saved_start_afresh():
+    memory = ClipMemory()
+    for time in (1, 2):
+        play(memory, [('a', time, time)])
+    restored = ClipMemory()
+    restored.load_state_dict(memory.state_dict())
+    step = restored.step([Stream('a')], [3])
+    with pytest.warns(UserWarning, match='another schedule'):
+        past = step.read({**SPECS, 'layer2': SPECS['layer0']}, like=LIKE)
+    assert not any(level.valid.any() for (level,) in past.values())
 
 
 @pytest.mark.parametrize('dtype', [None, 'bfloat16', torch.float16])
@@ -371,8 +408,8 @@ def test_what_inference_mode_wrote_goes_on_in_training():
 
 
 def test_a_dtype_that_is_none():
-    with pytest.raises(ValueError, match="dtype='int' of ClipMemory must be 'float32'"):
-        ClipMemory(dtype='int')
+    with pytest.raises(ValueError, match="dtype='float64' of ClipMemory must be"):
+        ClipMemory(dtype='float64')
 
 
 def test_max_streams_must_be_positive():

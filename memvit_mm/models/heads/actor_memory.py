@@ -307,8 +307,10 @@ class ActorMemoryHead(BaseModule):
         # Place of each person among those of its row.
         same = rows[:, None] == rows[None, :]
         place = same.tril(-1).sum(dim=1)
-        # As many as all people at most: to look for fewer, a GPU would be waited for.
-        length = max(self.max_actors, len(rois))
+        length = self.max_actors
+        if len(rois) > length:
+            # Only now one looks, for which a GPU is waited for.
+            length = max(length, int(place.max()) + 1)
         # (people, C) -> (B, L, C)
         sequence = x.new_zeros(batch, length, self.in_channels)
         sequence = sequence.index_put((rows, place), people)

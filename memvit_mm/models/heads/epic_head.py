@@ -268,7 +268,7 @@ class EpicHead(BaseHead):
                 label = label[:, None].expand(shape)
             # (2) or (2, T) -> (2) or (T, 2)
             labels.append(label.movedim(0, -1))
-        # The one time in a training step that a GPU is waited for.
+        # The one time that a GPU is waited for in this head.
         labels = torch.stack(labels).cpu()
         classes = labels.new_tensor([self.num_verbs, self.num_nouns])
         wrong = ((labels < 0) & (labels != IGNORE)) | (labels >= classes)

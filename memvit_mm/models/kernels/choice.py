@@ -14,6 +14,7 @@ defines its result and which runs wherever nothing better is known:
 - ``depthwise_pool``: channels last with gradients of its own on a CPU, else the plain
   form, channels first.
 - ``max_pool``: in two dimensions, unless the windows reach over time.
+- ``run_drop_path``: in one pass over the tokens, everywhere.
 
 While ``torch.compile`` or ``torch.jit`` traces, and inside transforms of
 ``torch.func``, the plain forms run: those know torch's own operators only.
@@ -79,7 +80,8 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy what the host made to a device, without waiting for a GPU."""
     if device.type != 'cuda':
         return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
+    # What is not in order would be copied a second time, and waited for.
+    return x.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

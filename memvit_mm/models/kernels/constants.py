@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .choice import is_eager, is_exporting
 
-# The constants that are kept of one kind: those of some five sizes of frames.
-KEPT = 32
+# The constants that are kept of one kind: a model has up to 11 for a size of frames.
+KEPT = 128
 
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -41,12 +41,15 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             # The graph gets the numbers, not the steps that make them.
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 return kept(*args, device=device, dtype=dtype)
-        run = kept if is_eager() and not _are_fake() else make
+        run = kept if is_eager() and not _without_numbers() else make
         return run(*args, device=device, dtype=dtype)
 
     return get
 
 
-def _are_fake() -> bool:
-    """Whether tensors are made that have no numbers."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+def _without_numbers() -> bool:
+    """Whether tensors are made that have no numbers, or not before a graph is run."""
+    modes = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
+    traced = any(torch._C._get_dispatch_mode(mode) is not None for mode in modes)
+    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return traced or capturing

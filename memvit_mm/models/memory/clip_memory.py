@@ -69,29 +69,44 @@ class ClipMemory:
     ) -> None:
         if max_streams < 1:
             raise ValueError(f'max_streams={max_streams} must be at least 1.')
+        known = (torch.float32, torch.bfloat16, torch.float16)
         found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if dtype is not None and not getattr(found, 'is_floating_point', False):
+        if dtype is not None and found not in known:
             raise ValueError(
                 f"dtype={dtype!r} of ClipMemory must be 'float32', 'bfloat16' or "
                 "'float16', or None for what the model writes."
             )
         self.max_streams = max_streams
         self.dtype = found
-        self._plans: dict[tuple, Plan] = {}
         self._clips: OrderedDict[Stream, list[KeptClip]] = OrderedDict()
         self._aside: list = []
         self._warned: set = set()
         self._owners: WeakValueDictionary = WeakValueDictionary()
+        # As long as a clip or a step has them.
+        self._plans: WeakValueDictionary[tuple, Plan] = WeakValueDictionary()
         # The times of their last clips.
         self._forgotten: OrderedDict[Stream, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Streams are open with this memory, not with a copy of it.
-        return {k: v for k, v in self.__dict__.items() if k != '_owners'}
+        hidden = ('_owners', '_plans')
+        state = {k: v for k, v in self.__dict__.items() if k not in hidden}
+        state['_aside'] = [kept[:2] for kept in self._aside]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._owners = WeakValueDictionary()
+        self._plans = self._plans_of(self._clips)
+        self._aside = [
+            (clips, forgotten, self._plans_of(clips))
+            for clips, forgotten in self._aside
+        ]
+
+    @staticmethod
+    def _plans_of(kept: dict[Stream, list[KeptClip]]) -> WeakValueDictionary:
+        plans = (clip.plan for clips in kept.values() for clip in clips)
+        return WeakValueDictionary({plan.key: plan for plan in plans if plan})
 
     @property
     def streams(self) -> list[Stream]:
@@ -109,13 +124,17 @@ class ClipMemory:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the remembered tensors take, those set aside included."""
-        kept = [self._clips, *(clips for clips, _ in self._aside)]
-        clips = (clip for part in kept for clips in part.values() for clip in clips)
+        """Bytes of what is remembered, also of what is set aside.
+
+        The tensors that hold it have a row of zeros more, and as many rows as were ever
+        in use at once since they were last empty.
+        """
+        kept = [self._clips, *(clips for clips, *_ in self._aside)]
+        clips = [clip for part in kept for clips in part.values() for clip in clips]
         layers = (layer for clip in clips for layer in clip.loaded.values())
         loaded = {id(x): x.nbytes for layer in layers for x in layer.tensors}
-        tables = (table for plan in self._plans.values() for table in plan.tables)
-        return sum(loaded.values()) + sum(table.num_bytes for table in tables)
+        plans = {clip.plan for clip in clips if clip.plan is not None}
+        return sum(loaded.values()) + sum(plan.num_bytes for plan in plans)
 
     def step(self, streams: Sequence[Stream], times: Sequence[Any]) -> MemoryStep:
         """Begin one clip for each of some streams; nothing changes before its commit.
@@ -144,14 +163,11 @@ class ClipMemory:
 
     def plan_of(self, specs: dict[str, MemorySpec]) -> Plan:
         """Where clips of these layers are kept; :class:`MemoryStep` asks for it."""
-        key = tuple(specs.items())
-        if key not in self._plans:
-            # Nothing is kept for most of the sizes of frames that there were.
-            self._plans = {
-                key: plan for key, plan in self._plans.items() if any(plan.tables)
-            }
-            self._plans[key] = Plan(specs, self.dtype)
-        return self._plans[key]
+        plan = self._plans.get(tuple(specs.items()))
+        if plan is None:
+            plan = Plan(specs, self.dtype)
+            self._plans[plan.key] = plan
+        return plan
 
     def _past_of(self, stream: Stream, time: Any) -> list[KeptClip]:
         """The clips before this one; none if it is not later than the last of them."""
@@ -253,8 +269,10 @@ class ClipMemory:
 
     def set_aside(self) -> None:
         """Put the present memory away and go on with an empty one."""
-        self._aside.append((self._clips, self._forgotten))
+        # What comes is kept apart, and its tensors go with it.
+        self._aside.append((self._clips, self._forgotten, self._plans))
         self._clips, self._forgotten = OrderedDict(), OrderedDict()
+        self._plans = WeakValueDictionary()
 
     def restore(self) -> None:
         """Drop the present memory and take back the one set aside last.
@@ -264,7 +282,7 @@ class ClipMemory:
         """
         if not self._aside:
             raise RuntimeError('No memory was set aside: call set_aside() first.')
-        self._clips, self._forgotten = self._aside.pop()
+        self._clips, self._forgotten, self._plans = self._aside.pop()
 
     def state_dict(self, set_aside: bool = False) -> dict[str, list]:
         """All streams as plain lists, numbers, strings and tensors.

@@ -93,11 +93,21 @@ def pooling_weights(keys: Tensor, query: Tensor, with_cls_token: bool) -> Tensor
     """
     tokens, channels = query.shape
     count = keys.shape[1] - int(with_cls_token)
-    part = torch.arange(count, device=keys.device) * tokens // count
-    outside = part != torch.arange(tokens, device=keys.device)[:, None]
-    outside = F.pad(outside, (int(with_cls_token), 0))
+    outside = outside_parts(
+        count, tokens, int(with_cls_token), device=keys.device, dtype=torch.bool
+    )
     scores = query.to(keys) @ keys.transpose(1, 2) * channels**-0.5
     return scores.masked_fill(outside, HIDDEN).softmax(dim=-1)
+
+
+@constant
+def outside_parts(
+    count: int, tokens: int, cls: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Which of a clip's keys do not belong to each of its parts: [tokens, cls + S]."""
+    part = torch.arange(count, device=device) * tokens // count
+    outside = part != torch.arange(tokens, device=device)[:, None]
+    return F.pad(outside, (cls, 0)).to(dtype)
 
 
 class MemoryKeys(NamedTuple):

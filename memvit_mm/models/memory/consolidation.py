@@ -5,7 +5,6 @@ Source: k-means, coreset and random choice of past activations, as MC-ViT (arXiv
 nothing else: not on the batch, the video or how often it was called.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -17,6 +16,7 @@ from memvit_mm.models.kernels.choice import (
     is_exporting,
     kind_of_device,
 )
+from memvit_mm.models.kernels.constants import constant
 
 from .layers import KeyValue
 
@@ -56,11 +56,21 @@ def _consolidate(
     drawn = draw(points.shape[1], tokens, seed)
     with torch.no_grad(), without_autocast(points.device.type):
         if kind == 'kmeans':
-            return kmeans(points, drawn, dims).to(points)
+            first = places(tuple(drawn), device=points.device, dtype=torch.long)
+            return kmeans(points, first, dims).to(points)
         if kind == 'coreset':
             chosen = farthest_first(points[..., :dims], tokens, drawn[0]).sort(dim=1)[0]
             return points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
-        return points[:, sorted(drawn)]
+        chosen = places(tuple(sorted(drawn)), device=points.device, dtype=torch.long)
+        return points.index_select(1, chosen)
+
+
+@constant
+def places(
+    numbers: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Places of tokens, on their device."""
+    return torch.tensor(numbers, device=device, dtype=dtype)
 
 
 @torch.library.custom_op('memvit_mm::consolidate', mutates_args=())
@@ -90,19 +100,19 @@ def draw(count: int, tokens: int, seed: int) -> list[int]:
     return np.random.RandomState(seed % 2**32).permutation(count)[:tokens].tolist()
 
 
-def kmeans(points: Tensor, first: Sequence[int], dims: int) -> Tensor:
+def kmeans(points: Tensor, first: Tensor, dims: int) -> Tensor:
     """Centers of clusters (Lloyd's algorithm, five rounds).
 
     Args:
         points (Tensor): [B, N, C].
-        first (sequence[int]): The K points that centers start from.
+        first (Tensor): The K points that centers start from, int64.
         dims (int): The first so many channels tell the distance.
 
     Returns:
         Tensor: [B, K, C]. The center of a cluster that has lost its points stays.
     """
     points = points.to(torch.promote_types(points.dtype, torch.float32))
-    centers = points[:, list(first)]
+    centers = points.index_select(1, first)
     for _ in range(ROUNDS):
         near = centers[..., :dims]
         # The nearest center has the largest x c - c c / 2.

@@ -18,7 +18,7 @@ from .layers import (
     MemorySpec,
     PastClips,
 )
-from .table import EMPTY, NOWHERE, Group, Place, Plan, numbers
+from .table import EMPTY, Group, Place, Plan, numbers
 
 
 @dataclass
@@ -103,7 +103,7 @@ class KeptClip:
         Where it was loaded, what the plan does not know is left out.
         """
         if not self.loaded:
-            return self if self.plan in (plan, None) else None
+            return self if self.plan is plan or not self.places else None
         for name, spec in plan.specs.items():
             if name in self.loaded and not self.loaded[name].fits(spec):
                 return None
@@ -115,8 +115,10 @@ class KeptClip:
                     for name in group.specs
                     if name in self.loaded and form in self.loaded[name].forms
                 }
-                if len(found) < len(group.specs):
+                if not found:
                     continue
+                if len(found) < len(group.specs):
+                    return None
                 place = clip.places[number, form] = Place(table)
                 for name, (key, value) in found.items():
                     rows = numbers([place.row], key.device)
@@ -154,7 +156,7 @@ class MemoryStep:
         self.streams = streams
         self.times = times
         self._pasts = pasts
-        self._plan: Plan = plan_of({})
+        self._plan: Optional[Plan] = None
         self._written: LayerWrites = {}
 
     def __len__(self) -> int:
@@ -239,70 +241,96 @@ class MemoryStep:
                 'give the backbone the earlier clips, backbone(x, memory=...), or call '
                 'the model without data samples.'
             )
+        if self._plan is None:
+            raise RuntimeError('read() what the layers keep before write().')
         self._written.update(written)
 
     def commit(self) -> None:
         """Make this step part of the memory."""
         new = [KeptClip(time, self._plan) for time in self.times]
-        kept = self._place(new) if self._written else []
-        if kept:
-            self._copy(kept)
-        for number, form, age, _, places in kept:
-            for past, clip, place in zip(self._pasts, new, places):
-                if place is not None:
-                    (past[-age] if age else clip).places[number, form] = place
+        groups = self._plan.groups if self._plan and self._written else []
+        # Whose clip is compressed now: looked up before its older form is forgotten.
+        older = {
+            (number, i): [self._newest(past, number, level) for past in self._pasts]
+            for number, group in enumerate(groups)
+            for i, level in enumerate(group.spec.levels)
+        }
+        self._advance(new)
+        # Rows that nobody remembers are free from here on, for what is written.
+        self._write(new, older)
+        self._written = {}
+
+    def _advance(self, new: list[KeptClip]) -> None:
+        """Put each stream's clips where they are remembered, this one at the end."""
+        horizon = self._plan.horizon if self._plan else 0
         for stream, past, clip in zip(self.streams, self._pasts, new):
-            clips = [*past, clip][-self._plan.horizon :] if self._plan.horizon else []
+            clips = [*past, clip][-horizon:] if horizon else []
             self._forget(clips)
             self._put(stream, clips)
-        # Rows that nobody remembers are free at once.
-        self._pasts, self._written = [], {}
+        self._pasts = []
 
-    def _place(self, new: list[KeptClip]) -> list[tuple]:
-        """Find room: number of the group, form, age, what is written by layer, and a
-        place per row, None for one that has nothing to be kept."""
-        kept = []
-        for number, group in enumerate(self._plan.groups):
+    def _newest(
+        self, past: list[KeptClip], group: int, level: LevelSpec
+    ) -> Optional[KeptClip]:
+        """The newest clip that a level has read, if there was one."""
+        age = level.ages[0]
+        return None if self._row(past, group, age, level) == EMPTY else past[-age]
+
+    def _write(self, new: list[KeptClip], older: dict[tuple, list]) -> None:
+        """Find places for what the layers handed over, and copy it there.
+
+        Args:
+            new (list[KeptClip]): The clips of this step.
+            older (dict): By number of the group and of the level, the clip of each row
+                that was compressed; None where there is none.
+        """
+        jobs = []
+        for number, group in enumerate(self._plan.groups if self._written else []):
             written = {name: self._written[name] for name in group.specs}
             for form in sorted(group.spec.written_forms):
-                clips = {
-                    name: [w.current, *w.consolidated][form]
-                    for name, w in written.items()
+                pairs = {
+                    name: [made.current, *made.consolidated][form]
+                    for name, made in written.items()
                 }
-                places = [Place(group.tables[form]) for _ in new]
-                kept.append((number, form, 0, clips, places))
+                jobs.append((number, form, new, pairs))
             for i, level in enumerate(group.spec.levels):
-                clips = {
-                    name: w.compressed[i]
-                    for name, w in written.items()
-                    if w.compressed and w.compressed[i] is not None
-                }
-                if not clips:
+                if group.spec.last_age(level.form) <= level.ages[0]:
+                    # Nobody will read it again.
                     continue
-                there = [
-                    self._row(past, number, level.ages[0], level)
-                    for past in self._pasts
+                made = [
+                    w.compressed[i] if w.compressed else None for w in written.values()
                 ]
-                table = group.tables[level.form]
-                places = [Place(table) if row != EMPTY else None for row in there]
-                if any(places):
-                    kept.append((number, level.form, level.ages[0], clips, places))
-        return kept
-
-    def _copy(self, kept: list[tuple]) -> None:
-        """Write what is kept into the tables."""
-        first = next(iter(kept[0][3].values())).key
-        rows = [
-            [NOWHERE if place is None else place.row for place in places]
-            for *_, places in kept
-        ]
-        for (number, form, _, clips, _), row in zip(kept, numbers(rows, first.device)):
-            for name, pair in clips.items():
-                self._plan.groups[number].tables[form].write(name, row, pair)
+                if all(pair is not None for pair in made):
+                    pairs = dict(zip(written, made))
+                    jobs.append((number, level.form, older[number, i], pairs))
+        rows: list[list[int]] = []
+        for number, form, clips, _ in jobs:
+            table = self._plan.groups[number].tables[form]
+            places = [clip and Place(table) for clip in clips]
+            for clip, place in zip(clips, places):
+                if clip is not None:
+                    clip.places[number, form] = place
+            rows.append([EMPTY if place is None else place.row for place in places])
+        if not any(map(any, rows)):
+            return
+        device = jobs[0][3][next(iter(jobs[0][3]))].key.device
+        for (number, form, _, pairs), own, there in zip(
+            jobs, rows, numbers(rows, device)
+        ):
+            table = self._plan.groups[number].tables[form]
+            some = [row for row, place in enumerate(own) if place]
+            if len(some) < len(own):
+                # A clip that has not been before is not kept.
+                some = numbers(some, device)
+                there = there[some]
+                pairs = {n: KeyValue(*(x[some] for x in p)) for n, p in pairs.items()}
+            if len(there):
+                for name, pair in pairs.items():
+                    table.write(name, there, pair)
 
     def _forget(self, clips: list[KeptClip]) -> None:
         """Give up the forms that have been read for the last time."""
-        for number, group in enumerate(self._plan.groups):
+        for number, group in enumerate(self._plan.groups if clips else []):
             for form in group.tables:
                 age = group.spec.last_age(form) + 1
                 if age <= len(clips):

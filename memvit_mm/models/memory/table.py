@@ -14,9 +14,8 @@ from memvit_mm.models.kernels import to_device
 
 from .layers import KeyValue, MemorySpec
 
-# Reserved rows: zeros, for slots without a clip; and what is written for nobody.
-EMPTY, NOWHERE = 0, 1
-RESERVED = 2
+# The row of zeros, for slots without a clip.
+EMPTY = 0
 
 
 class Table:
@@ -39,12 +38,12 @@ class Table:
             spec.shapes[form] for spec in specs.values() for _ in ('key', 'value')
         ]
         self._tensors: dict[int, Tensor] = {}
-        self._rows = RESERVED
+        self._rows = EMPTY + 1
         self._free: list[int] = []
 
     def __len__(self) -> int:
         """Rows in use."""
-        return self._rows - RESERVED - len(self._free)
+        return self._rows - EMPTY - 1 - len(self._free)
 
     @property
     def num_bytes(self) -> int:
@@ -53,18 +52,17 @@ class Table:
 
     def take(self) -> int:
         """A row that is not in use; :class:`Place` gives it back."""
-        if not self._free:
-            # Tensors grow when they are written next.
-            more = max(self._rows, 8)
-            self._free = list(range(self._rows + more - 1, self._rows - 1, -1))
-            self._rows += more
-        return self._free.pop()
+        if self._free:
+            return self._free.pop()
+        # Tensors grow when they are written next.
+        self._rows += 1
+        return self._rows - 1
 
     def give(self, row: int) -> None:
         """Take a row back. Without any row in use, no tensor is kept."""
         self._free.append(row)
         if len(self) == 0:
-            self._tensors, self._rows, self._free = {}, RESERVED, []
+            self._tensors, self._rows, self._free = {}, EMPTY + 1, []
 
     def write(self, name: str, rows: Tensor, clips: KeyValue) -> None:
         """Replace rows.
@@ -77,8 +75,10 @@ class Table:
         first = self._names[name]
         for number, clip in enumerate(clips[:1] if self._shared[name] else clips):
             clip = clip.detach()
-            tensor = self._ready(first + number, clip.device, clip.dtype)
-            tensor.index_copy_(0, rows, clip.to(tensor.dtype))
+            known = self._tensors.get(first + number)
+            device = clip.device if known is None else known.device
+            tensor = self._ready(first + number, device, clip.dtype)
+            tensor.index_copy_(0, rows.to(device), clip.to(tensor))
 
     def read(self, name: str, rows: Tensor, like: Tensor) -> KeyValue:
         """Rows of a layer.
@@ -175,6 +175,7 @@ class Plan:
             key = tuple((n.ages, n.source, n.form) for n in spec.levels)
             alike.setdefault(key, {})[name] = spec
         self.specs = specs
+        self.key = tuple(specs.items())
         self.groups = []
         for layers in alike.values():
             forms = next(iter(layers.values())).kept_forms
@@ -183,9 +184,10 @@ class Plan:
         self.horizon = max((spec.ages[-1] for spec in specs.values()), default=0)
 
     @property
-    def tables(self) -> list[Table]:
-        """All of them."""
-        return [table for group in self.groups for table in group.tables.values()]
+    def num_bytes(self) -> int:
+        """Bytes of what is kept."""
+        tables = (table for group in self.groups for table in group.tables.values())
+        return sum(table.num_bytes for table in tables)
 
 
 def numbers(rows: Sequence, device: torch.device) -> Tensor:
