@@ -154,7 +154,7 @@ def test_a_step_of_a_backbone_waits_for_nothing(name, as_on_gpu):
 def test_a_step_of_a_detector_waits_for_nothing(make, as_on_gpu):
     """Beyond mmdet's matching of boxes, which comes before the clip is looked at."""
     as_on_gpu()
-    model = randomize(make(negatives=True)).train()
+    model = randomize(make(negatives=True, actors=dict(max_actors=20))).train()
     for time in range(5):
         inputs, samples = batch(('a', time), ('b', time))
         proposals = [sample.proposals for sample in samples]
