@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .layers import (
     MemorySpec,
     PastClips,
 )
-from .table import EMPTY, Group, Place, Plan, numbers
+from .table import EMPTY, Group, Place, Plan, Table, numbers
 
 
 @dataclass
@@ -124,6 +124,19 @@ class KeptClip:
                     rows = numbers([place.row], key.device)
                     table.write(name, rows, KeyValue(key[None], value[None]))
         return clip
+
+
+class Job(NamedTuple):
+    """One form of one clip per row, to be kept by some layers."""
+
+    group: int
+    """Number of the plan's group."""
+    form: int
+    table: Table
+    clips: list[Optional[KeptClip]]
+    """Of which clips it is; None for a row that has none."""
+    pairs: dict[str, KeyValue]
+    """By layer, [B, tokens, C] each."""
 
 
 class MemoryStep:
@@ -255,9 +268,10 @@ class MemoryStep:
             for number, group in enumerate(groups)
             for i, level in enumerate(group.spec.levels)
         }
+        jobs = self._jobs(new, older) if groups else []
         self._advance(new)
         # Rows that nobody remembers are free from here on, for what is written.
-        self._write(new, older)
+        self._place(jobs)
         self._written = {}
 
     def _advance(self, new: list[KeptClip]) -> None:
@@ -276,8 +290,8 @@ class MemoryStep:
         age = level.ages[0]
         return None if self._row(past, group, age, level) == EMPTY else past[-age]
 
-    def _write(self, new: list[KeptClip], older: dict[tuple, list]) -> None:
-        """Find places for what the layers handed over, and copy it there.
+    def _jobs(self, new: list[KeptClip], older: dict[tuple, list]) -> list[Job]:
+        """What is to be kept of what the layers handed over.
 
         Args:
             new (list[KeptClip]): The clips of this step.
@@ -285,48 +299,54 @@ class MemoryStep:
                 that was compressed; None where there is none.
         """
         jobs = []
-        for number, group in enumerate(self._plan.groups if self._written else []):
+        for number, group in enumerate(self._plan.groups):
             written = {name: self._written[name] for name in group.specs}
             for form in sorted(group.spec.written_forms):
                 pairs = {
                     name: [made.current, *made.consolidated][form]
                     for name, made in written.items()
                 }
-                jobs.append((number, form, new, pairs))
+                jobs.append(Job(number, form, group.tables[form], new, pairs))
             for i, level in enumerate(group.spec.levels):
                 if group.spec.last_age(level.form) <= level.ages[0]:
                     # Nobody will read it again.
                     continue
-                made = [
-                    w.compressed[i] if w.compressed else None for w in written.values()
-                ]
-                if all(pair is not None for pair in made):
-                    pairs = dict(zip(written, made))
-                    jobs.append((number, level.form, older[number, i], pairs))
+                pairs = {
+                    name: made.compressed[i] if made.compressed else None
+                    for name, made in written.items()
+                }
+                if None not in pairs.values():
+                    table = group.tables[level.form]
+                    jobs.append(Job(number, level.form, table, older[number, i], pairs))
+        return jobs
+
+    def _place(self, jobs: list[Job]) -> None:
+        """Find places in the tables, and copy there what is to be kept."""
         rows: list[list[int]] = []
-        for number, form, clips, _ in jobs:
-            table = self._plan.groups[number].tables[form]
-            places = [clip and Place(table) for clip in clips]
-            for clip, place in zip(clips, places):
-                if clip is not None:
-                    clip.places[number, form] = place
-            rows.append([EMPTY if place is None else place.row for place in places])
+        for job in jobs:
+            rows.append([])
+            for clip in job.clips:
+                place = None if clip is None else Place(job.table)
+                rows[-1].append(EMPTY if place is None else place.row)
+                if place is not None:
+                    clip.places[job.group, job.form] = place
         if not any(map(any, rows)):
             return
-        device = jobs[0][3][next(iter(jobs[0][3]))].key.device
-        for (number, form, _, pairs), own, there in zip(
-            jobs, rows, numbers(rows, device)
-        ):
-            table = self._plan.groups[number].tables[form]
-            some = [row for row, place in enumerate(own) if place]
+        device = next(iter(jobs[0].pairs.values())).key.device
+        for job, own, there in zip(jobs, rows, numbers(rows, device)):
+            pairs = job.pairs
+            some = [row for row, place in enumerate(own) if place != EMPTY]
             if len(some) < len(own):
                 # A clip that has not been before is not kept.
-                some = numbers(some, device)
-                there = there[some]
-                pairs = {n: KeyValue(*(x[some] for x in p)) for n, p in pairs.items()}
-            if len(there):
+                chosen = numbers(some, device)
+                there = there[chosen]
+                pairs = {
+                    name: KeyValue(*(x[chosen] for x in pair))
+                    for name, pair in pairs.items()
+                }
+            if some:
                 for name, pair in pairs.items():
-                    table.write(name, there, pair)
+                    job.table.write(name, there, pair)
 
     def _forget(self, clips: list[KeptClip]) -> None:
         """Give up the forms that have been read for the last time."""
