@@ -41,4 +41,4 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1, save_best=None),
     logger=dict(interval=20),
 )
-randomness = dict(seed=1)
+randomness = dict(seed=3)
