@@ -9,6 +9,7 @@ models, ``memvit_mm.deploy`` works all the same, and nothing else does.
 
 import importlib
 import importlib.util
+import warnings
 
 from .version import __version__
 
@@ -33,6 +34,12 @@ def _read_whole_videos():
         module.Compose = _whole_video_pipeline
 
 
+if _missing and len(_missing) < len(STACK):
+    warnings.warn(
+        f'memvit_mm registers nothing, since {", ".join(_missing)} is not installed: '
+        'bash tools/setup_env.sh, or pip install memvit_mm with its dependencies.',
+        stacklevel=2,
+    )
 if not _missing:
     from . import compat
 

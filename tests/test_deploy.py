@@ -1,5 +1,6 @@
 """One ONNX file that remembers: equal to PyTorch, without PyTorch, and in streams."""
 
+import copy
 import itertools
 import json
 import re
@@ -116,6 +117,9 @@ def exported(tmp_path_factory):
             backbone = small_models.backbone_cfg(arch=arch, output_cls_token=False)
             model = small_models.detector(backbone)
             return Exported(model, folder, (8, 32, 32), dynamic_batch=True)
+        if name == 'people apart':
+            model = small_models.vit_detector(actors=None)
+            return Exported(model, folder, (8, 32, 32), dynamic_batch=True)
         parity = Parity(name)
         size = (parity.meta['frames'], *parity.meta['input_hw'])
         return Exported(model_of(parity, folder), folder, size)
@@ -162,7 +166,7 @@ def test_published_numbers_at_every_step(exported, name):
 
 @pytest.mark.parametrize('batch', [1, 4])
 @pytest.mark.parametrize(
-    'name', ['det_gap2_nonsquare', 'cls_gap2_batch2', 'several streams']
+    'name', ['det_gap2_nonsquare', 'cls_gap2_batch2', 'several streams', 'people apart']
 )
 def test_equal_to_pytorch(exported, name, batch):
     model, rng = exported(name), np.random.default_rng(batch)
@@ -222,6 +226,20 @@ class TestMemory:
         entry['memory'].popitem()
         with pytest.raises(ValueError, match='saved is of another model than .*onnx'):
             other.load_state_dict(state)
+
+    def test_what_is_saved_is_a_copy(self, exported):
+        model, rng = exported('several streams').onnx, np.random.default_rng(1)
+        clips = rng.standard_normal((9, 2, *model.clip_shape), dtype=np.float32)
+        nobody = [np.zeros((0, 4), dtype=np.float32)] * 2
+        for time in range(4):
+            model.run('ab', [time] * 2, list(clips[time]), nobody)
+        state = model.state_dict()
+        copied = copy.deepcopy(state)
+        for time in range(4, 9):
+            model.run('ab', [time] * 2, list(clips[time]), nobody)
+        for entry, before in zip(state['streams'], copied['streams']):
+            for name, kept in entry['memory'].items():
+                np.testing.assert_array_equal(kept, before['memory'][name])
 
     def test_set_aside(self, exported):
         model, rng = exported('cls_gap2_batch2').onnx, np.random.default_rng(2)
@@ -455,6 +473,21 @@ def test_streams_take_it(kitchen):
     for name in 'ab':
         data.assert_same([p for p in many if p.stream == name], expected)
 
+    # Two that read in turn, and somebody who calls the model.
+    first = VideoStream(exported, cfg=cfg, name='first')
+    clips = first.run(video)
+    some = list(itertools.islice(clips, 3))
+    exported('door', 0, np.zeros(exported.clip_shape, dtype=np.uint8))
+    second = VideoStream(exported, cfg=cfg, name='second')
+    assert next(run := second.run(video))
+    run.close()
+    data.assert_same(some + list(clips), expected)
+    assert 'door' in exported.streams
+    other = VideoStream(exported, cfg=cfg, name='second')
+    with pytest.raises(ValueError, match='Another stream of the name'):
+        list(second.run(video))
+    other.reset()
+
     # Left in the middle, saved, and gone on with elsewhere.
     stream.reset()
     some = list(itertools.islice(stream.run(video), 3))
@@ -631,6 +664,18 @@ class TestMistakes:
             with pytest.raises(ValueError, match=r'give boxes \[people, 4\]'):
                 people('a', 0, clip, boxes)
         assert people('a', 0, clip, []).shape == (0, 81)
+
+    def test_what_does_not_fit_together(self, exported):
+        model = exported('several streams').onnx
+        clip, nobody = np.zeros(model.clip_shape, np.uint8), np.zeros((0, 4))
+        with pytest.raises(ValueError, match='1 streams, 1 times and 2 clips: give as'):
+            model.run(['a'], [0], [clip, clip], [nobody] * 2)
+        for time in (None, float('nan'), 'noon'):
+            with pytest.raises(ValueError, match='time of a clip of .a. is .*: give a'):
+                model('a', time, clip, nobody)
+        with pytest.raises(ValueError, match='a box with a number that is not finite'):
+            model('a', 0, clip, [[0, 0, float('nan'), 9]])
+        assert model.run([], [], [], []) == [] and not model.streams
 
     def test_streams(self, kitchen, exported):
         model = load(kitchen[0] / 'kitchen.onnx')

@@ -26,6 +26,7 @@ from .graph import Graph, exportable
 TORCH = '2.8'
 # GELU is an operator from this one on; onnxruntime 1.17 has it.
 OPSET = 20
+IR = 9
 PACKAGES = ('onnx', 'onnxscript')
 # Bytes of a tensor that is computed when the file is made.
 FOLDED = 2**24
@@ -104,6 +105,8 @@ def export_onnx(
     about = _about(model, graph, clip, dynamic_batch, names, reserved)
     made.model.metadata_props[KEY] = json.dumps(about)
     proto = made.model_proto
+    # Of the exporter's newer one onnxruntime 1.17 knows nothing, and nothing is used.
+    proto.ir_version = min(proto.ir_version, IR)
     # Shapes of what is in between, which onnxruntime infers itself; its quantisation
     # would contradict those of the weights that it turns.
     del proto.graph.value_info[:]
@@ -286,7 +289,9 @@ def _converted(program: Any, inputs: list[str], outputs: list[str]) -> Any:
                     node
                     for node in program.graph.nodes
                     if operator
-                    and str(node.target).split('.')[1:2] == operator[1].split('.')[1:]
+                    # The exporter's is what an operator is made of.
+                    and str(node.target).split('.')[1:2]
+                    == [operator[1].split('.')[1].lstrip('_')]
                 ),
                 None,
             )

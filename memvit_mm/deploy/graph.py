@@ -74,9 +74,10 @@ class Graph(nn.Module):
         if isinstance(model.cls_head, EpicHead):
             # A frame-level model answers with its last time step.
             parts = (part[:, -1] if part.ndim == 3 else part for part in scores)
-            return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1), written
+            parts = [part.float().softmax(dim=-1) for part in parts]
+            return torch.cat(parts, dim=-1), written
         if model.cls_head.average_clips == 'prob':
-            scores = scores.softmax(dim=-1)
+            scores = scores.float().softmax(dim=-1)
         return scores, written
 
     def _of_people(
@@ -93,7 +94,7 @@ class Graph(nn.Module):
         if isinstance(getattr(head, 'shared_head', None), ActorMemoryHead):
             features, actors = self._related(features, batch, number, count, past)
             written = {**written, **actors}
-        scores = head.bbox_head(features)
+        scores = head.bbox_head(features).float()
         multilabel = head.bbox_head.multilabel
         scores = scores.sigmoid() if multilabel else scores.softmax(dim=-1)
         return scores.unflatten(0, (batch, number)), written
@@ -155,8 +156,35 @@ class RoIAlign(nn.Module):
         return found.to(maps)
 
 
+class Pool(nn.Module):
+    """Adaptive pooling over whole axes, for which ONNX has no operator of that name.
+
+    Args:
+        layer (nn.AdaptiveAvgPool3d | nn.AdaptiveMaxPool3d): Whose place it takes.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.axes = [n + 2 for n, size in enumerate(layer.output_size) if size == 1]
+        self.largest = isinstance(layer, nn.AdaptiveMaxPool3d)
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Whether a layer reduces each axis to one number or leaves it."""
+        kinds = (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d)
+        size = getattr(layer, 'output_size', None)
+        return (
+            type(layer) in kinds and isinstance(size, tuple) and set(size) <= {1, None}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, T, H, W] -> the same, the pooled axes of length 1."""
+        pool = torch.amax if self.largest else torch.mean
+        return pool(x, self.axes, keepdim=True)
+
+
 def exportable(model: nn.Module) -> nn.Module:
-    """A copy of a model whose RoIAlign is ONNX's."""
+    """A copy of a model whose RoIAlign and pooling over people are ONNX's."""
     memory, model.memory = model.memory, None
     try:
         twin = copy.deepcopy(model)
@@ -166,4 +194,7 @@ def exportable(model: nn.Module) -> nn.Module:
     if roi_head is not None:
         extractor = roi_head.bbox_roi_extractor
         extractor.roi_layer = RoIAlign(extractor.roi_layer)
+        for name, layer in list(roi_head.bbox_head.named_children()):
+            if Pool.takes(layer):
+                setattr(roi_head.bbox_head, name, Pool(layer))
     return twin.eval().cpu()

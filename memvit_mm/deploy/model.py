@@ -5,7 +5,9 @@ import json
 import os
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, Optional, Union
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -62,7 +64,7 @@ class OnnxModel:
         options: Any = None,
     ) -> None:
         self.path = os.fspath(path)
-        self._ort = _onnxruntime()
+        self._ort = find_onnxruntime()
         self.session = _session(self._ort, self.path, providers, options)
         self.about: dict[str, Any] = _metadata(self.path, self.session)
         """What the file says about itself, see :mod:`.file_format`."""
@@ -76,6 +78,8 @@ class OnnxModel:
             np.array(clip[key], dtype=np.float32)[:, None, None, None]
             for key in ('mean', 'std')
         )
+        self.owners: WeakValueDictionary = WeakValueDictionary()
+        """Who reads a stream, by its name: ``VideoStream`` and ``MultiStream``."""
         self._kept: dict[Hashable, Kept] = {}
         self._aside: list[dict[Hashable, Kept]] = []
         self._warned = False
@@ -157,6 +161,19 @@ class OnnxModel:
                 f'run() got two clips of one stream, of {list(streams)}: clips of a '
                 'stream need a call each, in time order.'
             )
+        if not len(streams) == len(times) == len(clips):
+            raise ValueError(
+                f'run() got {len(streams)} streams, {len(times)} times and '
+                f'{len(clips)} clips: give as many of each.'
+            )
+        for stream, time in zip(streams, times):
+            if not isinstance(time, Real) or time != time:
+                raise ValueError(
+                    f'The time of a clip of {stream!r} is {time!r}: give a number that '
+                    'grows with each of its clips.'
+                )
+        if not streams:
+            return []
         clips = [self._normalized(clip) for clip in clips]
         boxes = self._checked(boxes, len(clips))
         past = [self._past(*pair) for pair in zip(streams, times)]
@@ -200,9 +217,11 @@ class OnnxModel:
             ages = np.arange(self.horizon)
             valid = np.stack([ages < kept.clips for kept in past])
             binding.bind_cpu_input('valid', valid)
+        # Before onnxruntime 1.23 the binding keeps none of its inputs alive.
+        inputs = []
         for number, about in enumerate(self._memory['inputs']):
-            joined = self._joined([kept.memory[number] for kept in past])
-            binding.bind_ortvalue_input(about['name'], joined)
+            inputs.append(self._joined([kept.memory[number] for kept in past]))
+            binding.bind_ortvalue_input(about['name'], inputs[-1])
             binding.bind_output(f'next.{about["name"]}', *device)
         self.session.run_with_iobinding(binding)
         found, *memory = binding.get_outputs()
@@ -281,6 +300,11 @@ class OnnxModel:
                 f'{list(map(list, shapes))} for {clips} clips: give boxes [people, 4], '
                 'or [people, 5] with scores, for each.'
             )
+        if not all(np.isfinite(one).all() for one in boxes):
+            raise ValueError(
+                f'{self.path} got a box with a number that is not finite: give x1, y1, '
+                'x2, y2 in pixels of the clip.'
+            )
         return boxes
 
     def reset(self, stream: Optional[Hashable] = None) -> None:
@@ -312,7 +336,9 @@ class OnnxModel:
     def plain(self, kept: Kept) -> dict[str, Any]:
         """What is remembered of a stream as plain values and arrays."""
         names = (about['name'] for about in self._memory['inputs'])
-        memory = {name: value.numpy()[0] for name, value in zip(names, kept.memory)}
+        # What numpy() gives may be the memory itself.
+        values = (value.numpy()[0].copy() for value in kept.memory)
+        memory = dict(zip(names, values))
         return dict(time=kept.time, clips=kept.clips, memory=memory)
 
     def kept_of(self, plain: dict[str, Any]) -> Kept:
@@ -349,7 +375,12 @@ class OnnxModel:
         self._kept = {entry['stream']: self.kept_of(entry) for entry in entries}
 
 
-def _onnxruntime() -> Any:
+def find_onnxruntime() -> Any:
+    """The package.
+
+    Raises:
+        ImportError: If it is not installed; the message says what to do.
+    """
     # Not above: who imports this package need not have it.
     try:
         return importlib.import_module('onnxruntime')
@@ -367,6 +398,8 @@ def _session(ort: Any, path: str, providers: Optional[Providers], options: Any) 
     if providers is None:
         own = ('CUDAExecutionProvider', 'CPUExecutionProvider')
         providers = [name for name in own if name in known]
+    if isinstance(providers, str):
+        providers = [providers]
     for provider in providers:
         name = provider if isinstance(provider, str) else provider[0]
         if name not in known:

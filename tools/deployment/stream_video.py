@@ -189,13 +189,13 @@ def build_stream(args, cfg, file):
 
 def load_onnx(path, device):
     """An exported model on a device that torch would call so."""
-    import onnxruntime
     import torch
 
     from memvit_mm.deploy import OnnxModel
+    from memvit_mm.deploy.model import find_onnxruntime
 
     # As many threads as torch would take, which do not spin while they wait.
-    options = onnxruntime.SessionOptions()
+    options = find_onnxruntime().SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     providers = None

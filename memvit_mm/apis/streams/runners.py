@@ -1,8 +1,7 @@
 """Runners: what a predictor asks of a model, in PyTorch or exported to ONNX."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Optional, Union
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
@@ -120,7 +119,7 @@ class OnnxRunner:
             clips = one['inputs'].numpy()
             clips = clips if clips.ndim == 5 else clips[None]
             rows += [
-                ((sample.video_id, view), sample.timestamp, clip)
+                (View(sample.video_id, view), sample.timestamp, clip)
                 for view, clip in enumerate(clips)
             ]
         boxes = None
@@ -150,18 +149,31 @@ class OnnxRunner:
         parts = scores.split(sizes, dim=-1)
         if self.model.about['average_views'] == 'score':
             # Logits are logarithms of probabilities but for a term common to all.
-            parts = [part.log().mean(dim=0).log_softmax(dim=-1) for part in parts]
+            parts = [logarithm(part).mean(dim=0).log_softmax(dim=-1) for part in parts]
         else:
-            parts = [part.mean(dim=0).log() for part in parts]
+            parts = [logarithm(part.mean(dim=0)) for part in parts]
         for name, part in zip(('verb_logits', 'noun_logits'), parts):
             sample.set_field(part, name, dtype=Tensor)
         sample.set_pred_score(torch.cat([part.softmax(dim=0) for part in parts]))
         sample.set_pred_label(torch.stack([part.argmax() for part in parts]))
 
 
+def logarithm(scores: Tensor) -> Tensor:
+    """Of probabilities, finite also where they are 0."""
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
+
+
+class View(NamedTuple):
+    """A stream of an :class:`OnnxModel` that a predictor reads."""
+
+    video: Hashable
+    view: int
+
+
 class OnnxMemory:
     """An :class:`OnnxModel`'s memory with those methods of ``ClipMemory`` that streams
-    use. Each view of a stream is a stream of the model.
+    use. Each view of a stream is a stream of the model; those of others, who call the
+    model themselves, are left alone.
 
     Args:
         model (OnnxModel): Whose memory it is.
@@ -169,15 +181,18 @@ class OnnxMemory:
 
     def __init__(self, model: OnnxModel) -> None:
         self._model = model
-        self._owners: WeakValueDictionary = WeakValueDictionary()
+        self._owners = model.owners
         self.set_aside, self.restore = model.set_aside, model.restore
 
     def open(self, video: Hashable, owner: Any) -> None:
         """A stream begins. What is left of those whose owner is gone is forgotten."""
         self._owners[video] = owner
-        for name, _ in self._model.streams:
-            if name not in self._owners:
-                self.reset(name)
+        for key in self._views():
+            if key.video not in self._owners:
+                self._model.reset(key)
+
+    def _views(self) -> list[View]:
+        return [key for key in self._model.streams if isinstance(key, View)]
 
     def owner(self, video: Hashable) -> Any:
         """Who opened a stream last; None where nobody did who is still there."""
@@ -185,25 +200,29 @@ class OnnxMemory:
 
     def reset(self, stream: Optional[Hashable] = None) -> None:
         """Forget everything, or a stream."""
-        for key in self._model.streams:
-            if stream is None or key[0] == stream:
+        for key in self._views():
+            if stream is None or key.video == stream:
                 self._model.reset(key)
 
     def state_dict(self) -> dict[str, list]:
         """All streams; :meth:`plain` makes plain values of them."""
         kept = self._model.snapshot()
-        return dict(streams=[dict(stream=k, memory=v) for k, v in kept.items()])
+        return dict(
+            streams=[dict(stream=tuple(k), memory=kept[k]) for k in self._views()]
+        )
 
     def load_state_dict(self, state: dict[str, list]) -> None:
         """Replace the memory, by plain entries or not."""
-        kept = {}
+        kept = self._model.snapshot()
+        for key in self._views():
+            del kept[key]
         for entry in state['streams']:
             memory = entry['memory']
             if not isinstance(memory, Kept):
                 memory = {k: v for k, v in memory.items()}
                 memory['memory'] = {k: v.numpy() for k, v in memory['memory'].items()}
                 memory = self._model.kept_of(memory)
-            kept[tuple(entry['stream'][:2])] = memory
+            kept[View(*entry['stream'][:2])] = memory
         self._model.load_snapshot(kept)
 
     def plain(self, entries: list[dict]) -> list[dict]:
