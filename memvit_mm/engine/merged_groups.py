@@ -1,6 +1,6 @@
 """MergedOptimWrapperConstructor: few groups of parameters, for optimizers on GPUs."""
 
-from typing import Any
+from typing import Optional
 
 from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -18,7 +18,11 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def add_params(
-        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: Optional[bool] = None,
     ) -> None:
         """Add the parameters of a module to a list of groups.
 
@@ -26,8 +30,10 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             params (list[dict]): The groups.
             module (nn.Module): The module.
             prefix (str): Its name in the model; '' for the model.
+            is_dcn_module (bool, optional): Whether it is part of a deformable
+                convolution.
         """
-        super().add_params(params, module, prefix, **kwargs)
+        super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
         merged: dict[tuple, dict] = {}
