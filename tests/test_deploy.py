@@ -32,9 +32,10 @@ from memvit_mm.apis import ComparingPredictor, MultiStream, VideoStream
 from memvit_mm.deploy import OnnxModel
 from memvit_mm.deploy.export import export_onnx
 from memvit_mm.deploy.graph import Graph
-from memvit_mm.deploy.registers import horizon_of, registers_of
+from memvit_mm.deploy.registers import registers_of
 from memvit_mm.models import ClipMemory, Stream
 from memvit_mm.models.checkpoints.checkpoint import convert_checkpoint
+from memvit_mm.models.memory.layers import horizon_of
 from memvit_mm.paths import get_tool_path
 
 onnx = pytest.importorskip('onnx')

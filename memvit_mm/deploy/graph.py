@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from memvit_mm.models.heads import ActorMemoryHead, EpicHead
-from memvit_mm.models.memory.layers import LayerMemories, LayerWrites
+from memvit_mm.models.memory.layers import LayerMemories, LayerWrites, horizon_of
 
-from .registers import Held, horizon_of, registers_of
+from .registers import Held, registers_of
 
 
 class Graph(nn.Module):

@@ -60,11 +60,7 @@ def registers_of(specs: dict[str, MemorySpec]) -> list[Register]:
     """The registers of a model's memory layers."""
     registers = []
     for layer, spec in specs.items():
-        # The age at which a clip takes a form; 0 is when it is seen.
-        made = dict.fromkeys(sorted(spec.written_forms), 0)
-        for level in spec.levels:
-            made.setdefault(level.form, level.ages[0])
-        for form, age in made.items():
+        for form, age in spec.made_at.items():
             last = spec.last_age(form)
             if last > age:
                 parts = ('both',) if spec.is_shared(form) else ('key', 'value')
@@ -76,11 +72,6 @@ def registers_of(specs: dict[str, MemorySpec]) -> list[Register]:
                     for part in parts
                 ]
     return registers
-
-
-def horizon_of(specs: dict[str, MemorySpec]) -> int:
-    """How many clips back is the oldest one that is read."""
-    return max((spec.ages[-1] for spec in specs.values()), default=0)
 
 
 class Held:

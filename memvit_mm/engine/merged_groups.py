@@ -40,7 +40,6 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             settings = {key: value for key, value in group.items() if key != 'params'}
             alike = tuple(sorted((key, repr(n)) for key, n in settings.items()))
-            merged.setdefault(alike, dict(settings, params=[]))['params'] += group[
-                'params'
-            ]
+            same = merged.setdefault(alike, dict(settings, params=[]))
+            same['params'] += group['params']
         params[:] = merged.values()

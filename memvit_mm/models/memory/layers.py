@@ -107,22 +107,23 @@ class MemorySpec:
         return next((n.shared for n in self.levels if n.form == form), self.shared)
 
     @property
-    def kept_forms(self) -> set[int]:
-        """All forms in which a clip is kept."""
-        return self.written_forms | {level.form for level in self.levels}
+    def made_at(self) -> dict[int, int]:
+        """By each form in which a clip is kept, the age at which it takes it; 0 is when
+        it is seen."""
+        made = dict.fromkeys(sorted(self.written_forms), 0)
+        for level in self.levels:
+            made.setdefault(level.form, level.ages[0])
+        return made
 
     @property
     def kept_numbers(self) -> int:
         """What is kept of a stream between two clips, once every slot is full: the
         numbers in keys and values."""
-        made = dict.fromkeys(self.written_forms, 0)
-        for level in self.levels:
-            made.setdefault(level.form, level.ages[0])
         return self.channels * sum(
             self.tokens_of(form)
             * (1 if self.is_shared(form) else 2)
             * (self.last_age(form) - age)
-            for form, age in made.items()
+            for form, age in self.made_at.items()
         )
 
 
@@ -138,6 +139,11 @@ class Written:
     consolidated: tuple[Optional[KeyValue], ...] = ()
     """By level: this clip, consolidated at once, [B, tokens', C]; None where the level
     does not do that."""
+
+
+def horizon_of(specs: dict[str, MemorySpec]) -> int:
+    """How many clips back is the oldest one that is read; 0 without memory."""
+    return max((spec.ages[-1] for spec in specs.values()), default=0)
 
 
 LayerMemories = dict[str, tuple[PastClips, ...]]

@@ -120,8 +120,8 @@ class KeptClip:
                 if len(found) < len(group.specs):
                     return None
                 place = clip.places[number, form] = Place(table)
+                rows = numbers([place.row], next(iter(found.values())).key.device)
                 for name, (key, value) in found.items():
-                    rows = numbers([place.row], key.device)
                     table.write(name, rows, KeyValue(key[None], value[None]))
         return clip
 

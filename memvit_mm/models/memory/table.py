@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memvit_mm.models.kernels import to_device
 
-from .layers import KeyValue, MemorySpec
+from .layers import KeyValue, MemorySpec, horizon_of
 
 # The row of zeros, for slots without a clip.
 EMPTY = 0
@@ -178,10 +178,10 @@ class Plan:
         self.key = tuple(specs.items())
         self.groups = []
         for layers in alike.values():
-            forms = next(iter(layers.values())).kept_forms
+            forms = next(iter(layers.values())).made_at
             tables = {form: Table(layers, form, dtype) for form in forms}
             self.groups.append(Group(layers, tables))
-        self.horizon = max((spec.ages[-1] for spec in specs.values()), default=0)
+        self.horizon = horizon_of(specs)
 
     @property
     def num_bytes(self) -> int:
