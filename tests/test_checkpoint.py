@@ -569,11 +569,11 @@ def test_weights_that_nothing_explains_are_all_listed():
     target = state_of(detector_cfg())
     for layer in (0, 2):
         del source[f'blocks.{layer}.attn.norm_compress_v.bias']
-    source['blocks.1.attn.gate'] = source['pos_embed_class'] = torch.zeros(1)
+    source['blocks.1.attn.gate'] = source['pos_class'] = torch.zeros(1)
     del source['head.projection.bias']
     with pytest.raises(ValueError, match='5 weights are in one of') as error:
         convert_state(source, target)
-    names = 'blocks.1.attn.gate, pos_embed_class, backbone.blocks.{0,2}.attn.norm_compress_v'
+    names = 'blocks.1.attn.gate, pos_class, backbone.blocks.{0,2}.attn.norm_compress_v'
     assert names in str(error.value)
     assert 'roi_head.bbox_head.fc_cls.bias (of the model)' in str(error.value)
 
