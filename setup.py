@@ -96,7 +96,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['apis/report/report_page/*']},
+    package_data={PACKAGE: ['apis/report/report_page/*', 'demo/memvit_demo.pth']},
     python_requires='>=3.9',
     install_requires=REQUIRES,
     extras_require={'onnx': ONNX, 'export': EXPORT, 'tests': TESTS},
