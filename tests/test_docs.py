@@ -51,7 +51,7 @@ PRINTED = {
     f"run('{CAMERA}')": '2.0',
     'MultiStream(': 'no.mp4 does not exist',
     'PersonDetector(': "2.0 0 [('",
-    'memory_specs(': '30 clips of 2 tokens, up to 32 back',
+    'extra_repr()': '32',
     'print(model.memory)': 'ClipMemory(streams=1',
 }
 MODULES = sorted(
