@@ -8,10 +8,10 @@ behind ``--cfg-options`` are in the config or are arguments of the component the
 Run, on data that is drawn here, is what :data:`RUN` lists: drawing a data set, checking
 it, training the demo for an epoch and testing it; testing on several processes and the
 files for EPIC-KITCHENS; annotating videos, with people found by a detector, too; and
-``python -m memvit_mm``. Where a command needs data that nobody may hand on, it is run with the
-demo's config. All other trainings, tests and measurements are only parsed, and so is
-what installs something. (The export to ONNX runs in test_deploy.py, the scripts in bash
-in test_tools.py.)
+``python -m memvit_mm``. Where a command needs data that nobody may hand on, it is run
+with the demo's config. All other trainings, tests and measurements are only parsed, and
+so is what installs something. (The export to ONNX runs in test_deploy.py, the scripts
+in bash in test_tools.py.)
 """
 
 import argparse
@@ -302,7 +302,11 @@ RUN = [
     ),
     ('python tools/analysis_tools/eval_epic.py --task recognition', {}, ''),
     ('python tools/deployment/stream_video.py kitchen.mp4', {}, ''),
-    ('python tools/deployment/stream_video.py street.mp4', {}, ''),
+    (
+        'python tools/deployment/stream_video.py street.mp4 --config memvit_demo.py',
+        {},
+        '',
+    ),
     ('python -m memvit_mm info', {}, ''),
     ('python -m memvit_mm demo', {}, ''),
 ]
