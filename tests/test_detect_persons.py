@@ -183,7 +183,7 @@ class TestProcesses:
         for sentence in (
             'empty.mp4 is empty (0 bytes)',
             'text.mp4 cannot be opened or decoded',
-            'short.mp4 is 0.42 seconds long, and its first keyframe would be 1 seconds',
+            'short.mp4 is 0.42 seconds long, but its first keyframe is 1 seconds',
         ):
             assert sentence in error
         assert out.read_bytes() == proposals.read_bytes()
@@ -318,7 +318,7 @@ class TestKeyframes:
         line = command(folder, tmp_path / 'p.pkl', '--overwrite', '--person', 'zebra')
         code, said, error = call(line)
         assert code == 0 and '0 boxes' in said
-        assert 'Nobody was found: lower --score-thr 0.05, or see whether' in error
+        assert 'Nobody was found: lower --score-thr 0.05, or check that' in error
         line.remove('--overwrite')
         code, _, error = call(line)
         assert code == 1 and 'p.pkl exists already: pass --overwrite' in error

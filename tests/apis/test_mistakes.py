@@ -367,14 +367,14 @@ class TestBoxes:
         boxes = [[4, 4, 20, 28], [70, 4, 90, 28]]
         stream = VideoStream(data.ava_model(), boxes=lambda *_: boxes, fps=FPS)
         with pytest.warns(
-            UserWarning, match=r'1 of 2 have nothing of the frame \(64 x'
+            UserWarning, match=r'1 of the 2 boxes at .* lie outside the frame \(64 x'
         ):
             found = list(stream.run(frames))
         assert [len(p.boxes) for p in found] == [1, 1]
 
     def test_nothing(self, frames):
         stream = VideoStream(data.ava_model(), boxes=lambda *_: None, fps=FPS)
-        with refuses('boxes returned None at 1 seconds: where nobody is, return'):
+        with refuses('boxes returned None at 1 seconds: return [] where nobody is'):
             list(stream.run(frames))
 
 
@@ -405,3 +405,15 @@ def test_proposals_with_other_keys(key):
     )
     with pytest.raises(ValueError, match=sentence):
         ProposalBoxes({key: [[0, 0, 1, 1, 1]]})
+
+
+def test_proposals_of_another_video(frames):
+    """Told once; then there is nobody."""
+    table = {'kitchen,1': [[0.1, 0.1, 0.5, 0.5, 1.0]]}
+    stream = VideoStream(data.ava_model(), boxes=table, fps=FPS, name='door')
+    sentence = (
+        "no boxes for the video 'door', so nobody will be found in it; they have "
+        "kitchen: set the stream's name=..."
+    )
+    with pytest.warns(UserWarning, match=sentence):
+        assert not any(len(found.boxes) for found in stream.run(frames))

@@ -79,7 +79,7 @@ def load_config(config: ConfigLike) -> Config:
                 raise FileNotFoundError(told) from None
         cfg = Config.fromfile(name)
     if 'model' not in cfg:
-        raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
+        raise ValueError(f"{_name(cfg)} has no 'model': give the config of a model.")
     return cfg
 
 
@@ -131,7 +131,7 @@ def to_device(model: nn.Module, device: Union[str, torch.device, None]) -> nn.Mo
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         raise ValueError(
-            f"device={device!r} cannot be used ({reason}): 'cpu' always can."
+            f"device={device!r} cannot be used ({reason}): give 'cpu'."
         ) from error
 
 
