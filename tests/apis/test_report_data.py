@@ -158,12 +158,12 @@ def uneven():
         (
             plain,
             dict(without_memory=[]),
-            'without_memory has no Prediction of the times',
+            'without_memory has no Prediction at the times',
         ),
         (
             plain,
             dict(without_memory=epic(0)),
-            'without_memory has no Prediction of the',
+            'without_memory has no Prediction at the',
         ),
         (
             plain,

@@ -385,7 +385,7 @@ class TestErrors:
         ):
             inference_stdet(model, short, {0.2: [[1, 2, 30, 40]]})
         with pytest.raises(
-            ValueError, match='short.mp4 ended .* before its first clip began'
+            ValueError, match='short.mp4 ended .* before its first clip, which is'
         ):
             inference_stdet(model, short, det_model=lambda *_: [])
 

@@ -267,7 +267,7 @@ class TestSkipped:
         assert '2 segments (P01_02_4, P01_03_20) could not be read' in log.text
         assert np.load(paths['dump'])['skipped'].tolist() == sorted(skip)
         # The challenge takes all segments.
-        assert '2 segments (P01_02_4, P01_03_20) have no prediction; in' in log.text
+        assert '2 segments (P01_02_4, P01_03_20) have no prediction: since' in log.text
         _, written = read_submission(str(paths['submission']))
         row = written.narration_ids.index(NAMES[20])
         assert len(written) == 41 and len(np.unique(written.verb[row])) == 1
