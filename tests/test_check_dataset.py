@@ -170,7 +170,7 @@ def test_what_is_not_looked_up(data):
 
 def test_annotations_that_nobody_names(data):
     data.train.ann_file = ''
-    data.expect('ERROR', 'MemoryAVADataset has no ann_file: set it to the CSV file')
+    data.expect('ERROR', 'AVADataset has no ann_file: set it to the CSV file')
 
 
 # ------------------------------------------------------------------- annotations
