@@ -31,7 +31,13 @@ REQUIRES = [
 # To run exported models, and to make them.
 ONNX = ['numpy', 'onnxruntime>=1.17']
 EXPORT = [*ONNX, 'onnx', 'onnxscript']
-TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter', *EXPORT]
+# To build docs/, and to run the notebook in it.
+DOCS = [
+    line
+    for line in (ROOT / 'docs/requirements.txt').read_text('utf-8').splitlines()
+    if not line.startswith('#')
+]
+TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter', *EXPORT, *DOCS]
 
 
 class BuildWithMim(build_py):
@@ -90,7 +96,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['apis/report/report_page/*']},
+    package_data={PACKAGE: ['apis/report/report_page/*', 'demo/memvit_demo.pth']},
     python_requires='>=3.9',
     install_requires=REQUIRES,
     extras_require={'onnx': ONNX, 'export': EXPORT, 'tests': TESTS},

@@ -15,7 +15,7 @@ from memvit_mm import paths
 from memvit_mm.paths import get_config_path, get_tool_path
 
 IGNORED = shutil.ignore_patterns(
-    '.git', '.venv', 'work_dirs', 'build', '*.egg-info', '__pycache__', '.mim'
+    '.git', '.venv', 'work_dirs', '*build', '*.egg-info', '__pycache__', '.mim'
 )
 # Nothing from the index is needed: setuptools and wheel are installed already.
 OFFLINE = dict(os.environ, PIP_NO_INDEX='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
@@ -64,6 +64,7 @@ def test_wheel_has_configs_and_tools(wheel, checkout):
     }
     assert len(page) >= 7
     assert {f'memvit_mm/apis/report/report_page/{name}' for name in page} <= set(names)
+    assert 'memvit_mm/demo/memvit_demo.pth' in names
     # What works in a checkout only, what was deleted, and what nobody installs.
     for unwanted in (
         'setup_env.sh',
@@ -89,7 +90,7 @@ def test_sdist_has_what_its_tests_need(source, tmp_path):
     ).stdout
     with tarfile.open(tmp_path / output.split()[-1]) as archive:
         members = [m.name.split('/', 1)[-1] for m in archive if m.isfile()]
-    folders = ('tests', 'configs', 'tools', 'memvit_mm')
+    folders = ('tests', 'configs', 'tools', 'memvit_mm', 'docs')
     needed = {
         path.relative_to(source).as_posix()
         for folder in folders
@@ -137,6 +138,25 @@ def test_installed_package_from_another_folder(wheel, tmp_path):
     assert done.stderr.startswith('Error: There is no training log nowhere'), (
         done.stderr
     )
+
+
+def test_demo_of_the_installed_package(wheel, tmp_path):
+    pip('install', '--no-deps', '--target', tmp_path / 'site', wheel)
+    # A process that has imported nothing, which finds no checkout.
+    done = subprocess.run(
+        [sys.executable, '-m', 'memvit_mm', 'demo', '--out-dir', 'made', '--seed', '4'],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'Of 24 closed boxes' in done.stdout
+    assert {path.name for path in (tmp_path / 'made').iterdir()} == {
+        'demo.html',
+        'demo.mp4',
+        'demo.png',
+    }
 
 
 def test_editable_install_links(source, tmp_path):

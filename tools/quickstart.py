@@ -2,7 +2,8 @@
 
 Draws data/memvit_demo, trains configs/memvit_demo.py and memvit_demo_no_memory.py side
 by side, tests both, and the first once more with its memory cleared before every clip.
-What the steps print goes to files in work_dirs.
+What the steps print goes to files in work_dirs. In the end the first predicts one more
+video, and leaves demo.html, demo.mp4 and demo.png there.
 """
 
 import argparse
@@ -139,8 +140,16 @@ def main() -> None:
         ],
         check=True,
     )
+    print('\nA video that is in neither set, with the trained model:', flush=True)
+    subprocess.run(
+        [
+            *(sys.executable, '-W', 'ignore', '-m', 'memvit_mm', 'demo'),
+            *('--checkpoint', checkpoint(first)),
+        ],
+        check=True,
+    )
     print(
-        f'Data: {DATA.resolve()}; logs, checkpoints and results: '
+        f'\nData: {DATA.resolve()}; logs, checkpoints and results: '
         f'{Path("work_dirs").resolve()} ({time.monotonic() - start:.0f} s).'
     )
 
