@@ -300,7 +300,7 @@ class TestKeyframes:
         assert [k.read for k in found] == sorted(k.read for k in found)
         assert [k.second for k in keyframes(video, 2, 4)] == [2, 3, 4]
         assert [k.second for k in keyframes(video, 0, 1)] == [0, 1]
-        with pytest.raises(ValueError, match='6.00 seconds long, .* would be 9 sec'):
+        with pytest.raises(ValueError, match='6.00 seconds long, .* keyframe is 9 sec'):
             list(keyframes(video, 9))
 
     def test_options(self, folder, tmp_path, call):
