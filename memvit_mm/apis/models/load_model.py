@@ -38,9 +38,10 @@ def init_model(
     found = kind_of(cfg)
     if found != kind:
         use = f': use {CALLS[found]} of memvit_mm.apis' if found in CALLS else ''
-        wanted = 'action detector' if kind == 'detector' else kind
+        wanted = 'an action detector' if kind == 'detector' else 'a recognizer'
         raise ValueError(
-            f'{_name(cfg)} builds no {wanted} but a {cfg.model.get("type")}{use}.'
+            f'The model of {_name(cfg)} is a {cfg.model.get("type")}, not {wanted}'
+            f'{use}.'
         )
     return build_model(cfg, checkpoint, device)
 
