@@ -85,6 +85,10 @@ class TestDemo:
     @pytest.fixture(scope='class')
     def run(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp('somewhere')
+        # Of an earlier run.
+        (folder / 'work_dirs').mkdir()
+        for kind in KINDS:
+            (folder / 'work_dirs' / f'demo.{kind}').touch()
         done = call(folder, 'demo')
         assert done.returncode == 0, done.stderr
         return folder, done.stdout

@@ -105,7 +105,6 @@ def make_demo(
     )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f'demo_{seed}.mp4'
-        outputs.check(str(source))
         write_video(VideoJob(scene, draw_frame, source))
         about = dict(config=CONFIG, checkpoint=(checkpoint or WEIGHTS.name))
         made = annotate_video(
