@@ -31,7 +31,13 @@ REQUIRES = [
 # To run exported models, and to make them.
 ONNX = ['numpy', 'onnxruntime>=1.17']
 EXPORT = [*ONNX, 'onnx', 'onnxscript']
-TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter', *EXPORT]
+# To build docs/, and to run the notebook in it.
+DOCS = [
+    line
+    for line in (ROOT / 'docs/requirements.txt').read_text('utf-8').splitlines()
+    if not line.startswith('#')
+]
+TESTS = ['pytest', 'pytest-xdist', 'playwright', 'import-linter', *EXPORT, *DOCS]
 
 
 class BuildWithMim(build_py):

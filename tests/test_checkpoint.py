@@ -111,6 +111,7 @@ def published(model: torch.nn.Module) -> dict:
         'roi_head.shared_head.blocks.': 'box_blocks.',
         'roi_head.bbox_head.fc_cls.': 'head.projection.',
         'cls_head.fc_cls.': 'head.projection.',
+        'backbone.pos_embed': 'pos_embed',
     }
     state = {}
     for name, value in model.state_dict().items():
@@ -257,6 +258,39 @@ def test_published_mvitv2_has_the_same_names():
     state, report = convert_state(published(model), state_of(cfg))
     assert report.kind is Kind.CLASSIFICATION and not report.left_out
     assert all(state[name].equal(v) for name, v in model.state_dict().items())
+
+
+def test_absolute_positions():
+    """Of SlowFast's checkpoints, MMAction2's and ours."""
+    keys = dict(pool_first=False, use_abs_pos_embed=True)
+    cfg = classifier_cfg(**keys, memory_layers=())
+    model = build(cfg)
+    name = 'backbone.pos_embed'
+    positions = model.backbone.pos_embed.data
+    mvit = dict(cfg, type='Recognizer3D', backbone=dict(cfg['backbone'], type='MViT'))
+    for key in ('pool_first', 'memory_layers'):
+        del mvit['backbone'][key]
+    mvit = {**state_of(mvit), name: positions}
+    target = state_of(classifier_cfg(**keys))
+    for source, kind in (
+        (published(model), Kind.CLASSIFICATION),
+        (mvit, Kind.MVIT),
+        (target | {name: positions}, Kind.OURS),
+    ):
+        state, report = convert_state(source, target)
+        assert report.kind is kind and state[name].equal(positions)
+        assert convert_state(source)[0][name].equal(positions)
+        with pytest.raises(ValueError, match='has no absolute .*abs_pos_embed=False'):
+            convert_state(
+                {n: v for n, v in source.items() if 'pos_embed' not in n}, target
+            )
+        plain = state_of(classifier_cfg(pool_first=False))
+        with pytest.raises(ValueError, match='has absolute .* no .*pos_embed=True'):
+            convert_state(source, plain)
+        # They are not resized here: the model does so for clips of another size.
+        larger = state_of(classifier_cfg(**keys, spatial_size=64))
+        with pytest.raises(ValueError, match=r'pos_embed .1, 257, 8. for .1, 1025, 8'):
+            convert_state(source, larger)
 
 
 def test_norms_of_further_scales_stay_initial():
@@ -535,11 +569,11 @@ def test_weights_that_nothing_explains_are_all_listed():
     target = state_of(detector_cfg())
     for layer in (0, 2):
         del source[f'blocks.{layer}.attn.norm_compress_v.bias']
-    source['blocks.1.attn.gate'] = source['pos_embed'] = torch.zeros(1)
+    source['blocks.1.attn.gate'] = source['pos_class'] = torch.zeros(1)
     del source['head.projection.bias']
     with pytest.raises(ValueError, match='5 weights are in one of') as error:
         convert_state(source, target)
-    names = 'blocks.1.attn.gate, pos_embed, backbone.blocks.{0,2}.attn.norm_compress_v'
+    names = 'blocks.1.attn.gate, pos_class, backbone.blocks.{0,2}.attn.norm_compress_v'
     assert names in str(error.value)
     assert 'roi_head.bbox_head.fc_cls.bias (of the model)' in str(error.value)
 

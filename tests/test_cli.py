@@ -85,7 +85,7 @@ class TestDemo:
     @pytest.fixture(scope='class')
     def run(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp('somewhere')
-        # Of an earlier run.
+        # As an earlier run would have left them.
         (folder / 'work_dirs').mkdir()
         for kind in KINDS:
             (folder / 'work_dirs' / f'demo.{kind}').touch()

@@ -118,6 +118,17 @@ def exported(tmp_path_factory):
             backbone = small_models.backbone_cfg(arch=arch, output_cls_token=False)
             model = small_models.detector(backbone)
             return Exported(model, folder, (8, 32, 32), dynamic_batch=True)
+        if name == 'absolute positions':
+            backbone = small_models.backbone_cfg(
+                use_abs_pos_embed=True,
+                rel_pos_embed=False,
+                residual_pooling=False,
+                dim_mul_in_attention=False,
+                pool_first=False,
+            )
+            # Of another size than the positions are learned for.
+            model = small_models.recognizer(backbone)
+            return Exported(model, folder, (8, 32, 48))
         if name == 'people apart':
             model = small_models.vit_detector(actors=None)
             return Exported(model, folder, (8, 32, 32), dynamic_batch=True)
@@ -167,7 +178,14 @@ def test_published_numbers_at_every_step(exported, name):
 
 @pytest.mark.parametrize('batch', [1, 4])
 @pytest.mark.parametrize(
-    'name', ['det_gap2_nonsquare', 'cls_gap2_batch2', 'several streams', 'people apart']
+    'name',
+    [
+        'det_gap2_nonsquare',
+        'cls_gap2_batch2',
+        'several streams',
+        'people apart',
+        'absolute positions',
+    ],
 )
 def test_equal_to_pytorch(exported, name, batch):
     model, rng = exported(name), np.random.default_rng(batch)

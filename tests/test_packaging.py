@@ -15,7 +15,7 @@ from memvit_mm import paths
 from memvit_mm.paths import get_config_path, get_tool_path
 
 IGNORED = shutil.ignore_patterns(
-    '.git', '.venv', 'work_dirs', 'build', '*.egg-info', '__pycache__', '.mim'
+    '.git', '.venv', 'work_dirs', '*build', '*.egg-info', '__pycache__', '.mim'
 )
 # Nothing from the index is needed: setuptools and wheel are installed already.
 OFFLINE = dict(os.environ, PIP_NO_INDEX='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
@@ -90,7 +90,7 @@ def test_sdist_has_what_its_tests_need(source, tmp_path):
     ).stdout
     with tarfile.open(tmp_path / output.split()[-1]) as archive:
         members = [m.name.split('/', 1)[-1] for m in archive if m.isfile()]
-    folders = ('tests', 'configs', 'tools', 'memvit_mm')
+    folders = ('tests', 'configs', 'tools', 'memvit_mm', 'docs')
     needed = {
         path.relative_to(source).as_posix()
         for folder in folders

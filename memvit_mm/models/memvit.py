@@ -34,8 +34,21 @@ class MeMViT(MemoryBackbone, MViT):
     The backbone is a function: it owns no state between calls. Given ``memory``, its
     memory layers attend to earlier clips too and it returns what is to be remembered
     of this one; :class:`MemoryRecognizer3D` and :class:`MemoryFastRCNN` do that
-    bookkeeping. Without, it is a plain MViT that any MMAction2 recognizer can use, with
-    the arguments of MMAction2's in the same order; ours are keywords.
+    bookkeeping. Without, it is a plain MViT that any MMAction2 recognizer can use.
+
+    It takes the arguments of MMAction2's ``MViT``, in the same order and with the same
+    defaults; ours follow as keywords. ``MeMViT(pool_first=False)`` stands in for
+    ``MViT``, except that
+
+    - ``arch`` defaults to 'small', not to 'base', and every even layer has memory
+      unless ``memory_layers=()``;
+    - a wrong argument raises ``ValueError``, not ``AssertionError``, and so does what
+      ``MViT`` passes over in silence: a scale in ``out_scales`` that does not exist, an
+      unknown key of ``arch``, and ``pretrained_type='imagenet'``, which loads nothing;
+    - without a class token there is no parameter ``cls_token``; ``MViT`` keeps one
+      that it does not use;
+    - ``init_weights`` draws the class token, which ``MViT`` leaves at zero, and works
+      with ``rel_pos_embed=False``, too.
 
     MeMViT-16 is ``arch='small'``, MeMViT-24 is ``arch='base'`` with
     ``temporal_size=32`` and ``memory_gap=3``.
@@ -175,6 +188,9 @@ class MeMViT(MemoryBackbone, MViT):
         self.num_layers = self.arch_settings['num_layers']
         self.num_heads = self.arch_settings['num_heads']
         self.downscale_indices = list(self.arch_settings['downscale_indices'])
+        self.dim_mul_indices = list(
+            self.arch_settings.get('dim_mul_indices', self.downscale_indices)
+        )
         self.num_scales = len(self.downscale_indices) + 1
         self.stage_indices = {
             index - 1: stage for stage, index in enumerate(self.downscale_indices)

@@ -1,9 +1,12 @@
 """MeMViT(pool_first=False) where a program or a config has MMAction2's MViT.
 
-Each test runs on both, and what it expects is what MViT does; only the type of an
-exception may differ.
+Most tests run on both, and what they expect is what MViT does; only the type of an
+exception may differ. What MMAction2's own tests of MViT check, in
+tests/models/backbones/test_mvit.py, is checked here, too.
 """
 
+import inspect
+import itertools
 from functools import partial
 
 import pytest
@@ -12,7 +15,7 @@ from mmaction.registry import MODELS
 from mmengine.runner import load_checkpoint, save_checkpoint
 from small_models import randomize
 from torch import nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from memvit_mm.models import MeMViT
 
@@ -23,6 +26,19 @@ BOTH = pytest.mark.parametrize('build', [MViT, OURS])
 
 SMALL = dict(embed_dims=8, num_layers=4, num_heads=1, downscale_indices=[1, 3])
 KEYS = dict(arch=SMALL, spatial_size=32, temporal_size=8, adaptive_kv_stride=(1, 4, 4))
+
+
+def test_arguments_and_attributes():
+    theirs, ours = (inspect.signature(kind).parameters for kind in (MViT, MeMViT))
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert all(ours[name].kind is theirs[name].kind for name in theirs)
+    other = {n for n in theirs if ours[n].default != theirs[n].default}
+    assert other == {'arch'}
+    # Ours are keywords, so that MViT's keep their places.
+    new = list(ours.values())[len(theirs) :]
+    assert all(argument.kind is argument.KEYWORD_ONLY for argument in new)
+    theirs, ours = (vars(build(**KEYS)).keys() for build in (MViT, OURS))
+    assert theirs <= ours
 
 
 @BOTH
@@ -67,6 +83,14 @@ def test_dims_that_change_elsewhere(build):
 
 
 @BOTH
+def test_an_architecture_of_ones_own(build):
+    arch = dict(SMALL, num_layers=6, downscale_indices=[2, 5])
+    model = build(arch)
+    assert (model.num_layers, model.downscale_indices) == (6, [2, 5])
+    assert [block.out_dims for block in model.blocks] == [8, 8, 16, 16, 16, 32]
+
+
+@BOTH
 @pytest.mark.parametrize('arch', ['tiny', 'Small', 'base', 'large'])
 def test_architectures(build, arch):
     with torch.device('meta'):
@@ -98,6 +122,23 @@ def test_forward(build, with_cls_token, use_abs_pos_embed, size):
         grid = [-(-size[0] // 2), *(-(-n // (4 * stride)) for n in size[1:])]
         assert patches.shape == (1, 8 * stride, *grid)
         assert cls_token is None or cls_token.shape == (1, 8 * stride)
+
+
+@BOTH
+def test_tiny(build):
+    """The architecture by its name, and clips of other sizes than it is made for."""
+    model = build('tiny', drop_path_rate=0.1, out_scales=(0, 1, 2, 3))
+    rates = [block.drop_path.drop_prob for block in model.blocks[1:]]
+    assert rates == pytest.approx([0.1 * n / 9 for n in range(1, 10)])
+    heads = [block.attn.num_heads for block in model.blocks]
+    assert heads == [1, 2, 2, 4, 4, 4, 4, 4, 8, 8]
+    for size in ((6, 64, 64), (2, 96, 128)):
+        with torch.no_grad():
+            outs = model(torch.randn(1, 3, *size))
+        for stage, (patches, cls_token) in enumerate(outs):
+            grid = [size[0] // 2, *(n // (4 * 2**stage) for n in size[1:])]
+            assert patches.shape == (1, 96 * 2**stage, *grid)
+            assert cls_token.shape == (1, 96 * 2**stage)
 
 
 @BOTH
@@ -208,6 +249,57 @@ def compare(theirs, ours, clip):
         pairs = zip(tree_flatten(theirs(clip))[0], tree_flatten(ours(clip))[0])
     for expected, output in pairs:
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+
+
+FLAGS = (
+    'use_abs_pos_embed',
+    'rel_pos_embed',
+    'residual_pooling',
+    'dim_mul_in_attention',
+    'with_cls_token',
+)
+EACH_WAY = pytest.mark.parametrize(
+    'flags', list(itertools.product([True, False], repeat=len(FLAGS)))
+)
+
+
+def settings(flags) -> dict:
+    keys = dict(KEYS, **dict(zip(FLAGS, flags)), out_scales=[0, 1, 2])
+    return dict(keys, output_cls_token=keys['with_cls_token'])
+
+
+@EACH_WAY
+def test_same_numbers_whatever_is_on(flags):
+    keys = settings(flags)
+    theirs = randomize(MViT(**keys)).eval()
+    ours = OURS(**keys, memory_layers=()).eval()
+    missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing and set(unexpected) <= {'cls_token'}
+    for size in ((8, 32, 32), (4, 32, 48)):
+        compare(theirs, ours, torch.randn(2, 3, *size))
+
+
+@EACH_WAY
+@pytest.mark.parametrize('pool_first', [True, False])
+def test_memory_whatever_is_on(flags, pool_first):
+    """With a full memory of random numbers: each weight is used and trained."""
+    model = MeMViT(**settings(flags), pool_first=pool_first)
+    model.init_weights()
+    randomize(model).train()
+    clip = torch.randn(2, 3, 8, 32, 32)
+    memory = model.empty_memory(clip)
+    for (past,) in memory.values():
+        past.valid.fill_(True)
+        for tensor in (*past.recent, *past.older):
+            tensor.normal_()
+    features, written = model(clip, memory=memory)
+    assert list(written) == ['layer0', 'layer2']
+    sum(x.square().mean() for x in tree_leaves(features)).backward()
+    # None is without a gradient, and none has zeros alone.
+    zero = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ]
+    assert not zero
 
 
 def test_positions_are_trained_and_remembered_with():

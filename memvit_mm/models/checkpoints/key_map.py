@@ -62,7 +62,7 @@ class Kind(Enum):
 # Published names (SlowFast's of MViTv2, with qkv, among them) and ours.
 PUBLISHED = {
     r'patch_embed\.proj\.(weight|bias)': r'backbone.patch_embed.projection.\1',
-    rf'cls_token|blocks\.\d+\.(?:{MEMORY}|{BLOCK})': r'backbone.\g<0>',
+    rf'cls_token|pos_embed|blocks\.\d+\.(?:{MEMORY}|{BLOCK})': r'backbone.\g<0>',
     r'norm\.(weight|bias)': r'backbone.norm{last}.\1',
     rf'box_blocks\.(\d+\.(?:{BLOCK}))': r'roi_head.shared_head.blocks.\1',
     r'head\.projection\.0\.(weight|bias)': r'cls_head.fc_verb.\1',
@@ -449,6 +449,15 @@ def _check_build(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> No
         raise ValueError(
             f"the checkpoint's attention {order[pool_first]}, that of the config's "
             f'model {order[theirs[2]]}: set model.backbone.pool_first={pool_first}.'
+        )
+    # A VisionTransformer computes its positions, so that they need not be there.
+    has_positions = any(name in state for name in (POSITIONS, 'pos_embed'))
+    if VIT not in model and has_positions != (POSITIONS in model):
+        which = ('no absolute positions', 'absolute positions (pos_embed)')
+        raise ValueError(
+            f"the checkpoint has {which[has_positions]}, the config's model "
+            f'{which[not has_positions]}: set '
+            f'model.backbone.use_abs_pos_embed={has_positions}.'
         )
 
 

@@ -35,7 +35,8 @@ class MemoryBBoxHeadAVA(BBoxHeadAVA):
     Args:
         negatives (bool): Whether boxes without a label count. ``False`` gives
             ``BBoxHeadAVA``'s loss. Defaults to True.
-        *args, **kwargs: As ``BBoxHeadAVA``.
+        *args: As ``BBoxHeadAVA``.
+        **kwargs: As ``BBoxHeadAVA``.
 
     Raises:
         ValueError: If ``negatives`` is set with ``multilabel=False``, or if the sampler
