@@ -77,7 +77,8 @@ def make_demo(
             written; in one sentence.
     """
     # Says what is missing where the stack is not complete.
-    from memvit_mm import models  # noqa: F401
+    from memvit_mm import models  # noqa: F401, I001
+    import torch
     from memvit_mm.apis import (
         ComparingPredictor,
         Look,
@@ -90,6 +91,8 @@ def make_demo(
     from memvit_mm.demo.ava_scene import CLASS_IDS, draw_frame
     from memvit_mm.demo.files import VideoJob, write_video
 
+    # Several would only wait for each other: the model is too small for them.
+    torch.set_num_threads(1)
     settings = DemoSettings(
         num_train=1, num_val=1, seconds=SECONDS, size=SIDE, seed=seed
     )
