@@ -37,7 +37,7 @@ def _read_whole_videos():
 if _missing and len(_missing) < len(STACK):
     warnings.warn(
         f'memvit_mm registers nothing, since {", ".join(_missing)} is not installed: '
-        'bash tools/setup_env.sh, or pip install memvit_mm with its dependencies.',
+        'run bash tools/setup_env.sh, or pip install memvit_mm with its dependencies.',
         stacklevel=2,
     )
 if not _missing:

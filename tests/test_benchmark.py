@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -131,7 +131,10 @@ def test_ctrl_c_ends_it_at_once(config_file):
     [
         (['missing.py'], 'There is no config file missing.py'),
         (['{config}', '--repeats', '0'], '--repeats must be at least 1, got 0'),
-        (['{config}', '--forward-batch', '0'], 'a batch has at least 1 clip, got 0'),
+        (
+            ['{config}', '--forward-batch', '0'],
+            '--training-batch must be at least 1, got 0',
+        ),
         (
             ['{config}', '--forward-batch', '--training-batch'],
             'compare has nothing to measure: give --forward-batch',
@@ -140,7 +143,7 @@ def test_ctrl_c_ends_it_at_once(config_file):
             ['{config}', '--json', 'missing/found.json'],
             '--json missing/found.json: there is no folder',
         ),
-        (['{config}', '--device', 'cuda'], 'finds no GPU here'),
+        (['{config}', '--device', 'cuda'], 'finds no GPU here: use --device cpu'),
         (
             ['{config}', '--cfg-options', 'model.backbone.type=MViT'],
             "the backbone is of type 'MViT': only configs of MeMViT and MemoryViT can",
@@ -190,6 +193,13 @@ def test_a_case_that_fails_says_why():
     sentence = r'^too small: ValueError: a clip of size \(8, 0, 32\)'
     with ThreadPoolExecutor(1) as process, pytest.raises(ValueError, match=sentence):
         _ask(process, small, _start, small)
+
+
+def test_a_case_that_is_killed():
+    case = Case('ours', BACKBONE)
+    sentence = '^ours: its process was killed, probably for lack of memory: use a small'
+    with ProcessPoolExecutor(1) as process, pytest.raises(ValueError, match=sentence):
+        _ask(process, case, os._exit, 9)
 
 
 def test_backbones_that_are_compared():

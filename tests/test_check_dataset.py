@@ -163,6 +163,16 @@ def test_datasets_inside_wrappers_are_found(data):
     )
 
 
+def test_what_is_not_looked_up(data):
+    data.train.data_prefix.img = 's3://ava/videos/'
+    data.expect('WARNING', '^s3://ava/videos/: .*; nothing in it is looked up')
+
+
+def test_annotations_that_nobody_names(data):
+    data.train.ann_file = ''
+    data.expect('ERROR', 'AVADataset has no ann_file: set it to the CSV file')
+
+
 # ------------------------------------------------------------------- annotations
 
 

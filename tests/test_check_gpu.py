@@ -52,7 +52,7 @@ def test_tests_of_the_gpu_pass_on_a_cpu(report):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['check_gpu.py'])
-    with pytest.raises(ValueError, match='finds no GPU here; --device cpu rehearses'):
+    with pytest.raises(ValueError, match='finds no GPU here: use --device cpu'):
         check_gpu.main()
     monkeypatch.setattr(sys, 'argv', ['check_gpu.py', '--out', 'missing/a.json'])
     with pytest.raises(SystemExit):

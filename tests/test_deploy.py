@@ -241,6 +241,9 @@ class TestMemory:
         other.load_state_dict(state)
         found = [other('a', time, clips[time]) for time in range(4, 7)]
         np.testing.assert_array_equal(found, expected)
+        with pytest.raises(ValueError, match=r"no 'streams': give what state_dict\(\)"):
+            other.load_state_dict({})
+        assert other.streams == ['a']
         (entry,) = state['streams']
         entry['memory'].popitem()
         with pytest.raises(ValueError, match='saved is of another model than .*onnx'):
@@ -707,7 +710,9 @@ class TestMistakes:
             *('--json', kitchen[0] / 'never.jsonl'),
         )
         assert code == 1 and 'kitchen.onnx is no model of memvit_demo.py' in said
-        with pytest.raises(ValueError, match='the labels|The labels'):
+        with pytest.raises(
+            ValueError, match='labels has names of actions, but the model'
+        ):
             cfg = str(kitchen[0] / 'kitchen.py')
             VideoStream(model, cfg=cfg, labels=['sit', 'stand'])
 
@@ -719,6 +724,19 @@ class TestMistakes:
         line[1] = folder / 'nowhere.pth'
         code, _, said = run_tool('export_onnx.py', *line, tmp_path / 'model.onnx')
         assert code == 1 and 'There is no checkpoint file' in said
+
+    def test_without_the_exporter(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'onnxscript', None)
+        with pytest.raises(
+            ImportError, match=r"needs onnxscript .*'memvit_mm\[export\]'"
+        ):
+            export_onnx(small_models.recognizer(), str(tmp_path / 'model.onnx'))
+
+    def test_three_label_maps(self, kitchen, tmp_path):
+        folder, _ = kitchen
+        line = [folder / 'kitchen.py', folder / 'kitchen.pth', '--out', 'model.onnx']
+        code, _, said = run_tool('export_onnx.py', *line, '--label-map', *'abc')
+        assert code == 2 and '--label-map takes one file, or two: of verbs' in said
 
     def test_models_that_cannot_be_exported(self, tmp_path):
         path = str(tmp_path / 'model.onnx')
@@ -735,6 +753,10 @@ class TestMistakes:
         with pytest.raises(
             ValueError, match=r'shared_head \(Identity\): of the shared'
         ):
+            export_onnx(model, path)
+        model = small_models.recognizer()
+        model.cls_head = None
+        with pytest.raises(ValueError, match='has no cls_head, and so no scores'):
             export_onnx(model, path)
         with pytest.raises(ValueError, match=r'shape=\(8, 0, 32\) must be frames'):
             export_onnx(small_models.recognizer(), path, shape=(8, 0, 32))

@@ -183,7 +183,7 @@ class TestProcesses:
         for sentence in (
             'empty.mp4 is empty (0 bytes)',
             'text.mp4 cannot be opened or decoded',
-            'short.mp4 is 0.42 seconds long, and its first keyframe would be 1 seconds',
+            'short.mp4 is 0.42 seconds long, but its first keyframe is 1 seconds',
         ):
             assert sentence in error
         assert out.read_bytes() == proposals.read_bytes()
@@ -300,7 +300,7 @@ class TestKeyframes:
         assert [k.read for k in found] == sorted(k.read for k in found)
         assert [k.second for k in keyframes(video, 2, 4)] == [2, 3, 4]
         assert [k.second for k in keyframes(video, 0, 1)] == [0, 1]
-        with pytest.raises(ValueError, match='6.00 seconds long, .* would be 9 sec'):
+        with pytest.raises(ValueError, match='6.00 seconds long, .* keyframe is 9 sec'):
             list(keyframes(video, 9))
 
     def test_options(self, folder, tmp_path, call):
@@ -318,7 +318,7 @@ class TestKeyframes:
         line = command(folder, tmp_path / 'p.pkl', '--overwrite', '--person', 'zebra')
         code, said, error = call(line)
         assert code == 0 and '0 boxes' in said
-        assert 'Nobody was found: lower --score-thr 0.05, or see whether' in error
+        assert 'Nobody was found: lower --score-thr 0.05, or check that' in error
         line.remove('--overwrite')
         code, _, error = call(line)
         assert code == 1 and 'p.pkl exists already: pass --overwrite' in error

@@ -150,7 +150,7 @@ def test_other_functions():
 
 
 def test_sizes_that_are_none_are_refused():
-    with pytest.raises(ValueError, match=r'size \(8, 0, 32\) is none: give T, H, W'):
+    with pytest.raises(ValueError, match=r'size \(8, 0, 32\) must be T, H, W'):
         clip_shape(SMALL, (8, 0, 32))
     with pytest.raises(ValueError, match=r'8 x 2 x 2 .* do not fit .*: use larger'):
         patch = dict(kernel_size=(3, 7, 7), stride=(2, 4, 4), padding=0)

@@ -178,7 +178,7 @@ def test_unlabelled_cues_are_measured_from_two_starts(monkeypatch):
         (['--out', 'no/where.png'], '--out no/where.png: there is no folder'),
         (['--out', 'recall.foo'], '--out recall.foo: use one of .png, .svg, .pdf'),
         (['--json', '.'], '--json . is a folder: name a file in it'),
-        (['--seeds', '0', '0'], '--seeds must be different numbers from 0'),
+        (['--seeds', '0', '0'], '--seeds must be different numbers >= 0'),
         (['--json', 'no/where.json'], '--json no/where.json: there is no folder'),
     ],
 )

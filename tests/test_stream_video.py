@@ -274,3 +274,7 @@ class TestErrors:
         before = sorted(folder.iterdir())
         assert sentence in self.fails(call, 'kitchen.mp4', *EPIC, *options)
         assert sorted(folder.iterdir()) == before
+
+    def test_three_label_maps(self, call):
+        code, _, said = call('a.mp4', *EPIC, '--out', 'o.mp4', '--label-map', *'abc')
+        assert code == 2 and '--label-map takes one file, or two: of verbs' in said

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import _common
+import measure_stream
 import plot_demo
 import pytest
 import quickstart
@@ -171,7 +172,7 @@ class TestTrain:
         given = dict(type='OptimWrapper', dtype='float16')
         wrapper = merge('--amp', optim_wrapper=given).optim_wrapper
         assert (wrapper.dtype, wrapper.loss_scale) == ('float16', 'dynamic')
-        with pytest.raises(ValueError, match='not Other'):
+        with pytest.raises(ValueError, match='not Other; leave out --amp'):
             merge('--amp', optim_wrapper=dict(type='Other'))
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
         wrapper = merge('--amp').optim_wrapper
@@ -399,6 +400,11 @@ class TestPlotDemo:
         )
         assert lines[4].split() == ['difference', '+0.500', '+0.500']
 
+    def test_a_name_for_each(self, runs, monkeypatch, capsys):
+        with pytest.raises(SystemExit):
+            self.main(monkeypatch, runs, '--names', 'a')
+        assert '--names has 1 values for 2 runs' in capsys.readouterr().err
+
     def test_no_log(self, runs, monkeypatch):
         for log in (runs / 'memvit_demo').glob('*/vis_data/scalars.json'):
             log.unlink()
@@ -416,6 +422,14 @@ class TestPlotDemo:
         log.write_text(log.read_text() + '{"mAP/over')
         with pytest.raises(ValueError, match='scalars.json, line 5 is no JSON'):
             self.main(monkeypatch, runs)
+
+
+def test_too_short_a_stream_to_measure(monkeypatch):
+    options = ['memory', '--hours', '0.01', '--fps', '4']
+    monkeypatch.setattr(sys, 'argv', ['measure_stream.py', *options])
+    sentence = '--hours 0.01 is less than two minutes, so nothing was measured: give'
+    with pytest.raises(ValueError, match=sentence):
+        measure_stream.measure_memory(measure_stream.parse_args())
 
 
 class TestQuickstart:

@@ -67,7 +67,7 @@ def parse_args():
         help='cuda, cuda:1 ..., or cpu for a rehearsal of small sizes (default: cuda)',
     )
     parser.add_argument(
-        '--only', nargs='+', choices=list(LIMITS), help='these parts alone'
+        '--only', nargs='+', choices=list(LIMITS), help='run these parts alone'
     )
     args = parser.parse_args()
     folder = os.path.dirname(os.path.abspath(args.out))
@@ -85,8 +85,8 @@ def environment(device: str) -> dict:
     cuda = device.startswith('cuda')
     if cuda and not torch.cuda.is_available():
         raise ValueError(
-            f'--device {device}, but torch {torch.__version__} finds no GPU here; '
-            '--device cpu rehearses.'
+            f'--device {device}, but torch {torch.__version__} finds no GPU here: '
+            'use --device cpu for a rehearsal.'
         )
     commit = None
     if shutil.which('git'):

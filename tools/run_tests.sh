@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 
-MORE_OPTIONS=yes setup_env --copy "$@"
+EXTRA='[tests]' MORE_OPTIONS=yes setup_env --copy "$@"
 cd "$REPO"
 if ! command -v chromium chromium-browser google-chrome >/dev/null; then
     echo 'Installing Chromium (tests that open reports are skipped without it)'

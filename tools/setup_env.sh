@@ -27,6 +27,7 @@ USAGE
 die() { echo "Error: $*" >&2 && exit 1; }
 
 # Leaves the interpreter in $PY and, with MORE_OPTIONS=yes, what it does not know in $REST.
+# EXTRA is what setup.py has more to install, such as '[tests]'.
 setup_env() {
     local venv="$REPO/.venv" python=python3 link=--editable torch='' compile=no
     REST=() SECONDS=0
@@ -55,7 +56,7 @@ setup_env() {
     "$PY" -c 'import torch' 2>/dev/null || torch="${MEMVIT_TORCH:-$("$PY" -c \
         'import sys; print("torch" + ("==2.13.0" if sys.version_info >= (3, 10) else ""))')}"
     echo "Installing memvit_mm and what it needs with $PY (a minute or two)"
-    pip_install ${torch:+"$torch"} ${link:+"$link"} '.[tests]' ||
+    pip_install ${torch:+"$torch"} ${link:+"$link"} ".${EXTRA:-}" ||
         die 'pip cannot install memvit_mm: it says above what it lacks.'
     # mmengine and MMAction2 ask for OpenCV with windows, which needs libGL.
     "$PY" -c 'import cv2' 2>/dev/null ||

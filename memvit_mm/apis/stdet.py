@@ -189,9 +189,9 @@ def iter_stdet(
     if not classes.known:
         count = len(classes.names['actions'])
         warnings.warn(
-            f'Names of the {count} classes are not known (the label_file of the config '
-            'is not there): give labels=..., a label map file or a list; till then '
-            f"they are 'class 0' to 'class {count - 1}'.",
+            f'Names of the {count} classes are not known (the label_file of the '
+            "config does not exist), so they are called 'class 0' to "
+            f"'class {count - 1}': give labels=..., a label map file or a list.",
             stacklevel=2,
         )
     source = open_whole_video(video, fps, on_bad_clip)
@@ -243,7 +243,7 @@ def _timed(boxes: Mapping) -> Keyframes:
         corners, *_ = find.check(found, time)
         for box in corners[(corners[:, 2:] <= corners[:, :2]).any(axis=1)]:
             raise ValueError(
-                f'boxes has {box.tolist()} at {time:g} seconds, which holds nothing: '
+                f'boxes has {box.tolist()} at {time:g} seconds, which is empty: '
                 'expected x1, y1, x2, y2 with x1 < x2 and y1 < y2.'
             )
     return Keyframes(sorted(table), find)
@@ -259,20 +259,20 @@ def _proposed(
             'boxes [people, 4] in pixels, or AVA proposals or their file.'
         )
     if not boxes:
-        raise ValueError('boxes is empty: there is no keyframe to look at.')
+        raise ValueError('boxes is empty: give the boxes of one keyframe or more.')
     find = ProposalBoxes(boxes, timestamp_start, threshold, limit)
     seconds = sorted(second for name, second in find.table if name == video)
     if not seconds:
         found = ', '.join(dict.fromkeys(name for name, _ in find.table))
         raise ValueError(
-            f'The proposals have no boxes for {video!r}; they are of '
-            f'{found[:200] or "no video"}: name the video as there with video_id.'
+            f'The proposals have no boxes for {video!r}; they have '
+            f"{found[:200] or 'no video'}: set video_id to the video's name there."
         )
     if seconds[0] < timestamp_start:
         raise ValueError(
             f'The proposals of {video!r} begin at second {seconds[0]}, before the '
-            f'video does (timestamp_start={timestamp_start}): say at which of their '
-            'seconds it begins with timestamp_start.'
+            f'video does (timestamp_start={timestamp_start}): set timestamp_start to '
+            'the second of the proposals at which the video begins.'
         )
     # As the data set does: no clip where nobody is.
     pixel = np.zeros((1, 1, 3), dtype=np.uint8)

@@ -255,6 +255,6 @@ def clip_shape(
         size = (frames, pixels, pixels)
     if len(size) != 3 or min(size) < 1:
         raise ValueError(
-            f'a clip of size {tuple(size)} is none: give T, H, W, each at least 1.'
+            f'a clip of size {tuple(size)} must be T, H, W, each at least 1.'
         )
     return (backbone.get('in_channels', 3), *size)

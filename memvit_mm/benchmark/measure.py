@@ -225,8 +225,8 @@ def _ask(process: ProcessPoolExecutor, case: Case, what: Callable, *args: Any) -
         return process.submit(what, *args).result()
     except BrokenProcessPool:
         raise ValueError(
-            f'{case.name}: its process ended, mostly for too little memory: use a '
-            'smaller batch or smaller clips.'
+            f'{case.name}: its process was killed, probably for lack of memory: use '
+            'a smaller batch or smaller clips.'
         ) from None
     except Exception as error:
         first = str(error).strip().split('\n', 1)[0]

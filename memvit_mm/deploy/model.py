@@ -369,9 +369,14 @@ class OnnxModel:
         """Replace the memory by what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: If it is that of another model.
+            ValueError: If it is something else, or that of another model.
         """
-        entries = state['streams']
+        entries = state.get('streams')
+        if entries is None:
+            raise ValueError(
+                "The state has no 'streams': give what state_dict() of an OnnxModel "
+                'returned.'
+            )
         self._kept = {entry['stream']: self.kept_of(entry) for entry in entries}
 
 

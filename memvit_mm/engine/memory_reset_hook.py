@@ -142,9 +142,9 @@ def _check_sampler(runner: Runner, key: str, loader: Any) -> None:
     plain = batch_sampler is None or type(batch_sampler) is BatchSampler
     if plain and type(sampler) in (DefaultSampler, InfiniteSampler, DistributedSampler):
         raise ValueError(
-            f'{key}: {type(sampler).__name__} deals every clip of a video to another '
-            f'of the {get_world_size()} processes, so that memory would hold the wrong '
-            f'clips: {remedy}'
+            f'{key}: {type(sampler).__name__} spreads the clips of a video over the '
+            f'{get_world_size()} processes, so that memory would hold the wrong clips: '
+            f'{remedy}'
         )
     runner.logger.warning(
         f'{key}: whether {type(batch_sampler).__name__} gives all clips of a video to '

@@ -33,18 +33,18 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
     Examples:
         >>> check_output('timeline', 'a.txt')
         Traceback (most recent call last):
-        ValueError: The timeline a.txt must end in .png, .pdf, .svg or .jpg.
+        ValueError: The timeline file a.txt must end in .png, .pdf, .svg or .jpg.
     """
     path = osp.expanduser(os.fspath(path))
     if osp.splitext(path)[1].lower() not in ENDINGS[kind]:
         *first, last = ENDINGS[kind]
         told = f'{", ".join(first)} or {last}' if first else last
-        raise ValueError(f'The {kind} {path} must end in {told}.')
+        raise ValueError(f'The {kind} file {path} must end in {told}.')
     if osp.isdir(path):
-        raise ValueError(f'The {kind} {path} is a folder: name a file in it.')
+        raise ValueError(f'The {kind} file {path} is a folder: name a file in it.')
     if source is not None and osp.exists(path) and osp.samefile(path, source):
         raise ValueError(
-            f'The {kind} {path} is the video that is read: name another file.'
+            f'The {kind} file {path} is the video that is read: name another file.'
         )
     folder = osp.dirname(path) or '.'
     try:
@@ -53,8 +53,8 @@ def check_output(kind: str, path: str, source: Optional[str] = None) -> str:
     except OSError as error:
         told = f'{folder} is a file' if osp.isfile(folder) else error.strerror
         raise PermissionError(
-            f'The {kind} {path} cannot be written ({told}): check its folder, or name '
-            'another one.'
+            f'The {kind} file {path} cannot be written ({told}): check its folder, or '
+            'name another one.'
         ) from None
     return path
 
@@ -65,14 +65,14 @@ def check_apart(paths: Mapping[str, str]) -> None:
     Examples:
         >>> check_apart(dict(lines='a.json', report='a.json'))
         Traceback (most recent call last):
-        ValueError: The lines and the report are both a.json: name two files.
+        ValueError: The lines file and the report file are both a.json: name two files.
     """
     taken: dict[str, str] = {}
     for kind, path in paths.items():
         other = taken.setdefault(osp.realpath(path), kind)
         if other != kind:
             raise ValueError(
-                f'The {other} and the {kind} are both {path}: name two files.'
+                f'The {other} file and the {kind} file are both {path}: name two files.'
             )
 
 

@@ -145,8 +145,9 @@ class MemoryVisionTransformer(MemoryBackbone, VisionTransformer):
         )
         if min(num_frames // tubelet_size, img_size // patch_size) < 1:
             raise ValueError(
-                f'num_frames={num_frames} and img_size={img_size} have no patch of '
-                f'tubelet_size={tubelet_size} and patch_size={patch_size}.'
+                f'num_frames={num_frames} must be at least tubelet_size='
+                f'{tubelet_size}, and img_size={img_size} at least patch_size='
+                f'{patch_size}.'
             )
         if reading not in READINGS:
             raise ValueError(f'reading={reading!r} must be one of {READINGS}.')

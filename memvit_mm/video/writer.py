@@ -114,7 +114,7 @@ class VideoWriter:
             ending = osp.splitext(self.path)[1].lower()
             raise ValueError(
                 f"OpenCV cannot write the codec '{self.codec}' into {self.path}: leave "
-                f"it out for '{CODECS[ending]}', or write .webm, which browsers play, "
-                'too.'
+                f"codec out, which takes '{CODECS[ending]}', or write a .webm file, "
+                'which browsers play, too.'
             )
         self._writer = writer

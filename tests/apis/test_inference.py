@@ -442,10 +442,10 @@ class TestErrors:
         ):
             init_recognizer(f'/not/there/configs/{CONFIG}')
         (tmp_path / 'bare.py').write_text('x = 1\n')
-        with pytest.raises(ValueError, match='bare.py is no config of a model'):
+        with pytest.raises(ValueError, match="bare.py has no 'model'"):
             init_recognizer(tmp_path / 'bare.py')
         (tmp_path / 'odd.py').write_text("model = dict(type='BMN')\n")
-        with pytest.raises(ValueError, match='odd.py builds no recognizer but a BMN.$'):
+        with pytest.raises(ValueError, match='odd.py is a BMN, not a recognizer.$'):
             init_recognizer(tmp_path / 'odd.py')
 
     def test_models_and_pipelines(self, model, video, monkeypatch):

@@ -137,11 +137,11 @@ def uneven():
 @pytest.mark.parametrize(
     'predictions, options, sentence',
     [
-        (list, {}, 'There are no predictions to report: is the video shorter than'),
+        (list, {}, 'There are no predictions to report: check that the video is'),
         (
             kinds,
             {},
-            r'predictions\[1\] is a PeoplePrediction of .*, and the first a Prediction',
+            r'\[1\] is a PeoplePrediction of .*, and the first is a Prediction',
         ),
         (
             streams,
@@ -158,12 +158,12 @@ def uneven():
         (
             plain,
             dict(without_memory=[]),
-            'without_memory has no Prediction of the times',
+            'without_memory has no Prediction at the times',
         ),
         (
             plain,
             dict(without_memory=epic(0)),
-            'without_memory has no Prediction of the',
+            'without_memory has no Prediction at the',
         ),
         (
             plain,
@@ -173,7 +173,7 @@ def uneven():
         (
             plain,
             dict(without_memory=[clip(99, np.ones(4))]),
-            r'has no Prediction of the times of the predictions \(2 seconds and so on',
+            r'has no Prediction at the times of the predictions \(2 seconds and so on',
         ),
         (
             plain,

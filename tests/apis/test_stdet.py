@@ -344,12 +344,16 @@ class TestErrors:
             ({1: [[1, 2, float('nan'), 4]]}, 'boxes returned nan or infinity at 1'),
             (
                 {1: [[50, 20, 30, 40]]},
-                r'boxes has \[50.0, 20.0, .* which holds nothing',
+                r'boxes has \[50.0, 20.0, .* which is empty',
             ),
             ({'a;7': [[0, 0, 1, 1]]}, "boxes has the key 'a;7', expected 'video,sec"),
-            ({'a,0902': [[0, 0, 1, 1]]}, "no boxes for '.*'; they are of a: name"),
+            (
+                {'a,0902': [[0, 0, 1, 1]]},
+                "no boxes for '.*'; they have a: set video_id",
+            ),
             ({40: [[1, 2, 30, 40]]}, '17.00 seconds long, but boxes has a keyframe at'),
             ('no.pkl', 'no.pkl'),
+            ({}, 'boxes is empty: give the boxes of one keyframe or more'),
         ],
     )
     def test_boxes(self, model, video, boxes, message):
@@ -381,7 +385,7 @@ class TestErrors:
         ):
             inference_stdet(model, short, {0.2: [[1, 2, 30, 40]]})
         with pytest.raises(
-            ValueError, match='short.mp4 ended .* before its first clip began'
+            ValueError, match='short.mp4 ended .* before its first clip, which is'
         ):
             inference_stdet(model, short, det_model=lambda *_: [])
 

@@ -540,7 +540,9 @@ class TestFrames:
         assert only.end == pytest.approx(19 / FPS)
         assert list(stream.run([])) == []
         assert stream.finish() == []
-        with pytest.raises(BadClipError, match=r'after 0\.42 .*at 2: lower stride'):
+        with pytest.raises(
+            BadClipError, match=r'after 0\.42 .*at 2 seconds: lower stride'
+        ):
             list(stream.run(np.stack(frames[:5])))
         detector = VideoStream(data.ava_model(), boxes=lambda *_: [], fps=FPS)
         detector.stride = 0.25

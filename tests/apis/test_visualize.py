@@ -367,7 +367,7 @@ class TestErrors:
             annotate(model, video, tmp_path, labels=['a'])
 
     def test_nothing_asked_for(self, model, video):
-        with pytest.raises(ValueError, match='Nothing is asked for'):
+        with pytest.raises(ValueError, match='Give at least one of video, lines'):
             annotate_video(VideoStream(model), video, Outputs())
 
     @pytest.mark.parametrize(

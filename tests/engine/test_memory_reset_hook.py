@@ -313,7 +313,7 @@ def test_loaders_on_two_processes(said, name):
     else:
         (text,) = about
         kind = 'InfiniteSampler' if 'infinite' in name else 'DefaultSampler'
-        assert text.startswith(f'{key}: {kind} deals every clip of a video to another')
+        assert text.startswith(f'{key}: {kind} spreads the clips of a video over the')
         shuffle = key == 'train_dataloader'
         remedy = f"dict(type='SequentialClipSampler', shuffle={shuffle})."
         assert text.endswith(f'set {key}.batch_sampler={remedy}')

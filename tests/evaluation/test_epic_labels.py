@@ -66,7 +66,9 @@ class TestErrors:
         assert '\n' not in str(raised.value)
 
     def test_arguments(self, folder, tmp_path):
-        self.expect('Nothing says what to compare with: name annotations')
+        self.expect(
+            'Give annotations, the folder of the official CSV files, or ann_file'
+        )
         self.expect("one of train, validation, test, got 'val'", str(folder), 'val')
         self.expect(
             'There is no .*EPIC_100_validation.csv: annotations must be the folder',
@@ -95,7 +97,7 @@ class TestErrors:
         path = folder / 'EPIC_100_validation.csv'
         header = [name for name in HEADER if name != 'noun_class']
         write_csv(path, header, make_rows(12))
-        self.expect("lacks the column 'noun_class'", str(folder))
+        self.expect("lacks the column 'noun_class' .*check annotations", str(folder))
 
     def test_tail_list(self, folder):
         path = folder / 'EPIC_100_tail_verbs.csv'

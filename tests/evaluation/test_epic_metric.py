@@ -267,7 +267,7 @@ class TestSkipped:
         assert '2 segments (P01_02_4, P01_03_20) could not be read' in log.text
         assert np.load(paths['dump'])['skipped'].tolist() == sorted(skip)
         # The challenge takes all segments.
-        assert '2 segments (P01_02_4, P01_03_20) have no prediction; in' in log.text
+        assert '2 segments (P01_02_4, P01_03_20) have no prediction: since' in log.text
         _, written = read_submission(str(paths['submission']))
         row = written.narration_ids.index(NAMES[20])
         assert len(written) == 41 and len(np.unique(written.verb[row])) == 1
@@ -281,7 +281,7 @@ class TestTestSet:
         metric = EpicMetric('anticipation', annotations, 'test', submission=str(path))
         log = Log(monkeypatch)
         assert make_runner(tmp_path, metric).test() == {}
-        assert 'timestamps.csv has no labels: no number.' in log.text
+        assert 'timestamps.csv has no labels, so there are no numbers.' in log.text
         assert f'The submission is in {path}.' in log.text
         assert len(read_submission(str(path))[1]) == 41
 
@@ -289,7 +289,7 @@ class TestTestSet:
         log = Log(monkeypatch)
         metric = EpicMetric('anticipation', annotations, 'test')
         assert make_runner(tmp_path, metric).test() == {}
-        assert 'no number; submission=OUT.zip writes them' in log.text
+        assert 'no numbers; submission=OUT.zip writes them' in log.text
 
 
 class TestNothingIsLost:
@@ -349,11 +349,17 @@ class TestMistakesAreToldBeforeTheTest:
 
     def test_options(self, annotations, tmp_path):
         self.expect("task must be one of .* got 'both'", 'both', annotations)
-        self.expect('Nothing says what to compare with', 'recognition')
+        self.expect('Give annotations, the folder of', 'recognition')
         self.expect(
             'There is no .*EPIC_100_validation.csv',
             'recognition',
             str(tmp_path),
+            error=FileNotFoundError,
+        )
+        self.expect(
+            'none.csv does not exist: check ann_file of EpicMetric, the evaluator.$',
+            'recognition',
+            ann_file='none.csv',
             error=FileNotFoundError,
         )
         self.expect('give both or none', 'recognition', annotations, num_verbs=3)

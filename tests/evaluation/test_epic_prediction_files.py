@@ -235,7 +235,7 @@ class _Storage:
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match='There is no file .*none.npz'):
         read_predictions(str(tmp_path / 'none.npz'))
-    with pytest.raises(ValueError, match='a.csv is no file of predictions by its name'):
+    with pytest.raises(ValueError, match='The file of predictions .*a.csv must end in'):
         read_predictions(str(tmp_path / 'a.csv'))
     (tmp_path / 'a.npz').mkdir()
     with pytest.raises(ValueError, match='a.npz cannot be read .Is a directory'):

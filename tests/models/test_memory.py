@@ -247,6 +247,8 @@ def test_a_failed_step_leaves_no_trace():
     for t in (1, 2, 3):
         play(memory, [('a', t, t)])
     step = memory.step([Stream('a')], [4])
+    with pytest.raises(RuntimeError, match=r'^Call read\(\) before write\(\).$'):
+        step.write({})
     step.read(SPECS, like=LIKE)
     step.write({'layer0': Written(KeyValue(torch.ones(1, 4, 2), torch.ones(1, 4, 2)))})
     # No commit: an error came.

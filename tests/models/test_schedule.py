@@ -415,5 +415,5 @@ def test_people_without_memory():
 
 
 def test_more_tokens_than_there_are():
-    with pytest.raises(ValueError, match=r'\[1\]: tokens=9 of a clip that has 5 keys'):
+    with pytest.raises(ValueError, match=r'\[1\]: tokens=9 is more than the 5 keys'):
         backbone([FINE, dict(type='pool', ages=(5,), tokens=9)])

@@ -376,12 +376,12 @@ def test_layer_wise_decay_takes_memory_with_its_layer(build, cfg):
         (dict(memory_levels=[]), 'memory_levels is empty: name a level'),
         (
             dict(memory_levels=[dict(type='pool', ages=(1,), tokens=17)]),
-            r'memory_levels\[0\]: tokens=17 of a clip that has 16 keys',
+            r'memory_levels\[0\]: tokens=17 is more than the 16 keys that',
         ),
         (dict(memory_layers=0), 'memory_layers=0 must be a list of numbers'),
         (dict(memory_layers=[1.0]), r'memory_layers=\[1.0\] must be a list of numbers'),
         (dict(memory_levels=[dict(type=['kmeans'], ages=(1,))]), 'is not known: use'),
-        (dict(img_size=8), 'num_frames=8 and img_size=8 have no patch of'),
+        (dict(img_size=8), 'img_size=8 at least patch_size='),
         (dict(num_heads=5), 'must be a multiple of num_heads=5'),
     ],
 )

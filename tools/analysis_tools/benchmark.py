@@ -39,16 +39,26 @@ def parse_args():
     )
     parser.add_argument('--repeats', type=int, default=5, help='measured runs of each')
     parser.add_argument(
-        '--forward-batch', type=int, nargs='*', default=[1], help='0 or more sizes'
+        '--forward-batch',
+        type=int,
+        nargs='*',
+        default=[1],
+        metavar='N',
+        help='batch sizes of the forward pass; none to leave it out (default: 1)',
     )
     parser.add_argument(
-        '--training-batch', type=int, nargs='*', default=[1], help='0 or more sizes'
+        '--training-batch',
+        type=int,
+        nargs='*',
+        default=[1],
+        metavar='N',
+        help='batch sizes of training; none to leave it out (default: 1)',
     )
     parser.add_argument(
         '--only',
         nargs='+',
         choices=['MMAction2', 'memory', 'no-memory', 'with-cp', 'published'],
-        help='compare: those alone',
+        help='compare: measure these alone',
     )
     parser.add_argument(
         '--shape',
@@ -62,11 +72,15 @@ def parse_args():
     parser.add_argument(
         '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32'
     )
-    parser.add_argument('--threads', type=int, help="of torch (default: torch's)")
     parser.add_argument(
-        '--compile', action='store_true', help='our backbones through torch.compile'
+        '--threads', type=int, help="torch's threads (default: its own)"
     )
-    parser.add_argument('--json', metavar='FILE', help='write everything there, too')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile our backbones with torch.compile',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write all figures to this file')
     add_cfg_options(parser)
     args = parser.parse_args()
     for name in ('repeats', 'threads'):
@@ -75,13 +89,16 @@ def parse_args():
             parser.error(f'--{name} must be at least 1, got {value}')
     batches = [*args.forward_batch, *args.training_batch]
     if min(batches, default=1) < 1:
-        parser.error(f'a batch has at least 1 clip, got {min(batches)}')
+        parser.error(
+            '--forward-batch and --training-batch must be at least 1, got '
+            f'{min(batches)}'
+        )
     if 'all' in args.tables:
         args.tables = list(TABLES)
     if 'compare' in args.tables and not batches:
         parser.error(
-            'compare has nothing to measure: give --forward-batch or --training-batch '
-            'a size'
+            '--tables compare has nothing to measure: give --forward-batch or '
+            '--training-batch a size'
         )
     # Before the minutes that measuring takes.
     folder = os.path.dirname(os.path.abspath(args.json)) if args.json else '.'
@@ -97,7 +114,8 @@ def environment(args) -> dict:
     cuda = args.device.startswith('cuda')
     if cuda and not torch.cuda.is_available():
         raise ValueError(
-            f'--device {args.device}, but torch {torch.__version__} finds no GPU here.'
+            f'--device {args.device}, but torch {torch.__version__} finds no GPU here: '
+            'use --device cpu.'
         )
     name = torch.cuda.get_device_name(args.device) if cuda else platform.machine()
     return dict(

@@ -40,7 +40,7 @@ def main():
 
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     if 'model' not in cfg:
-        raise ValueError(f'{args.config} is no config of a model: it has no model.')
+        raise ValueError(f"{args.config} has no 'model': give the config of a model.")
     print(args.config)
     print(model_costs(cfg.model, args.shape))
 

@@ -37,7 +37,7 @@ def parse_args():
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument(
-        '--steps', type=int, default=1200, help='of each training (default: 1200)'
+        '--steps', type=int, default=1200, help='steps of each training (default: 1200)'
     )
     parser.add_argument(
         '--unlabelled-cues',
@@ -51,15 +51,17 @@ def parse_args():
         help='models that are trained at once, one thread each (default: 2)',
     )
     parser.add_argument(
-        '--out', type=Path, metavar='FILE', help='picture of the curves'
+        '--out', type=Path, metavar='FILE', help='draw the curves to this file'
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='all figures')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write all figures to this file'
+    )
     args = parser.parse_args()
     for name in ('steps', 'processes'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        parser.error(f'--seeds must be different numbers from 0, got {args.seeds}')
+        parser.error(f'--seeds must be different numbers >= 0, got {args.seeds}')
     # Before the minutes that measuring takes.
     for name in ('out', 'json'):
         path = getattr(args, name)

@@ -25,7 +25,9 @@ def parse_args():
     parser.add_argument(
         '--fps', type=float, default=30.0, help='frames per second of the streams'
     )
-    parser.add_argument('--streams', type=int, default=8, help='speed: how many')
+    parser.add_argument(
+        '--streams', type=int, default=8, help='speed: number of streams'
+    )
     parser.add_argument(
         '--seconds', type=float, default=20.0, help='speed: length of each stream'
     )
@@ -34,7 +36,7 @@ def parse_args():
         help='speed: another recognizer, without weights, than the small one',
     )
     parser.add_argument(
-        '--repeat', type=int, default=3, help='speed: how often (default: 3)'
+        '--repeat', type=int, default=3, help='speed: number of runs (default: 3)'
     )
     parser.add_argument('--device', default='cpu', help='speed: where the model runs')
     args = parser.parse_args()
@@ -97,7 +99,10 @@ def measure_memory(args) -> None:
                 flush=True,
             )
     if start is None:
-        raise ValueError('--hours is less than two minutes: nothing was measured.')
+        raise ValueError(
+            f'--hours {args.hours:g} is less than two minutes, so nothing was '
+            'measured: give more.'
+        )
     wall = time.monotonic() - begin
     print(
         f'{args.hours:g} hours, {count} frames, {clips} clips in {wall:.0f} s '

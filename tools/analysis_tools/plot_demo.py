@@ -30,10 +30,10 @@ def parse_args():
     parser = argparse.ArgumentParser(description='Compare the demo runs')
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR')
     parser.add_argument(
-        '--names', nargs='+', help='what the runs are called; by default from WORK_DIR'
+        '--names', nargs='+', help='names of the runs (default: from WORK_DIR)'
     )
     parser.add_argument(
-        '--seconds', nargs='+', type=float, help='how long each training took'
+        '--seconds', nargs='+', type=float, help='seconds that each training took'
     )
     parser.add_argument(
         '--cleared',

@@ -18,7 +18,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description='Check the data that a config names')
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--split', choices=['train', 'val', 'test'], help='only this one'
+        '--split', choices=['train', 'val', 'test'], help='check only this one'
     )
     parser.add_argument(
         '--sample',

@@ -31,8 +31,13 @@ def parse_args():
     add('--config', required=True, help="mmdet's: a file, or mmdet::NAME of its own")
     add('--checkpoint', required=True, help='the weights of the detector')
     add('--out', required=True, help='the file to write, such as proposals.pkl')
-    add('--score-thr', type=float, default=0.05, help='least score (0.05)')
-    add('--max-boxes', type=int, default=100, help='most boxes of a keyframe (100)')
+    add('--score-thr', type=float, default=0.05, help='lowest score of a box (0.05)')
+    add(
+        '--max-boxes',
+        type=int,
+        default=100,
+        help='largest number of boxes in a keyframe (100)',
+    )
     add('--person', default='person', help='name or number of the class (person)')
     add(
         '--timestamp-start',
@@ -162,8 +167,8 @@ def report(args, joined) -> int:
     )
     if not joined.boxes:
         print(
-            f'Nobody was found: lower --score-thr {args.score_thr:g}, or see whether '
-            f'--person {args.person} is the class that people are.',
+            f'Nobody was found: lower --score-thr {args.score_thr:g}, or check that '
+            f"--person {args.person} is the detector's class of people.",
             file=sys.stderr,
         )
     if joined.errors:

@@ -67,16 +67,21 @@ def parse_args():
     add('--timeline', help='picture of the classes over time (.png)')
     add('--report', help='page of HTML, in one file')
     add('--top', type=int, default=5, help='classes to name (5)')
-    add('--max-side', type=int, default=1280, help="the picture's longer side at most")
+    add(
+        '--max-side',
+        type=int,
+        default=1280,
+        help='longer side of the picture, at most, in pixels (1280)',
+    )
     add('--codec', help="four letters, such as avc1 (default by --out's)")
 
     add = parser.add_argument_group('people, for detectors of actions').add_argument
     add('--det-config', help="config of an mmdet detector, 'mmdet::...'")
     add('--det-checkpoint', help='its weights')
-    add('--det-score-thr', type=float, default=0.5, help='least score of a box (0.5)')
+    add('--det-score-thr', type=float, default=0.5, help='lowest score of a box (0.5)')
     add('--boxes', help='AVA proposals of this video instead of a detector (.pkl)')
     add('--video-id', help="the video's name in the proposals (file name)")
-    add('--min-score', type=float, default=0.3, help='least score of an action (0.3)')
+    add('--min-score', type=float, default=0.3, help='lowest score of an action (0.3)')
     args = parser.parse_args()
     if args.label_map and len(args.label_map) > 2:
         parser.error('--label-map takes one file, or two: of verbs and of nouns')

@@ -125,8 +125,8 @@ def classes_of(model: nn.Module, cfg: Mapping, labels: Labels = None) -> Classes
         chosen, count = custom_classes(cfg), counts['actions']
         if chosen and len(chosen) + 1 != count:
             raise ValueError(
-                f'The config has custom_classes={chosen}, but its model num_classes='
-                f'{count}: set that of the bbox_head to {len(chosen) + 1}, the number '
+                f'The config has custom_classes={chosen}, but its bbox_head has '
+                f'num_classes={count}: set num_classes={len(chosen) + 1}, the number '
                 'of custom_classes plus one, or remove custom_classes.'
             )
         head = model.roi_head.bbox_head
@@ -157,7 +157,7 @@ def name_classes(
     if given and other:
         files = 'two files, of verbs and of nouns' if 'verbs' in counts else 'one file'
         raise ValueError(
-            f'The labels are names of {" and ".join(other)}, but the model tells '
+            f'labels has names of {" and ".join(other)}, but the model predicts '
             f'{" and ".join(counts)}: give {files}.'
         )
     names = {}
@@ -205,7 +205,7 @@ def read_names(path: str) -> list[str]:
     if not osp.isfile(path):
         raise FileNotFoundError(f'Label file {path} does not exist: check its path.')
     if path.endswith('.csv'):
-        return read_classes(path)
+        return read_classes(path, 'labels', 'the call')
     with open(path, encoding='utf-8') as file:
         if path.endswith('.pbtxt'):
             names = _by_number({e['id']: e['name'] for e in read_labelmap(file)[0]})

@@ -38,9 +38,10 @@ def init_model(
     found = kind_of(cfg)
     if found != kind:
         use = f': use {CALLS[found]} of memvit_mm.apis' if found in CALLS else ''
-        wanted = 'action detector' if kind == 'detector' else kind
+        wanted = 'an action detector' if kind == 'detector' else 'a recognizer'
         raise ValueError(
-            f'{_name(cfg)} builds no {wanted} but a {cfg.model.get("type")}{use}.'
+            f'The model of {_name(cfg)} is a {cfg.model.get("type")}, not {wanted}'
+            f'{use}.'
         )
     return build_model(cfg, checkpoint, device)
 
@@ -79,7 +80,7 @@ def load_config(config: ConfigLike) -> Config:
                 raise FileNotFoundError(told) from None
         cfg = Config.fromfile(name)
     if 'model' not in cfg:
-        raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
+        raise ValueError(f"{_name(cfg)} has no 'model': give the config of a model.")
     return cfg
 
 
@@ -131,7 +132,7 @@ def to_device(model: nn.Module, device: Union[str, torch.device, None]) -> nn.Mo
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         raise ValueError(
-            f"device={device!r} cannot be used ({reason}): 'cpu' always can."
+            f"device={device!r} cannot be used ({reason}): give 'cpu'."
         ) from error
 
 

@@ -62,11 +62,10 @@ class CalledBoxes:
         if not inside.all() and not self._warned:
             self._warned = True
             warnings.warn(
-                f'Of the boxes at {time:g} seconds {int((~inside).sum())} of '
-                f'{len(inside)} have nothing of the frame ({width} x {height} pixels) '
-                f'in them and are left out, the first is '
-                f'{corners[~inside][0].round(1).tolist()}: expected x1, y1, x2, y2 in '
-                'pixels. (Said once.)',
+                f'{int((~inside).sum())} of the {len(inside)} boxes at {time:g} '
+                f'seconds lie outside the frame ({width} x {height} pixels) and are '
+                f'left out, the first is {corners[~inside][0].round(1).tolist()}: '
+                'boxes must be x1, y1, x2, y2 in pixels. (Said once.)',
                 stacklevel=2,
             )
         if ids is not None:
@@ -82,7 +81,7 @@ class CalledBoxes:
         """
         if found is None:
             raise ValueError(
-                f'boxes returned None at {time:g} seconds: where nobody is, return [].'
+                f'boxes returned None at {time:g} seconds: return [] where nobody is.'
             )
         scores = ids = None
         if isinstance(found, PersonBoxes):
@@ -106,7 +105,10 @@ class CalledBoxes:
                 )
         scores, corners = np.asarray(scores, dtype=np.float32), boxes[:, :4]
         if not (np.isfinite(corners).all() and np.isfinite(scores).all()):
-            raise ValueError(f'boxes returned nan or infinity at {time:g} seconds.')
+            raise ValueError(
+                f'boxes returned nan or infinity at {time:g} seconds: return finite '
+                'numbers.'
+            )
         if len(corners) and corners.max() <= 1:
             raise ValueError(
                 f'boxes returned fractions of the frame at {time:g} seconds '
@@ -148,9 +150,9 @@ class ProposalBoxes:
             names = sorted(self._known)[:5]
             self._known.add(video)
             warnings.warn(
-                f'The proposals have no boxes for {video!r}: nobody will be found '
-                f'there; they are of {", ".join(names) or "no video"}: '
-                'give the stream its name there, name=....',
+                f'The proposals have no boxes for the video {video!r}, so nobody will '
+                f'be found in it; they have {", ".join(names) or "no video"}: '
+                "set the stream's name=... to the video's name in the proposals.",
                 stacklevel=2,
             )
         nobody = np.zeros((0, 5), dtype=np.float32)
@@ -201,8 +203,8 @@ def _check_arguments(find: BoxFinder, option: str) -> None:
         name = getattr(find, '__name__', type(find).__name__)
         raise ValueError(
             f'{option}=... is called with a frame [H, W, 3] and its time in seconds, '
-            f'and {name}{signature} does not take these two: let it be find(image, '
-            'time).'
+            f'and {name}{signature} does not take these two: define it as '
+            'find(image, time).'
         ) from None
 
 

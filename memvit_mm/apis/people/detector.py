@@ -78,8 +78,9 @@ class PersonDetector:
         if isinstance(config, nn.Module):
             if checkpoint is not None:
                 raise ValueError(
-                    f'checkpoint={checkpoint} goes with a config, and a '
-                    f'{type(config).__name__} that is built already was given.'
+                    f'checkpoint={checkpoint} was given with a '
+                    f'{type(config).__name__}, which has its weights: leave '
+                    'checkpoint out, or give a config.'
                 )
             self.model = check_model(config)
             if device is not None:
@@ -132,7 +133,7 @@ class PersonDetector:
             if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
                 told = shape if dtype is None else f'{shape} {dtype}'
                 raise ValueError(
-                    f'Frame {number} is no array [H, W, 3] of uint8, RGB, but {told}.'
+                    f'Frame {number} is {told}: give an array [H, W, 3] of uint8, RGB.'
                 )
         found: list = [None] * len(images)
         size = 1 if self.one_by_one else self.batch_size
@@ -159,9 +160,9 @@ class PersonDetector:
         found = getattr(sample, 'pred_instances', None)
         if found is None or 'bboxes' not in found:
             raise ValueError(
-                f'{type(self.model).__name__} answers without boxes '
-                '(pred_instances.bboxes): people are found by a model for object '
-                'detection or instance segmentation.'
+                f'{type(self.model).__name__} predicts no boxes '
+                '(pred_instances.bboxes): give a model for object detection or '
+                'instance segmentation.'
             )
         bboxes = getattr(found.bboxes, 'tensor', found.bboxes)
         keep = (found.labels == self.person) & (found.scores >= self.score_thr)

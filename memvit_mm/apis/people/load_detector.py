@@ -94,7 +94,7 @@ def frame_pipeline(cfg: Config) -> list[dict]:
     if not loads:
         raise ValueError(
             f'{_name(cfg)} has no test_dataloader.dataset.pipeline with '
-            f'{FILE_STEPS[0]}, so it is not known how it takes a frame.'
+            f'{FILE_STEPS[0]}, so it is not known how it reads a frame: add one.'
         )
     steps[loads[0]] = dict(steps[loads[0]], type='mmdet.LoadImageFromNDArray')
     return steps
@@ -116,20 +116,20 @@ def load_detector_config(config: Union[str, os.PathLike, Config]) -> Config:
             found = package.isidentifier() and importlib.util.find_spec(package)
             if not found:
                 raise FileNotFoundError(
-                    f'There is no config {path} of a person detector: no package '
-                    f'{package!r} is installed.'
+                    f'There is no config {path} of a person detector: the package '
+                    f'{package!r} is not installed.'
                 )
             folder = os.path.dirname(found.origin)
             path = os.path.join(folder, '.mim', 'configs', name)
         if not os.path.isfile(path):
             raise FileNotFoundError(
-                f'There is no config file {path} of a person detector; those that '
-                "mmdet is installed with have names as 'mmdet::rtmdet/"
+                f'There is no config file {path} of a person detector: give a file, '
+                "or the name of one of mmdet's configs, such as 'mmdet::rtmdet/"
                 "rtmdet_tiny_8xb32-300e_coco.py'."
             )
         cfg = Config.fromfile(path)
     if 'model' not in cfg:
-        raise ValueError(f'{_name(cfg)} is no config of a model: it has no model.')
+        raise ValueError(f"{_name(cfg)} has no 'model': give the config of a model.")
     return cfg
 
 

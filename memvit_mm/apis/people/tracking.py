@@ -113,8 +113,9 @@ class IoUTracker:
             self._warned = True
             warnings.warn(
                 f'Keyframes are {apart:g} seconds apart, more than max_lost='
-                f'{self.max_lost:g} of the tracker: everybody is taken for somebody '
-                'new; raise max_lost, or look more often. (Said once.)',
+                f'{self.max_lost:g} of the IoUTracker, so everybody gets a new '
+                'number each time: raise max_lost, or use keyframes that are closer '
+                'together. (Said once.)',
                 stacklevel=3,
             )
 

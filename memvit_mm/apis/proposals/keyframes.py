@@ -59,7 +59,7 @@ def find_videos(paths: Sequence[Union[str, Path]]) -> list[Path]:
             if other.resolve() != file.resolve():
                 raise ValueError(
                     f'{other} and {file} would have the same name in the proposals, '
-                    f'{file.stem}: make one file of each, or rename one.'
+                    f'{file.stem}: rename one, or write a file of proposals for each.'
                 )
     return [found[name] for name in sorted(found)]
 
@@ -104,6 +104,7 @@ def keyframes(
                     return
     if not found:
         raise ValueError(
-            f'Video {path} is {frame.time + 1 / source.fps:.2f} seconds long, and its '
-            f'first keyframe would be {first} seconds after its beginning.'
+            f'Video {path} is {frame.time + 1 / source.fps:.2f} seconds long, but its '
+            f'first keyframe is {first} seconds after its beginning: check the first '
+            'second and timestamp_start (--first, --timestamp-start).'
         )

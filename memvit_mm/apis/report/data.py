@@ -60,8 +60,8 @@ def pack_predictions(
 def _check(predictions: Sequence[Prediction]) -> None:
     if not len(predictions):
         raise ValueError(
-            'There are no predictions to report: is the video shorter than one clip, '
-            'or its end not read?'
+            'There are no predictions to report: check that the video is longer than '
+            'one clip, and that all of it was read.'
         )
     for number, prediction in enumerate(predictions):
         if not isinstance(prediction, Prediction):
@@ -75,11 +75,14 @@ def _check(predictions: Sequence[Prediction]) -> None:
         )
         if told != first:
             raise ValueError(
-                f'predictions[{number}] is {told}, and the first {first}: write a '
-                'report of each.'
+                f'predictions[{number}] is {told}, and the first is {first}: write a '
+                'report for each.'
             )
         if not math.isfinite(prediction.time):
-            raise ValueError(f'predictions[{number}] has the time {prediction.time}.')
+            raise ValueError(
+                f'predictions[{number}] has the time {prediction.time}, expected '
+                'seconds.'
+            )
 
 
 def _others(
@@ -94,7 +97,7 @@ def _others(
     found = [by_time.get(round(clip.time, 3)) for clip in clips]
     if not any(other is not None for other in found):
         raise ValueError(
-            f'without_memory has no {kind.__name__} of the times of the predictions '
+            f'without_memory has no {kind.__name__} at the times of the predictions '
             f'({clips[0].time:g} seconds and so on): read the same video with the same '
             'model and stride.'
         )
@@ -175,7 +178,7 @@ def _rows(clip: Prediction, place: int, classes: int) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise ValueError(
             f'The prediction at {clip.time:g} seconds has scores that are nan or '
-            'infinite: is the checkpoint of a run that diverged?'
+            'infinite: use a checkpoint of a training that did not diverge.'
         )
     return scores.reshape(-1, classes)
 

@@ -186,8 +186,8 @@ class ClipBuffer:
             if not clips and not state.clips and not state.skipped:
                 raise BadClipError(
                     f'{self.name} ended after {total / grid.fps:.2f} seconds, before '
-                    f'its first clip began, which is the one at {grid.time(0):g}: '
-                    'lower stride.'
+                    f'its first clip, which is at {grid.time(0):g} seconds: lower '
+                    'stride.'
                 )
             is_first = not inside and not state.clips and not state.skipped
             clips = clips[:1] if is_first else inside

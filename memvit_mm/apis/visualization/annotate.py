@@ -52,9 +52,7 @@ class Outputs:
     def check(self, source: str) -> None:
         """Refuse what cannot be written, before anything is computed."""
         if not self.files:
-            raise ValueError(
-                'Nothing is asked for: name a video, lines, a timeline or a report.'
-            )
+            raise ValueError('Give at least one of video, lines, timeline, report.')
         check_apart(self.files)
         for kind, path in self.files.items():
             setattr(self, kind, check_output(kind, path, source))
@@ -315,5 +313,6 @@ def _check_finite(prediction: Prediction) -> None:
         if one is not None and not np.isfinite(one.scores).all():
             raise ValueError(
                 f'The prediction{told} at {prediction.time:g} seconds has scores that '
-                'are nan or infinite: is the checkpoint of a run that diverged?'
+                'are nan or infinite: use a checkpoint of a training that did not '
+                'diverge.'
             )

@@ -90,8 +90,8 @@ class PredictionLines:
                 self._file.truncate(begin)
                 self._file.seek(begin)
             raise OSError(
-                f'The lines {self.path} could not be written any further, as if the '
-                'disk was full: make room or name a file on another disk.'
+                f'The lines file {self.path} could not be written any further, as if '
+                'the disk was full: make room or name a file on another disk.'
             )
 
     def _scores(self, prediction: Prediction, alone: bool = False) -> dict[str, Any]:

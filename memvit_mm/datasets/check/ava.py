@@ -159,8 +159,8 @@ def _check_repetitions(check: AvaCheck) -> None:
         known = people.setdefault((row.video, row.second, row.box, row.label), set())
         if row.person in known:
             warning(
-                f'{path}:{line}: the same row as one before: take the repetition out, '
-                'it is counted as one more person to be found',
+                f'{path}:{line}: the same row as one before, which counts as one more '
+                'person to be found: remove one of them',
                 (path, 'repetition'),
             )
         elif known:

@@ -43,7 +43,9 @@ class AvaCheck:
         self.report, self.where, self.cfg = report, where, cfg
         self.is_ours = type_name(cfg) == 'MemoryAVADataset'
         if not cfg.get('ann_file'):
-            raise ValueError(f'{type_name(cfg)} needs an ann_file; name the CSV file.')
+            raise ValueError(
+                f'{type_name(cfg)} has no ann_file: set it to the CSV file.'
+            )
         arguments = {key: cfg[key] for key in cfg if key in ARGUMENTS}
         if not self.is_ours:
             arguments['keyframes'] = 'annotated'

@@ -82,7 +82,11 @@ def parse_seconds(text: str) -> float:
 
 
 def read_segments(
-    path: str, num_classes: Sequence[int] = (97, 300), need_labels: bool = False
+    path: str,
+    num_classes: Sequence[int] = (97, 300),
+    need_labels: bool = False,
+    option: str = 'ann_file',
+    of: str = 'the dataset',
 ) -> list[Segment]:
     """Read the segments of a split, in the order of the file.
 
@@ -92,13 +96,16 @@ def read_segments(
         num_classes (Sequence[int]): Number of verbs and of nouns; classes count from 0.
         need_labels (bool): Whether a file without classes, as that of the test set is,
             is an error.
+        option (str): The option that names the file, for messages.
+        of (str): Whose option that is.
 
     Raises:
         FileNotFoundError, ValueError: In one sentence with file, line and id: for a
             column that is missing, a timestamp or class that is none, a narration
             that comes twice.
     """
-    rows = _rows(path, 'Annotation file', 'ann_file', SEGMENT_COLUMNS, LABEL_COLUMNS)
+    what = 'Annotation file'
+    rows = _rows(path, what, option, SEGMENT_COLUMNS, LABEL_COLUMNS, of=of)
     header = next(rows)[1]
     missing = [name for name in LABEL_COLUMNS if name not in header]
     if len(missing) == 1 or (missing and need_labels):
@@ -106,7 +113,7 @@ def read_segments(
         hint = hint if len(missing) == 2 else ''
         raise ValueError(
             f'Annotation file {path} lacks the column {missing[0]!r} (it has '
-            f'{", ".join(header)}): check ann_file{hint}.'
+            f'{", ".join(header)}): check {option}{hint}.'
         )
     segments = []
     lines: dict[str, int] = {}
@@ -139,7 +146,7 @@ def read_segments(
         segments.append(Segment(narration, participant, video, *times, *classes, line))
     if not segments:
         raise ValueError(
-            f'Annotation file {path} has a header and no row: check ann_file.'
+            f'Annotation file {path} has a header and no row: check {option}.'
         )
     return segments
 
@@ -235,14 +242,21 @@ def read_video_info(path: str) -> dict[str, VideoInfo]:
     return videos
 
 
-def read_classes(path: str) -> list[str]:
+def read_classes(
+    path: str, option: str = 'class_files', of: str = 'the dataset'
+) -> list[str]:
     """Read the names in ``EPIC_100_verb_classes.csv`` or ``..._noun_classes.csv``.
+
+    Args:
+        path (str): The file.
+        option (str): The option that names it, for messages.
+        of (str): Whose option that is.
 
     Raises:
         FileNotFoundError, ValueError: If a column is missing, or the ids are not
             0, 1, 2, ... in order.
     """
-    rows = _rows(path, 'Class file', 'class_files', ('id', 'key'))
+    rows = _rows(path, 'Class file', option, ('id', 'key'), of=of)
     next(rows)
     names = []
     for line, (number, name) in rows:
@@ -253,11 +267,13 @@ def read_classes(path: str) -> list[str]:
             )
         names.append(name)
     if not names:
-        raise ValueError(f'Class file {path} has no class: check class_files.')
+        raise ValueError(f'Class file {path} has no class: check {option}.')
     return names
 
 
-def read_column(path: str, column: str, what: str, option: str) -> list[str]:
+def read_column(
+    path: str, column: str, what: str, option: str, of: str = 'the dataset'
+) -> list[str]:
     """One column of a CSV file, as text, such as the list of tail classes.
 
     Args:
@@ -265,11 +281,12 @@ def read_column(path: str, column: str, what: str, option: str) -> list[str]:
         column (str): The column's name.
         what (str): What the file is called in messages.
         option (str): The option that names it.
+        of (str): Whose option that is.
 
     Raises:
         FileNotFoundError, ValueError: If the file or the column is missing.
     """
-    rows = _rows(path, what, option, (column,))
+    rows = _rows(path, what, option, (column,), of=of)
     next(rows)
     return [field for _, (field,) in rows]
 
@@ -280,10 +297,11 @@ def _rows(
     option: str,
     columns: Sequence[str],
     optional: Sequence[str] = (),
+    of: str = 'the dataset',
 ) -> Iterator[tuple[int, list[str]]]:
     """The header, then of each row its line and the fields of some columns."""
     # Not splitlines, which ends lines at more characters than csv files do.
-    reader = csv.reader(io.StringIO(read_text(path, what, option), newline=''))
+    reader = csv.reader(io.StringIO(read_text(path, what, option, of), newline=''))
     rows = _as_csv(reader, path)
     header = [name.strip() for name in next(rows, [])]
     for name in columns:

@@ -9,6 +9,9 @@ from mmengine.fileio import exists, join_path
 
 from memvit_mm.datasets.epic.files import read_classes, read_column, read_segments
 
+# Whose options name files, in messages.
+OWNER = 'EpicMetric, the evaluator'
+
 NUM_CLASSES = (97, 300)
 """Verbs and nouns of EPIC-KITCHENS-100."""
 
@@ -110,10 +113,12 @@ def read_labels(
         )
     if annotations is None and ann_file is None:
         raise ValueError(
-            'Nothing says what to compare with: name annotations, the folder of the '
-            'official CSV files, or ann_file.'
+            'Give annotations, the folder of the official CSV files, or ann_file, the '
+            'file of the segments.'
         )
+    option = 'ann_file'
     if ann_file is None:
+        option = 'annotations'
         ann_file = join_path(annotations, ANNOTATION_FILES[split])
         if not exists(ann_file):
             raise FileNotFoundError(
@@ -123,10 +128,13 @@ def read_labels(
             )
     if num_classes is None:
         files = [_find(annotations, name) for name in CLASS_FILES]
-        counts = [path and len(read_classes(path)) for path in files]
+        counts = [
+            path and len(read_classes(path, 'annotations', OWNER)) for path in files
+        ]
         num_classes = [count or known for count, known in zip(counts, NUM_CLASSES)]
     # Nobody can predict what has no start; the dataset leaves it out, too.
-    segments = [s for s in read_segments(ann_file, num_classes) if s.start is not None]
+    segments = read_segments(ann_file, num_classes, option=option, of=OWNER)
+    segments = [segment for segment in segments if segment.start is not None]
     classes = [(segment.verb, segment.noun) for segment in segments]
     tail, unseen, notes = _read_subsets(annotations, split, num_classes)
     return EpicLabels(
@@ -159,7 +167,9 @@ def _read_subsets(
         tail = tuple(map(_tail_classes, tail_files, PARTS, num_classes))
     if found[unseen_file]:
         what = 'List of unseen participants'
-        people = read_column(found[unseen_file], 'participant_id', what, 'annotations')
+        people = read_column(
+            found[unseen_file], 'participant_id', what, 'annotations', OWNER
+        )
         unseen = frozenset(people)
     return tail, unseen, tuple(notes)
 
@@ -170,7 +180,7 @@ def _find(annotations: Optional[str], name: str) -> Optional[str]:
 
 
 def _tail_classes(path: str, kind: str, number: int) -> frozenset:
-    found = read_column(path, kind, f'List of tail {kind}s', 'annotations')
+    found = read_column(path, kind, f'List of tail {kind}s', 'annotations', OWNER)
     for text in found:
         if not (text.isdecimal() and int(text) < number):
             raise ValueError(

@@ -176,7 +176,7 @@ class EpicMetric(BaseMetric):
             if names:
                 logger.warning(
                     f'{some(names)} {why} and do not count: the numbers are those of '
-                    'the others, not comparable with published ones.'
+                    'the others, and cannot be compared with published ones.'
                 )
         values = {}
         if self.labels.has_labels:
@@ -185,7 +185,9 @@ class EpicMetric(BaseMetric):
             values = {k: v for k, v in result.values.items() if not np.isnan(v)}
         else:
             remedy = '' if self.submission else '; submission=OUT.zip writes them'
-            logger.info(f'{self.labels.source} has no labels: no number{remedy}.')
+            logger.info(
+                f'{self.labels.source} has no labels, so there are no numbers{remedy}.'
+            )
         if self.submission is not None:
             self._submit(predictions, logger)
         return values
@@ -226,8 +228,8 @@ class EpicMetric(BaseMetric):
         missing = [name for name in self.labels.narration_ids if name not in there]
         if missing:
             logger.warning(
-                f'{some(missing)} have no prediction; in {self.submission} all classes '
-                'are alike for them, since the challenge takes all segments.'
+                f'{some(missing)} have no prediction: since the challenge wants all '
+                f'segments, {self.submission} has equal scores for all classes there.'
             )
             predictions = fill(predictions, missing)
         write_submission(

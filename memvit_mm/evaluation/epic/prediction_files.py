@@ -52,8 +52,8 @@ def read_predictions(
     readers = {'.npz': _read_npz, '.pkl': _read_dump, '.pickle': _read_dump}
     if suffix not in readers:
         raise ValueError(
-            f'{path} is no file of predictions by its name: expected .npz, .pkl, '
-            '.json or .zip.'
+            f'The file of predictions {path} must end in .npz, .pkl, .pickle, .json '
+            'or .zip.'
         )
     return readers[suffix](path)
 

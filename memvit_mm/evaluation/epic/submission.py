@@ -124,7 +124,10 @@ def header_of(task: str, fields: Optional[Mapping[str, Any]] = None) -> dict[str
     header = {'version': VERSION, 'challenge': _challenge(task), **DEFAULT_FIELDS}
     header.update(fields or {})
     if 'results' in header:
-        raise ValueError("The field 'results' of a submission holds the scores.")
+        raise ValueError(
+            "The field 'results' of a submission holds the scores: leave it out of the "
+            'fields.'
+        )
     _check_levels(header)
     json.dumps(header, allow_nan=False)
     return header

@@ -245,7 +245,9 @@ def model_state(config: Union[PathLike, Config]) -> State:
             raise FileNotFoundError(f'There is no config file {config}.')
         config = Config.fromfile(config)
     if 'model' not in config:
-        raise ValueError(f'{config.filename} is no config of a model: it has no model.')
+        raise ValueError(
+            f"{config.filename} has no 'model': give the config of a model."
+        )
     init_default_scope(config.get('default_scope', 'mmaction'))
     return MODELS.build(config.model).state_dict()
 
@@ -261,5 +263,6 @@ def _check_destination(src: PathLike, dst: Path, overwrite: bool) -> None:
             raise ValueError(f'{dst} is the source itself: choose another destination.')
         if not overwrite:
             raise ValueError(
-                f'{dst} exists and was kept: choose another name or --overwrite it.'
+                f'{dst} exists and was kept: choose another name, or replace it with '
+                'overwrite=True (--overwrite).'
             )

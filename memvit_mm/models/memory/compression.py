@@ -241,8 +241,8 @@ class MemoryWriter:
             count = spec.tokens if source is None else spec.levels[source].tokens
             if level.type == 'pool' and level.tokens and level.tokens > count:
                 raise ValueError(
-                    f'memory_levels[{number}]: tokens={level.tokens} of a clip that '
-                    f'has {count} keys in this layer: use fewer.'
+                    f'memory_levels[{number}]: tokens={level.tokens} is more than the '
+                    f'{count} keys that a clip has in this layer: use fewer.'
                 )
 
     def _has_cls_token(self, number: Optional[int]) -> bool:

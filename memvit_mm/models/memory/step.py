@@ -255,7 +255,7 @@ class MemoryStep:
                 'the model without data samples.'
             )
         if self._plan is None:
-            raise RuntimeError('read() what the layers keep before write().')
+            raise RuntimeError('Call read() before write().')
         self._written.update(written)
 
     def commit(self) -> None:
