@@ -12,6 +12,17 @@ SECONDS = 40
 SIDE = 320
 
 
+class Demo(NamedTuple):
+    """What :func:`make_demo` made."""
+
+    files: dict[str, str]
+    """Paths by kind: 'report', 'video' and 'timeline'."""
+    scene: Any
+    """The :class:`Scene`, the plan of the video that was drawn."""
+    predictions: list
+    """A :class:`PeoplePrediction` for each second, with ``without_memory``."""
+
+
 class Gesture(NamedTuple):
     """A closed box is lifted or given, and the model says what it sees."""
 
@@ -42,20 +53,20 @@ def show_demo(
     Args:
         out_dir, checkpoint, seed: As of :func:`make_demo`.
     """
-    files, gestures = make_demo(out_dir, checkpoint, seed)
+    demo = make_demo(out_dir, checkpoint, seed)
     told = dict(
         report='the report, every score over time; open it in a browser',
         video='the video with what the model says; yellow marks: without memory',
         timeline='the timeline, with memory and, below it, without',
     )
     for kind, words in told.items():
-        print(f'{files[kind]}  {words}')
-    print(f'\n{tell(gestures)}')
+        print(f'{demo.files[kind]}  {words}')
+    print(f'\n{tell(gestures_of(demo.scene, demo.predictions))}')
 
 
 def make_demo(
     out_dir: str = 'work_dirs', checkpoint: Optional[str] = None, seed: int = 3
-) -> tuple[dict[str, str], list[Gesture]]:
+) -> Demo:
     """Draw a video that no training has seen, and predict it with memory and without.
 
     Where people are is known, as the video is drawn. It is made of the random numbers
@@ -67,17 +78,14 @@ def make_demo(
             of the package.
         seed (int): Of the video.
 
-    Returns:
-        tuple: The files by kind ('report', 'video', 'timeline'), and what the model
-        said about each box that is shown.
-
     Raises:
         ModuleNotFoundError: If a part of the OpenMMLab stack is missing.
         ValueError, OSError: If the checkpoint does not fit, or a file cannot be
             written; in one sentence.
     """
     # Says what is missing where the stack is not complete.
-    from memvit_mm import models  # noqa: F401
+    from memvit_mm import models  # noqa: F401, I001
+    import torch
     from memvit_mm.apis import (
         ComparingPredictor,
         Look,
@@ -90,6 +98,8 @@ def make_demo(
     from memvit_mm.demo.ava_scene import CLASS_IDS, draw_frame
     from memvit_mm.demo.files import VideoJob, write_video
 
+    # Several would only wait for each other: the model is too small for them.
+    torch.set_num_threads(1)
     settings = DemoSettings(
         num_train=1, num_val=1, seconds=SECONDS, size=SIDE, seed=seed
     )
@@ -110,7 +120,7 @@ def make_demo(
         made = annotate_video(
             VideoStream(predictor), str(source), outputs, Look(top=2), about=about
         )
-    return made.files, list(gestures_of(scene, made.predictions))
+    return Demo(made.files, scene, made.predictions)
 
 
 def people_of(scene: Any):
@@ -173,15 +183,21 @@ def gestures_of(scene: Any, predictions: list) -> list[Gesture]:
     return sorted(gestures, key=lambda one: (one.time, one.person))
 
 
+def most_telling(gestures: list[Gesture]) -> Gesture:
+    """The one where memory made most of a difference, after the longer delay."""
+
+    def key(one):
+        gain = (one.said == one.label) - (one.said_alone == one.label)
+        return gain, one.time - one.taken, one.score
+
+    return max(gestures, key=key)
+
+
 def tell(gestures: list[Gesture]) -> str:
     """The video's most telling moment, and how often the model was right, in words."""
     from memvit_mm.apis.visualization.draw_text import clock
 
-    def right(one):
-        return (one.said == one.label) - (one.said_alone == one.label)
-
-    # Where memory made most of a difference, after the longer delay.
-    one = max(gestures, key=lambda g: (right(g), g.time - g.taken, g.score))
+    one = most_telling(gestures)
     known = sum(g.said == g.label for g in gestures)
     alone = sum(g.said_alone == g.label for g in gestures)
     verb = one.label.split('_')[0]
