@@ -91,6 +91,14 @@ def test_axis(tmp_path, first, duration, start, end):
     assert (kept['start'], kept['end']) == (start, end)
 
 
+def test_short_clips_around_their_time(tmp_path):
+    found = people(0)
+    for one in found:
+        one.start, one.end = one.time - 1 / 3, one.time + 1 / 4
+    clips = content(write_report(tmp_path / 'a.html', found, dict(size=SIZE)))['clips']
+    assert clips['left'][1:3] == [1.5, 2.5] and clips['right'][1:3] == [2.5, 3.5]
+
+
 def test_dropped_clips_leave_a_gap(tmp_path):
     found = plain()
     del found[3:6]

@@ -135,7 +135,8 @@ def _times(clips: Sequence[Prediction], video: Mapping[str, Any]) -> dict[str, A
     # A clip's place on the timeline ends at its time, or is around it.
     length = float(np.median(last - first))
     step = float(np.median(np.diff(time))) if len(time) > 1 else length or 1.0
-    at_end = np.median(np.abs(last - time)) <= step / 4
+    off_end, off_middle = np.abs(last - time), np.abs((first + last) / 2 - time)
+    at_end = np.median(off_end) <= np.median(off_middle)
     right = time if at_end else time + step / 2
     left = np.maximum(right - step, np.append(start, right[:-1]))
     end = max(time[-1], duration or right[-1])
