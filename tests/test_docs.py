@@ -283,6 +283,11 @@ def test_languages():
     for block in blocks():
         directive = block.page == 'docs/index.md' and block.language == '{toctree}'
         assert directive or block.language in known, block.place
+        # Without a language: figures and output, no code that nobody would run.
+        code = re.search(
+            r'^(python|bash|pip|import|from|\$) ', block.text, re.MULTILINE
+        )
+        assert block.language or not code, block.place
 
 
 def test_readme_is_read_in_one_sitting(checkout):

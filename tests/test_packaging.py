@@ -15,7 +15,14 @@ from memvit_mm import paths
 from memvit_mm.paths import get_config_path, get_tool_path
 
 IGNORED = shutil.ignore_patterns(
-    '.git', '.venv', 'work_dirs', '*build', '*.egg-info', '__pycache__', '.mim'
+    '.git',
+    '.venv',
+    'work_dirs',
+    '*build',
+    'jupyter_execute',
+    '*.egg-info',
+    '__pycache__',
+    '.mim',
 )
 # Nothing from the index is needed: setuptools and wheel are installed already.
 OFFLINE = dict(os.environ, PIP_NO_INDEX='1', PIP_DISABLE_PIP_VERSION_CHECK='1')

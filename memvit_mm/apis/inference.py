@@ -116,8 +116,9 @@ class MemViTInferencer(ActionRecogInferencer):
             ``.pbtxt``, ``.csv``), a list, or ``dict(verbs=..., nouns=...)`` of these.
             By default those that the checkpoint or the config's files have.
         input_format (str): 'video', 'rawframes' or 'array', as in MMAction2.
-        pack_cfg (dict), scope (str): As ``ActionRecogInferencer``, whose order the
-            arguments up to here have.
+        pack_cfg (dict): As ``ActionRecogInferencer``.
+        scope (str): As ``ActionRecogInferencer``, whose order the arguments up to here
+            have.
         top_k (int): Classes to name. Defaults to 5.
 
     A call takes and returns what MMAction2's does. Each of ``predictions`` has, besides

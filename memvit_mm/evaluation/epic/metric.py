@@ -55,8 +55,9 @@ class EpicMetric(BaseMetric):
             test set has no labels: there is no number, only what ``submission`` and
             ``dump`` write.
         ann_file (str, optional): A file of segments instead of the folder's.
-        num_verbs (int, optional), num_nouns (int, optional): By default as many as in
-            the folder's files of classes, else 97 and 300.
+        num_verbs (int, optional): By default as many as in the folder's files of
+            classes, else 97.
+        num_nouns (int, optional): In the same way; else 300.
         submission (str, optional): A ``.json`` or ``.zip`` file to write, in the format
             of the challenge.
         submission_fields (dict, optional): Its top-level fields, see
