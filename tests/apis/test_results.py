@@ -84,6 +84,9 @@ class TestNames:
             read_names(str(tmp_path / 'empty.txt'))
         with pytest.raises(FileNotFoundError, match=r'no\.txt does not exist'):
             read_names('no.txt')
+        (tmp_path / 'other.csv').write_text('name\ncut\n')
+        with pytest.raises(ValueError, match="lacks the column 'id' .*: check labels"):
+            read_names(str(tmp_path / 'other.csv'))
 
     def test_where_they_come_from(self, tmp_path):
         assert find_names(None, {}) == {}
