@@ -1,6 +1,6 @@
 """Settings of Sphinx for these pages.
 
-``python -m sphinx -W --keep-going -b html docs docs/_build`` makes them, with what
+``python -m sphinx -W --keep-going -b html docs docs/_build/html`` makes them, with what
 ``docs/requirements.txt`` lists and an installed memvit_mm.
 """
 
@@ -13,7 +13,7 @@ version = release = __version__
 copyright = 'the authors of memvit_mm, Apache-2.0'
 
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'jupyter_execute']
 
 html_theme = 'furo'
 html_title = f'memvit_mm {release}'

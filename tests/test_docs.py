@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 from doc_pages import PAGES, anchors, blocks, links, pages_with, prose
+from fork_server import python
 from mmaction.registry import MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -124,7 +125,7 @@ def write_predictions(path: Path) -> None:
 
 
 def tool(name: str, *options) -> None:
-    line = [sys.executable, get_tool_path(name), *map(str, options)]
+    line = [python(), get_tool_path(name), *map(str, options)]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

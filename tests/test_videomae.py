@@ -241,7 +241,7 @@ def test_a_checkpoint_without_any_norm_is_incomplete(zoo, tmp_path):
     del state['backbone.norm.weight']
     torch.save(dict(state_dict=state), tmp_path / 'src.pth')
     with pytest.raises(
-        ValueError, match='1 weights .*: backbone.norm.weight .of the m'
+        ValueError, match='1 weights .* namely backbone.norm.weight .of the m'
     ):
         cfg = ours('videomae_memory_ava')
         convert_checkpoint(tmp_path / 'src.pth', tmp_path / 'dst.pth', cfg)

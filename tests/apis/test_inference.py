@@ -435,7 +435,9 @@ class TestErrors:
     def test_configs(self, tmp_path):
         with pytest.raises(FileNotFoundError, match='no config file nope.py. There is'):
             init_recognizer('nope.py')
-        with pytest.raises(ValueError, match='a MemoryFastRCNN: use init_detector_mod'):
+        with pytest.raises(
+            ValueError, match='a MemoryFastRCNN, not a recognizer: use init_d'
+        ):
             init_recognizer('memvit_demo.py')
         with pytest.raises(
             FileNotFoundError, match='no config file /not/there/configs'

@@ -133,7 +133,7 @@ def test_failures_touch_no_other(model, videos, expected, tmp_path):
     assert errors['torn'] == 'cable pulled'
     assert 'is empty' in errors['empty']
     assert 'Frame 0 of odd is an array' in errors['odd']
-    assert 'before its first clip began' in errors['short']
+    assert 'before its first clip, which is at' in errors['short']
     assert streams.counts('torn').predictions == 2
 
 

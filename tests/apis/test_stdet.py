@@ -392,7 +392,9 @@ class TestErrors:
     def test_models(self, model, video, boxes, monkeypatch):
         with pytest.raises(ValueError, match='Linear is no action detector'):
             inference_stdet(torch.nn.Linear(1, 1), video, boxes)
-        with pytest.raises(ValueError, match='MemoryRecognizer3D: use init_recognizer'):
+        with pytest.raises(
+            ValueError, match='not an action detector: use init_recognizer'
+        ):
             init_detector_model('memvit_demo_epic_cls.py')
         with pytest.raises(FileNotFoundError, match='no config file nope.py'):
             init_detector_model('nope.py')

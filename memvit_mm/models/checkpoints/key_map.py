@@ -291,8 +291,8 @@ def convert_state(
     if unexplained:
         raise ValueError(
             f'{len(unexplained)} weights are only in the checkpoint or only in the '
-            f'model ({", ".join(by_layer(unexplained))}): the checkpoint is of another '
-            'model, or the config has other settings than it was trained with.'
+            f'model, namely {", ".join(by_layer(unexplained))}: the checkpoint is of '
+            'another model, or the config has other settings than it was trained with.'
         )
     return converted, report
 
