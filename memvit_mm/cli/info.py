@@ -55,7 +55,7 @@ def collect_info() -> dict[str, str]:
     facts['Devices'] = NONE if 'torch' in missing else _devices()
     facts['Videos are read by'] = _reader()
     if missing:
-        used = f'nothing is registered, since {", ".join(missing)} is {NONE}'
+        used = f'none: nothing is registered, since {", ".join(missing)} is {NONE}'
         return dict(facts, Operators=used)
     from memvit_mm import compat, mmcv_ops
 
