@@ -7,11 +7,11 @@ behind ``--cfg-options`` are in the config or are arguments of the component the
 
 Run, on data that is drawn here, is what :data:`RUN` lists: drawing a data set, checking
 it, training the demo for an epoch and testing it; testing on several processes and the
-files for EPIC-KITCHENS; annotating videos, with people found by a detector, too; and
-``python -m memvit_mm``. Where a command needs data that nobody may hand on, it is run
-with the demo's config. All other trainings, tests and measurements are only parsed, and
-so is what installs something. (The export to ONNX runs in test_deploy.py, the scripts
-in bash in test_tools.py.)
+files for EPIC-KITCHENS; annotating videos, with people found by a detector, too. Where
+a command needs data that nobody may hand on, it is run with the demo's config. All
+other trainings, tests and measurements are only parsed, and so is what installs
+something. (The export to ONNX runs in test_deploy.py, ``python -m memvit_mm`` in
+test_cli.py, the scripts in bash in test_tools.py.)
 """
 
 import argparse
@@ -307,8 +307,6 @@ RUN = [
         {},
         '',
     ),
-    ('python -m memvit_mm info', {}, ''),
-    ('python -m memvit_mm demo', {}, ''),
 ]
 
 
