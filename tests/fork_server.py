@@ -298,4 +298,17 @@ if __name__ == '__main__':
     # Without the folder of this script, and what PYTHONPATH names.
     named = os.environ.get('PYTHONPATH', '').split(os.pathsep)
     BASE_PATH = [path for path in sys.path[1:] if path not in named]
-    become(program, *serve(path))
+    request = serve(path)
+    try:
+        become(program, *request)
+    except KeyboardInterrupt:
+        # The interpreter would end so, unless torch._dynamo is imported and Jupyter is
+        # installed.
+        import atexit
+        import traceback
+
+        traceback.print_exc()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
