@@ -302,8 +302,8 @@ if __name__ == '__main__':
     try:
         become(program, *request)
     except KeyboardInterrupt:
-        # The interpreter would end so, unless torch._dynamo is imported and Jupyter is
-        # installed.
+        # The interpreter ends so, but not if torch._dynamo is imported where what
+        # docs/requirements.txt lists is installed.
         import atexit
         import traceback
 
