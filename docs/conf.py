@@ -17,6 +17,8 @@ exclude_patterns = ['_build', 'jupyter_execute']
 
 html_theme = 'furo'
 html_title = f'memvit_mm {release}'
+html_static_path = ['_static']
+html_css_files = ['tables.css']
 # Pages are read, not built from: their sources are in the repository.
 html_copy_source = html_show_sourcelink = False
 

@@ -80,7 +80,7 @@ def draw_story(demo: Demo, one: Gesture, path: Path) -> None:
     between = between + 1 if between == one.taken + 2 else between
     moments = (
         (one.taken, f'takes something {one.item}'),
-        (between, 'it is hidden from sight'),
+        (between, 'nothing is to be seen'),
         (one.time, f'{verb}s a closed box'),
     )
     for place, (time, told) in enumerate(moments):

@@ -99,5 +99,5 @@ def _devices() -> str:
 
 def _reader() -> str:
     if util.find_spec('decord') is not None:
-        return 'decord, OpenCV where it cannot'
+        return 'OpenCV, checked against decord'
     return 'OpenCV' if util.find_spec('cv2') is not None else NONE

@@ -6,6 +6,7 @@ from mmaction.datasets.base import BaseActionDataset
 from mmaction.registry import DATASETS
 from mmengine.registry import DefaultScope
 
+from .report import type_name
 from .subject import AvaCheck
 
 
@@ -17,9 +18,9 @@ def check_mmaction(check: AvaCheck) -> None:
         with DefaultScope.overwrite_default_scope('mmaction'):
             dataset = DATASETS.build({**check.cfg, 'pipeline': []})
         prefix = dataset.data_prefix.get('img') or ''
-        for video in (
-            () if dataset.use_frames or '://' in prefix else sorted(check.videos)
-        ):
+        # AVAKineticsDataset reads nothing else.
+        of_frames = getattr(dataset, 'use_frames', True)
+        for video in () if of_frames or '://' in prefix else sorted(check.videos):
             path = osp.join(prefix, video)
             path += '' if osp.splitext(video)[1] else '.mp4'
             if not osp.isfile(path):
@@ -43,7 +44,7 @@ def check_mmaction(check: AvaCheck) -> None:
             dataset.get_data_info(index)
     except Exception as error:  # whatever AVADataset raises
         report.error(
-            f'{check.where}: AVADataset cannot read these files, and stops '
+            f'{check.where}: {type_name(check.cfg)} cannot read these files, and stops '
             f'{f"at {key!r}" if key else "at once"} ({type(error).__name__}: {error}): '
             'mend them, or take MemoryAVADataset, which reads them'
         )
