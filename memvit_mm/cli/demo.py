@@ -104,15 +104,16 @@ def make_demo(
         num_train=1, num_val=1, seconds=SECONDS, size=SIDE, seed=seed
     )
     (scene,) = settings.scenes('val')
-    model = init_detector_model(CONFIG, str(checkpoint or WEIGHTS))
-    labels = {number: name for name, number in CLASS_IDS.items()}
-    predictor = ComparingPredictor(model, boxes=people_of(scene), labels=labels)
     out = Path(out_dir).expanduser()
     outputs = Outputs(
         video=str(out / 'demo.mp4'),
         timeline=str(out / 'demo.png'),
         report=str(out / 'demo.html'),
     )
+    outputs.check()
+    model = init_detector_model(CONFIG, str(checkpoint or WEIGHTS))
+    labels = {number: name for name, number in CLASS_IDS.items()}
+    predictor = ComparingPredictor(model, boxes=people_of(scene), labels=labels)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f'demo_{seed}.mp4'
         write_video(VideoJob(scene, draw_frame, source))
