@@ -78,7 +78,7 @@ def check_stack() -> None:
 
 
 def needs_pkg_resources() -> bool:
-    """Yes: setuptools 82 no longer has it, and those before warn when it is imported."""
+    """Yes: setuptools 82 no longer has it, and those before warn of its import."""
     return True
 
 
