@@ -204,8 +204,8 @@ def tell(gestures: list[Gesture]) -> str:
     verb = one.label.split('_')[0]
     return (
         f'What to look at: at {clock(one.taken, 0)} person {one.person} takes '
-        f'something {one.item}. At {clock(one.time, 0)} they {verb} a closed white box '
-        f'that it is in: with memory the model says {one.said} '
+        f'something {one.item}. At {clock(one.time, 0)} they {verb} the closed white '
+        f'box that holds it: with memory the model says {one.said} '
         f'({one.score:.2f}), without memory {one.said_alone} ({one.score_alone:.2f}).\n'
         f'Of {len(gestures)} closed boxes in this video, it knows the content of '
         f'{known} with memory and of {alone} without; the box looks the same whatever '
