@@ -36,7 +36,7 @@ def _read_whole_videos():
 
 if _missing and len(_missing) < len(STACK):
     warnings.warn(
-        f'memvit_mm registers nothing, since {", ".join(_missing)} is not installed: '
+        f'memvit_mm registers nothing, since it does not find {", ".join(_missing)}: '
         'run bash tools/setup_env.sh, or pip install memvit_mm with its dependencies.',
         stacklevel=2,
     )
@@ -57,8 +57,8 @@ if not _missing:
 def __getattr__(name):
     if name in __all__ and _missing:
         raise ModuleNotFoundError(
-            f'memvit_mm.{name} needs {", ".join(_missing)}, which is not installed '
-            'here: pip install memvit_mm with its dependencies (memvit_mm.deploy alone '
+            f'memvit_mm.{name} needs {", ".join(_missing)}, not installed here: '
+            'pip install memvit_mm with its dependencies (memvit_mm.deploy alone '
             'goes without).',
             name=_missing[0],
         )

@@ -38,7 +38,8 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f'Error: {error}')
     except KeyboardInterrupt:
-        print('Interrupted.', file=sys.stderr)
+        told = 'Interrupted: files that were made hold what was predicted until then.'
+        print(told, file=sys.stderr)
         sys.exit(130)
 
 

@@ -78,8 +78,8 @@ def check_stack() -> None:
 
 
 def needs_pkg_resources() -> bool:
-    """Whether setuptools no longer has the module that mmengine imports (82+)."""
-    return importlib.util.find_spec('pkg_resources') is None
+    """Yes: setuptools 82 no longer has it, and those before warn of its import."""
+    return True
 
 
 def replace_pkg_resources() -> None:

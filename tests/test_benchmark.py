@@ -150,13 +150,13 @@ def test_ctrl_c_ends_it_at_once(config_file):
         ),
         (
             ['{vit}', '--only', 'published'],
-            'only=published: this MemoryViT has no such case to measure, its cases are '
-            'MMAction2, memory, no-memory, with-cp.',
+            'only=published (--only): there is no such case for a MemoryViT; choose '
+            'from MMAction2, memory, no-memory, with-cp.',
         ),
         (
             ['{config}', '--only', 'memory']
             + ['--cfg-options', 'model.backbone.memory_layers=()'],
-            'this MeMViT has no such case to measure, its cases are MMAction2, no-mem',
+            'there is no such case for a MeMViT; choose from MMAction2, no-memory.',
         ),
     ],
 )

@@ -133,7 +133,7 @@ class TestDemo:
         gain = Gesture(2, 'blue', 61, 65, 'give_blue', 'give_blue', 0.8, 'give_red', 0)
         told = tell([know, gain, know._replace(said='lift_blue')])
         assert 'at 1:01 person 2 takes something blue' in told
-        assert 'At 1:05 they give the closed box: with memory the model says g' in told
+        assert 'At 1:05 they give the closed white box that holds it: with' in told
         assert 'Of 3 closed boxes' in told and 'of 2 with memory and of 2 wi' in told
 
 

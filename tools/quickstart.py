@@ -143,7 +143,7 @@ def main() -> None:
     print('\nA video that is in neither set, with the trained model:', flush=True)
     subprocess.run(
         [
-            *(sys.executable, '-W', 'ignore', '-m', 'memvit_mm', 'demo'),
+            *(sys.executable, '-m', 'memvit_mm', 'demo'),
             *('--checkpoint', checkpoint(first)),
         ],
         check=True,

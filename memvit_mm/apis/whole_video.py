@@ -168,7 +168,9 @@ class WholeVideo:
                 if name in last:
                     kept.setdefault(name, []).append(last.get(name).float().numpy())
         if last is None:
-            raise ValueError(f'{self.name} has no clip that can be read.')
+            raise ValueError(
+                f'{self.name} has no clip that can be read: encode the video again.'
+            )
         # [clips, classes]
         clips = {k: torch.from_numpy(np.stack(rows)) for k, rows in kept.items()}
         result, scores = self.data_sample(), clips['pred_score']

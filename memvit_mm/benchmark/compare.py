@@ -175,8 +175,8 @@ def compare(
     for short in only or known:
         if short not in known:
             raise ValueError(
-                f'only={short}: this {chosen[BASELINE]["type"]} has no such case to '
-                f'measure, its cases are {", ".join(known)}.'
+                f'only={short} (--only): there is no such case for a '
+                f'{chosen[BASELINE]["type"]}; choose from {", ".join(known)}.'
             )
     wanted = {known[short] for short in only or known}
     chosen = {k: v for k, v in chosen.items() if k in wanted}

@@ -104,15 +104,16 @@ def make_demo(
         num_train=1, num_val=1, seconds=SECONDS, size=SIDE, seed=seed
     )
     (scene,) = settings.scenes('val')
-    model = init_detector_model(CONFIG, str(checkpoint or WEIGHTS))
-    labels = {number: name for name, number in CLASS_IDS.items()}
-    predictor = ComparingPredictor(model, boxes=people_of(scene), labels=labels)
     out = Path(out_dir).expanduser()
     outputs = Outputs(
         video=str(out / 'demo.mp4'),
         timeline=str(out / 'demo.png'),
         report=str(out / 'demo.html'),
     )
+    outputs.check()
+    model = init_detector_model(CONFIG, str(checkpoint or WEIGHTS))
+    labels = {number: name for name, number in CLASS_IDS.items()}
+    predictor = ComparingPredictor(model, boxes=people_of(scene), labels=labels)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f'demo_{seed}.mp4'
         write_video(VideoJob(scene, draw_frame, source))
@@ -203,8 +204,8 @@ def tell(gestures: list[Gesture]) -> str:
     verb = one.label.split('_')[0]
     return (
         f'What to look at: at {clock(one.taken, 0)} person {one.person} takes '
-        f'something {one.item}. At {clock(one.time, 0)} they {verb} a closed white box '
-        f'that it is in: with memory the model says {one.said} '
+        f'something {one.item}. At {clock(one.time, 0)} they {verb} the closed white '
+        f'box that holds it: with memory the model says {one.said} '
         f'({one.score:.2f}), without memory {one.said_alone} ({one.score_alone:.2f}).\n'
         f'Of {len(gestures)} closed boxes in this video, it knows the content of '
         f'{known} with memory and of {alone} without; the box looks the same whatever '

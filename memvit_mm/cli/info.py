@@ -39,7 +39,9 @@ def show_info() -> None:
 def collect_info() -> dict[str, str]:
     """Versions, the machine, and which ways were chosen here.
 
-    It works where parts of the stack are missing, too, and names them.
+    It works where packages of the stack are not installed, too, and names them. Where
+    one is installed and cannot be imported, the error that ``import memvit_mm`` gives
+    is what to paste.
 
     Returns:
         dict[str, str]: Facts by name.
@@ -52,7 +54,7 @@ def collect_info() -> dict[str, str]:
     }
     facts.update({name: _versions(names) for name, names in PACKAGES.items()})
     missing = [name for name in memvit_mm.STACK if util.find_spec(name) is None]
-    facts['Devices'] = NONE if 'torch' in missing else _devices()
+    facts['Devices'] = 'not known without torch' if 'torch' in missing else _devices()
     facts['Videos are read by'] = _reader()
     if missing:
         used = f'none: nothing is registered, since {", ".join(missing)} is {NONE}'
@@ -85,15 +87,17 @@ def _processor() -> str:
 
 
 def _devices() -> str:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:  # what is wrong is what is asked for
+        return f'not known: torch cannot be imported ({error})'
     threads = f'CPU with {torch.get_num_threads()} threads'
     if not torch.cuda.is_available():
         return f'{threads}; no GPU that torch can use'
     gpus = []
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
-        gpus.append(f'cuda:{number} {facts.name}, {facts.total_memory / 2**30:.0f} GB')
+        gpus.append(f'cuda:{number} {facts.name}, {facts.total_memory / 2**30:.0f} GiB')
     return '; '.join([*gpus, f'CUDA {torch.version.cuda}', threads])
 
 

@@ -113,11 +113,11 @@ class TestNpz:
             verb_logits=[['abc'] * 97] * 10,
         )
         path.write_bytes(b'no archive')
-        with pytest.raises(ValueError, match='a.npz is no .npz file, or a damaged one'):
+        with pytest.raises(ValueError, match='a.npz is not an .npz file, or damaged'):
             read_predictions(str(path))
         write_npz(path, ROWS, VERB, NOUN)
         path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(ValueError, match='a.npz is no .npz file, or a damaged one'):
+        with pytest.raises(ValueError, match='a.npz is not an .npz file, or damaged'):
             read_predictions(str(path))
 
 

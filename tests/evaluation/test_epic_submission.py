@@ -346,8 +346,8 @@ class TestRead:
             with pytest.raises(error, match=sentence):
                 read_submission(str(tmp_path / name))
 
-        expect('a.json is no JSON .Expecting value', 'a.json', 'no json')
-        expect('a.zip is no zip file, or a damaged', 'a.zip', 'no zip')
+        expect('a.json is not JSON .Expecting value', 'a.json', 'no json')
+        expect('a.zip is not a zip file, or damaged', 'a.zip', 'no zip')
         expect(
             "a.json: The submission has 'P01_01_0' twice in one place",
             'a.json',

@@ -50,7 +50,8 @@ def parse_args():
         given = getattr(args, option)
         if given is not None and len(given) != len(args.work_dirs):
             parser.error(
-                f'--{option} has {len(given)} values for {len(args.work_dirs)} runs'
+                f'--{option} has {len(given)} values for {len(args.work_dirs)} runs: '
+                'give one for each WORK_DIR'
             )
     if args.names is None:
         args.names = [run_name(folder) for folder in args.work_dirs]

@@ -49,7 +49,7 @@ class Outputs:
         """The files to write, by kind."""
         return {kind: path for kind, path in asdict(self).items() if path is not None}
 
-    def check(self, source: str) -> None:
+    def check(self, source: Optional[str] = None) -> None:
         """Refuse what cannot be written, before anything is computed."""
         if not self.files:
             raise ValueError('Give at least one of video, lines, timeline, report.')

@@ -100,7 +100,9 @@ def _read_npz(path: str) -> EpicPredictions:
                 'narration_id as np.array(narration_id, dtype=str), the others as '
                 'numbers.'
             ) from error
-        raise ValueError(f'{path} is no .npz file, or a damaged one.') from error
+        raise ValueError(
+            f'{path} is not an .npz file, or damaged: write it again.'
+        ) from error
     for name in ('narration_id', *ARRAYS):
         if name not in arrays:
             raise ValueError(

@@ -199,9 +199,11 @@ def load_submission(path: str) -> Any:
             f'{path} has no {MEMBER} in it: a submission is a zip of this one file.'
         ) from error
     except zipfile.BadZipFile as error:
-        raise ValueError(f'{path} is no zip file, or a damaged one.') from error
+        raise ValueError(
+            f'{path} is not a zip file, or damaged: write it again.'
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is no JSON ({error}).') from error
+        raise ValueError(f'{path} is not JSON ({error}): write it again.') from error
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
