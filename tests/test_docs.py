@@ -36,6 +36,7 @@ from mmengine.runner import Runner
 import memvit_mm
 from memvit_mm.apis import init_detector_model, init_recognizer
 from memvit_mm.apis.people.load_detector import build_detector
+from memvit_mm.datasets import SequentialClipSampler
 from memvit_mm.demo import DemoSettings, make_demo_dataset
 from memvit_mm.paths import get_config_path, get_tool_path
 
@@ -271,6 +272,7 @@ def test_diff_makes_a_config_that_trains_with_memory(
     runner.train()
     assert len(losses) == 8 and all(map(torch.isfinite, torch.tensor(losses)))
     assert kept[0] == kept[4] == 0 and min(kept[1:4] + kept[5:]) > 0
+    assert isinstance(runner.train_dataloader.batch_sampler, SequentialClipSampler)
     # Of the layer with memory; it is nonzero where past clips are read.
     assert model.backbone.blocks[0].attn.gate.detach().abs().max() > 0
 

@@ -1,9 +1,10 @@
 """What README.md and docs/*.md tell people to type can be typed.
 
-Parsed, every command of every bash block: the program is known, the file exists, its
-own argument parser takes the options, the configs that it names load, and the keys
-behind ``--cfg-options`` are in the config or are arguments of the component there. Of
-``pip``, ``pytest`` and ``ruff`` the files that they name exist.
+Parsed, every command of every bash block, and those in the text that begin as in
+:data:`INLINE`: the program is known, the file exists, its own argument parser takes
+the options, the configs that it names load, and the keys behind ``--cfg-options`` are
+in the config or are arguments of the component there. Of ``pip``, ``pytest`` and
+``ruff`` the files that they name exist.
 
 Run, on data that is drawn here, is what :data:`RUN` lists: drawing a data set, checking
 it, training the demo for an epoch and testing it; testing on several processes and the
@@ -28,20 +29,22 @@ from typing import NamedTuple
 
 import pytest
 import test_drop_in
-from doc_pages import CHECKOUT, blocks
+from doc_pages import CHECKOUT, PAGES, blocks, prose
 from fork_server import python
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import Runner
-from test_docs import FILES, load
+from test_docs import FILES, changed, load
 
 from memvit_mm.paths import get_config_path
 
+# Words in capitals, as in `python tools/train.py CONFIG`, stand for files.
+INLINE = re.compile(r'`((?:python -m memvit_mm|bash tools/|python tools/)[^`]*)`')
 COMPONENTS = {one.__name__: one for one in test_drop_in.CLASSES}
 
 
 class Command(NamedTuple):
-    """A line of a bash block."""
+    """A line of a bash block, or code in the text."""
 
     place: str
     page: str
@@ -61,6 +64,9 @@ def commands() -> list:
                 del words[0]
             if words:
                 found.append(Command(block.place, block.page, tuple(words)))
+    for page in PAGES:
+        for text in INLINE.findall(prose(page)):
+            found.append(Command(page, page, tuple(shlex.split(text))))
     return found
 
 
@@ -106,8 +112,9 @@ def pip(words, command):
     extras = re.search(r'extras_require=\{(.*?)\}', (CHECKOUT / 'setup.py').read_text())
     assert words[0] == 'install', words
     for word in words[1:]:
-        for extra in re.findall(r'^\.\[(.*)\]$', word):
-            assert f"'{extra}'" in extras[1], word
+        if word.startswith('.') and word != '.':
+            extra = re.fullmatch(r'\.\[(.*)\]', word)
+            assert extra and f"'{extra[1]}'" in extras[1], word
         assert not word.endswith('.txt') or (CHECKOUT / word).is_file(), word
 
 
@@ -150,10 +157,14 @@ def script(path, words, command):
     elif kind == 'slurm':
         tool(f'tools/{name}.py', [*words[2:], '--launcher', 'slurm'], command)
     else:
-        usage = (CHECKOUT / 'tools/setup_env.sh').read_text().split('USAGE')[1]
-        for word in words:
-            known = word in usage or 'run_tests' in path or not word.startswith('-')
-            assert known, word
+        text = (CHECKOUT / 'tools/setup_env.sh').read_text().split('USAGE')[1]
+        usage = text.replace(',', ' ').split()
+        options = {word for word in usage if word.startswith('-')}
+        # As in '--venv DIR'.
+        valued = {one for one, value in zip(usage, usage[1:]) if value.isupper()}
+        for before, word in zip(['', *words], words):
+            known = word in options or before in options & valued
+            assert known or 'run_tests' in path, word
 
 
 def tool(path, words, command):
@@ -212,8 +223,9 @@ def config(name, command):
         return Config.fromfile(CHECKOUT / name)
     if name == 'my_config.py':
         # The page says what is in it.
-        (block,) = (b for b in blocks('python', command.page) if '_base_ =' in b.text)
-        return load(Path(name), block.text)
+        (block,) = (b for b in blocks(None, command.page) if '_base_ =' in b.text)
+        diff = block.language == 'diff'
+        return load(Path(name), changed(block.text) if diff else block.text)
     # One of ours by its name, or the copy that a training leaves in its folder.
     assert '/' not in name or name.startswith('work_dirs/'), name
     return Config.fromfile(get_config_path(Path(name).name))
@@ -240,6 +252,11 @@ def is_there(cfg, key):
     return last in node or last in taken
 
 
+def test_commands_in_the_text_are_found():
+    found = {command.text for command in COMMANDS if command.place == command.page}
+    assert {'bash tools/run_tests.sh', 'python -m memvit_mm info'} <= found
+
+
 def test_mistakes_are_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = 'python tools/train.py configs/memvit_ava.py'
@@ -252,7 +269,10 @@ def test_mistakes_are_noticed(tmp_path, monkeypatch):
         f'{train} --cfg-options lod_from=a.pth',
         'tools/dist_train.sh configs/memvit_ava.py --amp 8',
         'bash tools/setup_env.sh --no-env',
+        'bash tools/setup_env.sh --compile',
+        'bash tools/setup_env.sh --copy venv',
         'pip install .[tets]',
+        'pip install .tests',
         'python -m memvit_mm dmo',
         'sudo reboot',
     ):

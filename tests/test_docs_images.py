@@ -1,38 +1,21 @@
-"""Pictures of the documentation: those that pages show are there, and small."""
-
-import re
+"""Pictures of the documentation: they open, are small, and some page shows them."""
 
 import cv2
-import pytest
+from doc_pages import PAGES, links
 
 from memvit_mm.cli.demo import gestures_of, make_demo, most_telling
 
 
-@pytest.fixture(scope='module')
-def pages(checkout):
-    found = [checkout / 'README.md', *(checkout / 'docs').rglob('*.md')]
-    return [path for path in found if '_build' not in path.parts]
-
-
-def shown(page):
-    """The pictures that a page shows, as files."""
-    links = re.findall(
-        r'!\[[^]]*\]\(([^)\s]+)\)|<img[^>]+src="([^"]+)"', page.read_text()
-    )
-    return [page.parent / (one or other) for one, other in links]
-
-
-def test_every_picture_that_a_page_shows_is_there(pages, checkout):
-    found = {path.resolve() for page in pages for path in shown(page)}
-    assert checkout / 'docs' / 'images' / 'demo.png' in found
-    missing = [str(path) for path in found if not path.is_file()]
-    assert not missing
-
-
-def test_pictures_are_small_and_open(checkout):
+def test_pictures_are_small_and_open_and_shown(checkout):
+    shown = {
+        ((checkout / page).parent / link).resolve()
+        for page in PAGES
+        for link in links(page)
+    }
     pictures = sorted((checkout / 'docs' / 'images').iterdir())
     assert len(pictures) >= 5
     for path in pictures:
+        assert path in shown, path
         assert path.stat().st_size <= 200_000, path
         if path.suffix != '.svg':
             height, width = cv2.imread(str(path)).shape[:2]

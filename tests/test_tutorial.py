@@ -1,5 +1,7 @@
 """docs/tutorial.ipynb runs, on a CPU and in less than three minutes, and says so."""
 
+import re
+
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -27,6 +29,13 @@ def printed(notebook) -> str:
     return ''.join(output.get('text', '') for output in outputs)
 
 
+def told(cell) -> list:
+    """What a cell prints: its words, and its numbers with decimals to one digit."""
+    text = ''.join(output.get('text', '') for output in cell.get('outputs', []))
+    parts = re.split(r'(-?\d+\.\d+)|\s+', text)
+    return [round(float(p), 1) if re.search(r'\d\.\d', p) else p for p in parts if p]
+
+
 def test_as_it_was_committed(path):
     text = printed(nbformat.read(path, as_version=4))
     assert all(claim in text for claim in CLAIMS), text
@@ -38,6 +47,7 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     # Said by mmengine about itself where setuptools still has it.
     monkeypatch.setenv('PYTHONWARNINGS', 'ignore:pkg_resources is deprecated')
     notebook = nbformat.read(path, as_version=4)
+    committed = [told(cell) for cell in notebook.cells]
     for cell in notebook.cells:
         if cell.cell_type == 'code':
             cell.update(outputs=[], execution_count=None)
@@ -46,3 +56,4 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     text = printed(notebook)
     assert all(claim in text for claim in CLAIMS), text
     assert text.count('lift_red 0.') == 3, text
+    assert [told(cell) for cell in notebook.cells] == committed

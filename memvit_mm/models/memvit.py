@@ -69,6 +69,8 @@ class MeMViT(MemoryBackbone, MViT):
         use_abs_pos_embed (bool): Add a learned position to each token of the patch
             embedding.
         interpolate_mode (str): How these are interpolated for clips of another size.
+            As in MMAction2, only modes that take align_corners work, such as
+            'trilinear'.
         pool_kernel (tuple[int, int, int]): Kernel of the pooling convolutions.
         dim_mul (int): Factor of the width in ``dim_mul_indices``.
         head_mul (int): Factor of the heads there.

@@ -78,8 +78,18 @@ def test_structure(build, out_scales):
 def test_dims_that_change_elsewhere(build):
     arch = dict(SMALL, dim_mul_indices=[2])
     model = build(**{**KEYS, 'arch': arch, 'dim_mul_in_attention': False})
+    assert list(model.dim_mul_indices) == [2]
     assert [block.out_dims for block in model.blocks] == [8, 16, 16, 16]
     assert [block.attn.num_heads for block in model.blocks] == [1, 2, 4, 8]
+
+
+@BOTH
+def test_positions_of_another_size_are_interpolated_as_asked(build):
+    keys = dict(KEYS, use_abs_pos_embed=True, interpolate_mode='nearest')
+    clip = torch.randn(1, 3, 8, 32, 48)
+    with pytest.raises(ValueError, match='align_corners'):
+        build(**keys)(clip)
+    build(**dict(keys, interpolate_mode='trilinear'))(clip)
 
 
 @BOTH
