@@ -230,7 +230,7 @@ def small_frames(cfg: Config, *splits: str) -> None:
 
 @pytest.mark.parametrize('name', ['memvit_ava.py', 'memvit_ava_long.py'])
 def test_ava_trains_and_tests_a_step(name, demo, tmp_path):
-    """Of real size, on small frames, which take a tenth; tested on real ones as well."""
+    """Of real size, on small frames, which take a tenth; one test on real ones."""
     cfg = ava_layout(demo, name)
     cfg.work_dir = str(tmp_path)
     # With other weights some gradient may be too small to move a norm's weight of 1.
@@ -243,7 +243,7 @@ def test_ava_trains_and_tests_a_step(name, demo, tmp_path):
         small_frames(cfg, 'train', 'val', 'test')
         cfg.model.backbone.spatial_size = 64
     else:
-        small_frames(cfg, 'train')
+        small_frames(cfg, 'train', 'val')
     # In one step it would leave out some layers altogether.
     cfg.model.backbone.drop_path_rate = 0.0
     runner = Runner.from_cfg(cfg)
