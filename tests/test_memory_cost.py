@@ -33,7 +33,7 @@ def test_upkeep_is_little_of_a_training_step(monkeypatch, capsys, tmp_path):
     options = [f'{name}={value}' for name, value in SMALL.items()]
     code = measure(
         monkeypatch,
-        *(get_config_path('memvit_ava.py'), '--batch-size', 1, 2, '--steps', 2),
+        *(get_config_path('memvit_ava.py'), '--batch-size', 1, 2, '--steps', 1),
         *('--json', tmp_path / 'cost.json', '--cfg-options', *options),
     )
     output = capsys.readouterr().out
@@ -67,7 +67,7 @@ def fresh_process(*arguments) -> subprocess.CompletedProcess:
 
 # Enough to notice a leak by, see test_a_leak_is_noticed. Without them it is 10,000
 # clips of 300 streams, which took 38 s.
-MANY = '--clips', '2000', '--streams', '70'
+MANY = '--clips', '1200', '--streams', '60'
 
 
 def test_flat_over_many_clips_and_streams():
@@ -76,8 +76,8 @@ def test_flat_over_many_clips_and_streams():
     lines = done.stdout.splitlines()
     assert lines[-1].startswith('Flat')
     rows = [line.split() for line in lines[1:-1]]
-    assert [int(row[0]) for row in rows] == list(range(200, 2001, 200))
-    assert int(rows[-1][1]) == 70
+    assert [int(row[0]) for row in rows] == list(range(120, 1201, 120))
+    assert int(rows[-1][1]) == 60
     assert {int(row[2]) for row in rows[3:]} == {32}
 
 

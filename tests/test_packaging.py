@@ -147,23 +147,38 @@ def test_installed_package_from_another_folder(wheel, tmp_path):
     )
 
 
-def test_demo_of_the_installed_package(wheel, tmp_path):
+# The command, and what `demo` begins with in the same process.
+COMMAND = """
+import runpy, sys
+
+sys.argv = ['memvit_mm', 'info']
+runpy.run_module('memvit_mm', run_name='__main__')
+from memvit_mm.apis import init_detector_model
+from memvit_mm.cli.demo import CONFIG, WEIGHTS
+from memvit_mm.paths import get_config_path
+
+model = init_detector_model(CONFIG, str(WEIGHTS), device='cpu')
+print(type(model).__name__, WEIGHTS, get_config_path(CONFIG), sep='\\n')
+"""
+
+
+def test_the_installed_package_has_what_its_demo_needs(wheel, tmp_path):
     pip('install', '--no-deps', '--target', tmp_path / 'site', wheel)
     # A process that has imported nothing, which finds no checkout.
     done = subprocess.run(
-        [sys.executable, '-m', 'memvit_mm', 'demo', '--out-dir', 'made', '--seed', '4'],
+        [sys.executable, '-c', COMMAND],
         cwd=tmp_path,
         env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert 'Of 24 closed boxes' in done.stdout
-    assert {path.name for path in (tmp_path / 'made').iterdir()} == {
-        'demo.html',
-        'demo.mp4',
-        'demo.png',
-    }
+    package = tmp_path / 'site' / 'memvit_mm'
+    facts, *_, model, weights, config = done.stdout.splitlines()
+    assert facts.endswith(f'{memvit_mm.__version__}, {package}')
+    assert model == 'MemoryFastRCNN'
+    assert weights == str(package / 'demo' / 'memvit_demo.pth')
+    assert config == str(package / '.mim' / 'configs' / 'memvit_demo.py')
 
 
 def test_editable_install_links(source, tmp_path):
