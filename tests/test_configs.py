@@ -213,7 +213,7 @@ def ava_layout(demo: Path, name: str) -> Config:
     return cfg
 
 
-def small_frames(cfg: Config, *splits: str) -> None:
+def small_frames(cfg: Config, splits: tuple = ('train', 'val', 'test')) -> None:
     """Frames of 64 pixels."""
     small = {
         'ResizeShortSide': dict(short_side=64),
@@ -240,10 +240,10 @@ def test_ava_trains_and_tests_a_step(name, demo, tmp_path):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.indices = 1
     if name == 'memvit_ava_long.py':
-        small_frames(cfg, 'train', 'val', 'test')
+        small_frames(cfg)
         cfg.model.backbone.spatial_size = 64
     else:
-        small_frames(cfg, 'train', 'val')
+        small_frames(cfg, ('train', 'val'))
     # In one step it would leave out some layers altogether.
     cfg.model.backbone.drop_path_rate = 0.0
     runner = Runner.from_cfg(cfg)
@@ -295,7 +295,7 @@ def test_videomae_trains_and_tests_a_step(demo, tmp_path):
     cfg.model.backbone.update(embed_dims=96, num_heads=2, drop_path_rate=0.0)
     cfg.model.backbone.memory_levels[0].tokens = 16
     cfg.model.roi_head.bbox_head.in_channels = 96
-    small_frames(cfg, 'train', 'val', 'test')
+    small_frames(cfg)
     theirs = copy.deepcopy(cfg.model)
     theirs.type, theirs.roi_head.type = 'FastRCNN', 'AVARoIHead'
     theirs.backbone.type = 'mmaction.VisionTransformer'
