@@ -26,6 +26,8 @@ def test_pictures_of_the_demo_are_made(checkout, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(checkout / 'docs'))
     import make_images
 
+    # Half of the video is enough for a story.
+    monkeypatch.setattr('memvit_mm.cli.demo.SECONDS', 20)
     demo = make_demo(str(tmp_path))
     one = most_telling(gestures_of(demo.scene, demo.predictions))
     make_images.draw_story(demo, one, tmp_path / 'story.png')
