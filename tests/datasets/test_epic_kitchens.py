@@ -93,9 +93,13 @@ def log():
             lines.append(record.getMessage())
 
     logger, handler = MMLogger.get_current_instance(), Lines()
+    level = logger.level
+    # Also forgets which levels were not logged, which mmengine's loggers remember.
+    logger.setLevel('INFO')
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def refusal(*args, **kwargs):
