@@ -1,7 +1,7 @@
 """What MMAction2 1.2.0 and mmengine 0.10 need to run on today's torch and numpy.
 
 ``import memvit_mm`` calls :func:`apply` before anything imports ``mmaction.models``.
-Each fix looks whether it is needed, changes one thing, and names the issue upstream;
+Each fix says whether it is needed, changes one thing, and names the issue upstream;
 :func:`applied` tells which ones were.
 """
 
